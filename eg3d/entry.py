@@ -1,0 +1,183 @@
+"""Entry points: a Hydra command line checked against a dataclass, with one-line errors.
+
+The dataclass beside the code owns fields, defaults and checks; `configs/<name>.yaml` and `configs/experiment/` only say
+what differs. `python -m eg3d.train experiment=twin seed=1` composes them, turns the result into an instance of the
+dataclass and calls the decorated function.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import logging
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
+
+
+class ConfigError(ValueError):
+    """A command line or YAML file that does not fit the schema; its text is one line."""
+
+
+def entry(*, config_name: str, schema: type) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+    """Make `main(cfg)` a command. Exit codes: 0 done, 1 the work failed, 2 the command line is wrong."""
+
+    def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
+        @functools.wraps(main)
+        def command() -> None:
+            arguments = sys.argv[1:]
+            if any(argument in ("-h", "--help") for argument in arguments):
+                print(help_text(main, config_name, schema))
+                return
+            is_sweep = any(argument in ("-m", "--multirun") for argument in arguments)
+            overrides = [a for a in arguments if not a.startswith("-") and a != "job"]
+            try:
+                if not is_sweep:
+                    compose_config(config_name, schema, overrides)
+            except ConfigError as error:
+                print(f"error: {error}", file=sys.stderr)
+                raise SystemExit(2) from None
+            _register(config_name, schema)
+            hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(
+                lambda cfg: _run(main, cfg)
+            )()
+
+        return command
+
+    return decorate
+
+
+def compose_config(config_name: str, schema: type, overrides: Sequence[str] = ()) -> Any:
+    """Compose `configs/<config_name>.yaml` with `overrides`; return a checked instance of `schema`.
+
+    Raises ConfigError (one line, names the key and the choices) for anything that does not fit.
+    """
+    _register(config_name, schema)
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            cfg = hydra.compose(config_name, overrides=list(overrides))
+        return _instance(cfg)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_line(error, schema)) from None
+
+
+def experiments_for(config_name: str) -> list[str]:
+    """Names of the experiment files whose first lines say that they belong to `config_name`."""
+    pattern = re.compile(rf"^# config: {re.escape(config_name)}$", re.MULTILINE)
+    files = sorted((CONFIG_DIR / "experiment").glob("*.yaml"))
+    return [file.stem for file in files if pattern.search(file.read_text(encoding="utf-8"))]
+
+
+def help_text(main: Callable[[Any], None], config_name: str, schema: type) -> str:
+    """Usage, experiments and every field with its default, as text."""
+    module = main.__module__
+    if module == "__main__":
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        module = spec.name if spec else Path(sys.argv[0]).stem
+    lines = [
+        f"usage: python -m {module.removesuffix('.__main__')} [experiment=NAME] [key=value ...]",
+        "",
+        (main.__doc__ or "").strip(),
+        "",
+        f"experiments: {', '.join(experiments_for(config_name)) or 'none'}",
+        "options: --cfg job (print the resolved config), --multirun (sweep over a,b,c)",
+        "",
+        f"fields and defaults (configs/{config_name}.yaml):",
+        OmegaConf.to_yaml(OmegaConf.structured(schema)).rstrip(),
+    ]
+    return "\n".join(lines)
+
+
+def faults_of(value: Any, prefix: str = "") -> list[str]:
+    """All faults that the validate() methods of a config and of its nested configs report, each with its path."""
+    faults = [f"{prefix}{fault}" for fault in value.validate()] if hasattr(value, "validate") else []
+    for field in dataclasses.fields(value):
+        nested = getattr(value, field.name)
+        if dataclasses.is_dataclass(nested) and not isinstance(nested, type):
+            faults += faults_of(nested, f"{prefix}{field.name}.")
+    return faults
+
+
+def one_of(name: str, value: str, choices: Sequence[str]) -> list[str]:
+    """A fault list for a choice field: empty, or one line with the choices and the nearest one."""
+    if value in choices:
+        return []
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return [f"{name}: {value!r} is not one of {', '.join(choices)}{hint}"]
+
+
+def log_to_console() -> None:
+    """Show the library's log lines on stdout, as bare text; for entry points."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+
+
+def _run(main: Callable[[Any], None], cfg: Any) -> None:
+    try:
+        main(_instance(cfg))
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
+    except KeyboardInterrupt:
+        print("stopped by the keyboard", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _register(config_name: str, schema: type) -> None:
+    ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
+
+
+def _instance(cfg: Any) -> Any:
+    """Dataclass instance of a composed config, checked; raises ConfigError with all faults in one line."""
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ConfigError(f"no value for {', '.join(missing)}; give {missing[0]}=... on the command line")
+    value = OmegaConf.to_object(cfg)
+    faults = faults_of(value)
+    if faults:
+        raise ConfigError("; ".join(faults))
+    return value
+
+
+def _one_line(error: BaseException, schema: type) -> str:
+    """The innermost cause as one line; an unknown key is answered with the keys that exist there."""
+    cause: BaseException = error
+    while isinstance(cause.__cause__, (HydraException, OmegaConfBaseException)):
+        cause = cause.__cause__
+    text = str(cause) if str(cause).strip() else str(error)
+    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '[^']+')", f"{text}\n{error}")
+    full_key = getattr(cause, "full_key", None)
+    if unknown:
+        return _unknown_key(str(full_key or unknown.group(1)), schema)
+    first = [line.strip() for line in text.splitlines() if line.strip()]
+    first = [line for line in first if not line.startswith(("object_type", "reference_type", "full_key", "See "))]
+    line = " ".join(first).replace("\t", " ")
+    return f"{full_key}: {line}" if full_key and str(full_key) not in line else line
+
+
+def _unknown_key(full_key: str, schema: type) -> str:
+    parent, _, name = full_key.rpartition(".")
+    node: Any = OmegaConf.structured(schema)
+    try:
+        node = OmegaConf.select(node, parent) if parent else node
+    except OmegaConfBaseException:
+        node = None
+    choices = sorted(str(key) for key in node) if OmegaConf.is_dict(node) else []
+    near = difflib.get_close_matches(name, choices, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{full_key}: no such key; the keys here are {', '.join(choices)}{hint}"

@@ -1,0 +1,20 @@
+"""Train an EG3D generator from a data set: python -m eg3d.train experiment=twin."""
+
+from __future__ import annotations
+
+from eg3d.entry import entry, log_to_console
+from eg3d.training.config import TrainConfig
+
+
+@entry(config_name="train", schema=TrainConfig)
+def main(cfg: TrainConfig) -> None:
+    """Train a generator; run it again after a stop and it continues where it was."""
+    from eg3d.training.loop import train
+
+    log_to_console()
+    run = train(cfg)
+    print(f"snapshot: {run.snapshot}")
+
+
+if __name__ == "__main__":
+    main()

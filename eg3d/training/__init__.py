@@ -1,0 +1,1 @@
+"""Training the generator: losses, schedules, phases, exact resume."""

@@ -1,0 +1,114 @@
+"""What a generator training run can be told: python -m eg3d.train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from eg3d.generator import GeneratorConfig
+from eg3d.networks.discriminator import DiscriminatorConfig
+
+
+
+@dataclass
+class OptimConfig:
+    """Adam for both networks; a lazy regulariser scales rate and betas by interval/(interval+1)."""
+
+    generator_lr: float = 0.0025
+    discriminator_lr: float = 0.002
+    beta1: float = 0.0
+    beta2: float = 0.99
+    eps: float = 1e-8
+
+
+@dataclass
+class LossConfig:
+    """Adversarial losses and regularisers. Source: EG3D (2022), supplement."""
+
+    r1_gamma: float = 1.0
+    r1_interval: int = 16  # iterations; 0 = off
+    density_reg: float = 0.25
+    density_reg_interval: int = 4  # iterations; 0 = off
+    density_reg_std: float = 0.004  # world units
+    density_reg_points: int = 1000
+    lazy_gain: bool = True  # multiply a regulariser by its interval; False = the published fine-tuning fork
+    swap_final: float | None = 0.5  # chance of a swapped conditioning camera; null = no conditioning
+    swap_fade_kimg: float = 1000.0
+    blur_init_sigma: float = 10.0  # pixels
+    blur_fade_kimg: float = 200.0
+
+    def validate(self) -> list[str]:
+        faults = []
+        if self.swap_final is not None and not 0 <= self.swap_final <= 1:
+            faults.append(f"swap_final: {self.swap_final} is not a probability; give 0 to 1 or null")
+        for name in ("r1_interval", "density_reg_interval"):
+            if getattr(self, name) < 0:
+                faults.append(f"{name}: {getattr(self, name)} is negative; give 0 (off) or more")
+        return faults
+
+
+@dataclass
+class WarmStartConfig:
+    """Phases before adversarial training; all off in the published recipes.
+
+    Reconstruction: the generator learns to render the data set's own heads from their known cameras, each head's latent
+    being its parameters (`codes.npy`) in a fixed rotation of the latent space. Then the discriminator alone.
+    """
+
+    reconstruction_kimg: float = 0.0
+    reconstruction_lr: float = 0.003
+    reconstruction_final_lr: float = 0.0005  # reached along a cosine at the end of the phase
+    reconstruction_beta1: float = 0.9
+    edge_weight: float = 1.0  # weight of the L1 of image gradients
+    discriminator_kimg: float = 0.0
+
+
+@dataclass
+class TrainConfig:
+    """One training run of the generator."""
+
+    out: str = "runs/train"
+    data: str = "data/heads64.zip"
+    start: str | None = None  # networks to start from: a .safetensors file or a manifest name
+    resume: bool = True  # continue from the state in `out` when there is one
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0  # CPU threads; 0 = torch's choice
+    workers: int = 2  # threads that decode images
+    batch: int = 32  # images a step
+    micro_batch: int = 0  # images a forward pass; 0 = batch
+    total_kimg: float = 25000.0
+    tick_kimg: float = 4.0
+    snapshot_ticks: int = 50
+    grid: list[int] = field(default_factory=lambda: [8, 4])  # columns and rows of the sample pictures
+    ema_kimg: float | None = None  # half-life of the weight average; null = batch * 10 / 32
+    ema_rampup: float | None = 0.05  # null = none, as when starting from trained networks
+    neural_resolution_final: int | None = None
+    neural_resolution_fade_kimg: float = 1000.0
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+
+    def validate(self) -> list[str]:
+        faults = batch_faults(self.batch, self.micro_batch)
+        if self.generator.img_resolution != self.discriminator.img_resolution:
+            faults.append(
+                f"discriminator.img_resolution: {self.discriminator.img_resolution} differs from the generator's "
+                f"{self.generator.img_resolution}; give the same"
+            )
+        if len(self.grid) != 2 or min(self.grid) < 1:
+            faults.append(f"grid: {list(self.grid)} is not [columns, rows]")
+        return faults
+
+
+def batch_faults(batch: int, micro_batch: int) -> list[str]:
+    """Faults of a batch and its micro-batch, as a list of lines."""
+    if batch < 1:
+        return [f"batch: {batch} is not positive"]
+    if micro_batch and batch % micro_batch:
+        return [f"micro_batch: {micro_batch} does not divide batch {batch}; give a divisor or 0"]
+    return []
+
+
+__all__ = ["LossConfig", "OptimConfig", "TrainConfig", "WarmStartConfig", "batch_faults"]

@@ -1,0 +1,105 @@
+"""Losses of EG3D training as functions of networks and tensors. Source: EG3D (2022), StyleGAN2 (2020).
+
+Letters: N batch, P points, H image side, R neural side. Every function returns a scalar, or [N] where it says so.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eg3d.generator import TriPlaneGenerator
+from eg3d.networks.discriminator import resize_raw
+from eg3d.training.schedules import blur_taps
+
+Images = dict[str, Tensor]
+
+
+def generator_loss(logits: Tensor) -> Tensor:
+    """softplus(-D(G)), the mean over the batch; logits [N, 1]."""
+    return F.softplus(-logits).mean()
+
+
+def fake_loss(logits: Tensor) -> Tensor:
+    """softplus(D(G)), the mean over the batch; logits [N, 1]."""
+    return F.softplus(logits).mean()
+
+
+def real_loss(logits: Tensor) -> Tensor:
+    """softplus(-D(x)), the mean over the batch; logits [N, 1]."""
+    return F.softplus(-logits).mean()
+
+
+def blur(image: Tensor, sigma: float) -> Tensor:
+    """Separable blur with zero padding of [N, C, H, H]; the identity when floor(3 sigma) is 0."""
+    taps = blur_taps(sigma) if sigma > 0 else torch.ones(1)
+    if len(taps) == 1:
+        return image
+    taps = taps.to(image)
+    channels, radius = image.shape[1], len(taps) // 2
+    rows = taps.reshape(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    columns = taps.reshape(1, 1, 1, -1).expand(channels, 1, 1, -1)
+    image = F.conv2d(image, rows, padding=(radius, 0), groups=channels)
+    return F.conv2d(image, columns, padding=(0, radius), groups=channels)
+
+
+def real_images(image: Tensor, neural_resolution: int, sigma: float) -> Images:
+    """What the discriminator sees of real images [N, 3, H, H]: both sizes, blurred alike (sigma in pixels of each)."""
+    return {"image": blur(image, sigma), "image_raw": blur(resize_raw(image, neural_resolution), sigma)}
+
+
+def fake_images(rendered: Images, sigma: float) -> Images:
+    """What the discriminator sees of generated images: only the final image is blurred, as published."""
+    return {"image": blur(rendered["image"], sigma), "image_raw": rendered["image_raw"]}
+
+
+def r1_penalty(discriminator: nn.Module, images: Images, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared gradient norm of D at real images, per sample [N], and the logits [N, 1]. Source: R1 (2018).
+
+    Taken at the tensors that D sees, after the blur. Differentiable twice.
+    """
+    seen = {name: images[name].detach().requires_grad_(True) for name in ("image", "image_raw")}
+    logits = discriminator(seen, c)
+    gradients = torch.autograd.grad(logits.sum(), list(seen.values()), create_graph=True)
+    return sum((g.square().sum(dim=(1, 2, 3)) for g in gradients), torch.zeros_like(logits[:, 0])), logits
+
+
+def density_regularisation(
+    generator: TriPlaneGenerator, planes: Tensor, *, num_points: int, std: float, rng: torch.Generator
+) -> Tensor:
+    """Mean |sigma(P) - sigma(P + noise)| of raw density at P ~ U[-1, 1]^3, noise ~ N(0, std^2), world units.
+
+    The cube is not scaled by the box, as published. Source: EG3D (2022), density regularisation.
+    """
+    shape = (planes.shape[0], num_points, 3)
+    points = torch.rand(shape, device=planes.device, generator=rng) * 2 - 1
+    moved = points + std * torch.randn(shape, device=planes.device, generator=rng)
+    sigma = generator.sigma(planes, torch.cat([points, moved], dim=1))
+    return (sigma[:, :num_points] - sigma[:, num_points:]).abs().mean()
+
+
+def reconstruction_loss(rendered: Images, image: Tensor, *, edge_weight: float) -> Tensor:
+    """L1 to the real image at both sizes, plus L1 of horizontal and vertical differences.
+
+    image [N, 3, H, H], -1 to 1. The low-resolution term sees the clean rendering, before any super-resolution residual.
+    """
+    raw = rendered["image_raw_clean"]
+    target = resize_raw(image, raw.shape[-1])
+    loss = (rendered["image"] - image).abs().mean() + (raw - target).abs().mean()
+    for made, wanted in ((rendered["image"], image), (raw, target)):
+        difference = made - wanted
+        edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+        loss = loss + edge_weight * edges
+    return loss
+
+
+def swapped_labels(c: Tensor, probability: float | None, rng: torch.Generator, *, whole_batch: bool = False) -> Tensor:
+    """Conditioning labels [N, 25]: the neighbour's with `probability`, else one's own; zeros when it is None.
+
+    One draw per sample; one for the whole batch in the density regulariser, as published.
+    """
+    if probability is None:
+        return torch.zeros_like(c)
+    draws = torch.rand(1 if whole_batch else len(c), 1, device=c.device, generator=rng)
+    return torch.where(draws < probability, c.roll(1, dims=0), c)

@@ -1,0 +1,208 @@
+"""The adversarial objective: the losses of one micro-batch, as the phases call them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eg3d.generator import TriPlaneGenerator
+from eg3d.networks.discriminator import DualDiscriminator
+from eg3d.training import losses, schedules
+from eg3d.training.config import LossConfig, TrainConfig, WarmStartConfig
+from eg3d.training.phases import Draw, Phase, Term
+from eg3d.training.stats import Stats
+
+LATENT_ROTATION_SEED = 20_001  # fixes the rotation that puts head parameters into the latent space
+
+
+@dataclass
+class Progress:
+    """Where a run stands; everything that a schedule may look at."""
+
+    num_images: int = 0  # real images shown
+    iteration: int = 0
+    tick: int = 0
+
+
+class AdversarialObjective:
+    """Losses that share the networks, the schedules and one random generator."""
+
+    def __init__(
+        self,
+        cfg: TrainConfig,
+        generator: TriPlaneGenerator,
+        discriminator: DualDiscriminator,
+        progress: Progress,
+        rng: torch.Generator,
+        stats: Stats,
+    ) -> None:
+        self.cfg, self.loss, self.rng, self.stats, self.progress = cfg, cfg.loss, rng, stats, progress
+        self.generator, self.discriminator = generator, discriminator
+        self.initial_neural_resolution = generator.neural_rendering_resolution
+
+    @property
+    def adversarial_images(self) -> float:
+        """Images shown since adversarial training began: schedules count from there."""
+        return max(self.progress.num_images - 1000 * self.cfg.warm_start.reconstruction_kimg, 0)
+
+    @property
+    def blur_sigma(self) -> float:
+        loss = self.loss
+        return schedules.blur_sigma(
+            self.adversarial_images, init_sigma=loss.blur_init_sigma, fade_kimg=loss.blur_fade_kimg
+        )
+
+    @property
+    def swap_probability(self) -> float | None:
+        loss = self.loss
+        return schedules.swap_probability(
+            self.adversarial_images, final=loss.swap_final, fade_kimg=loss.swap_fade_kimg
+        )
+
+    @property
+    def neural_resolution(self) -> int:
+        return schedules.neural_resolution(
+            self.adversarial_images,
+            initial=self.initial_neural_resolution,
+            final=self.cfg.neural_resolution_final,
+            fade_kimg=self.cfg.neural_resolution_fade_kimg,
+        )
+
+    def render(self, z: Tensor, c: Tensor, *, update_emas: bool = False) -> losses.Images:
+        """Training-time forward: swapped conditioning, random noise and jitter."""
+        conditioning = losses.swapped_labels(c, self.swap_probability, self.rng)
+        ws = self.generator.mapping(z, conditioning, update_emas=update_emas)
+        return self.generator.synthesis(
+            ws, c, noise_mode="random", rng=self.rng, neural_rendering_resolution=self.neural_resolution
+        )
+
+    def generator_main(self, draw: Draw) -> Tensor:
+        fake = losses.fake_images(self.render(draw.z, draw.c), self.blur_sigma)
+        logits = self.discriminator(fake, draw.c)
+        self._report_logits("fake", logits)
+        return self._reported("Loss/G/loss", losses.generator_loss(logits))
+
+    def density(self, draw: Draw) -> Tensor:
+        conditioning = losses.swapped_labels(draw.c, self.swap_probability, self.rng, whole_batch=True)
+        ws = self.generator.mapping(draw.z, conditioning)
+        planes = self.generator.planes(ws, noise_mode="random", rng=self.rng)
+        loss = losses.density_regularisation(
+            self.generator, planes, num_points=self.loss.density_reg_points, std=self.loss.density_reg_std, rng=self.rng
+        )
+        self.stats.report("Loss/G/density_reg", loss)
+        return loss * self.loss.density_reg * self._gain(self.loss.density_reg_interval)
+
+    def discriminator_fake(self, draw: Draw) -> Tensor:
+        with torch.no_grad():
+            rendered = self.render(draw.z, draw.c, update_emas=True)
+            fake = losses.fake_images(rendered, self.blur_sigma)
+        return losses.fake_loss(self.discriminator(fake, draw.c))
+
+    def discriminator_real(self, draw: Draw) -> Tensor:
+        logits = self.discriminator(self._real(draw), draw.real.label)
+        self._report_logits("real", logits)
+        return self._reported("Loss/D/real", losses.real_loss(logits))
+
+    def r1(self, draw: Draw) -> Tensor:
+        penalty, _ = losses.r1_penalty(self.discriminator, self._real(draw), draw.real.label)
+        self.stats.report("Loss/r1_penalty", penalty.mean())
+        return penalty.mean() * (self.loss.r1_gamma / 2) * self._gain(self.loss.r1_interval)
+
+    def reconstruction(self, draw: Draw) -> Tensor:
+        """The data set's own heads from their own cameras; the conditioning camera is a neighbour's."""
+        if draw.real.code is None:
+            raise ValueError("warm_start.reconstruction_kimg: the data set has no codes.npy; give 0, or synthetic heads")
+        z = codes_to_latents(draw.real.code, self.generator.cfg.z_dim, self.rng)
+        ws = self.generator.mapping(z, draw.real.label.roll(1, dims=0), update_emas=True)
+        rendered = self.generator.synthesis(ws, draw.real.label, noise_mode="random", rng=self.rng)
+        loss = losses.reconstruction_loss(rendered, draw.real.image, edge_weight=self.cfg.warm_start.edge_weight)
+        return self._reported("Loss/reconstruction", loss)
+
+    def _real(self, draw: Draw) -> losses.Images:
+        return losses.real_images(draw.real.image, self.neural_resolution, self.blur_sigma)
+
+    def _gain(self, interval: int) -> float:
+        return float(interval) if self.loss.lazy_gain else 1.0
+
+    def _reported(self, name: str, value: Tensor) -> Tensor:
+        self.stats.report(name, value)
+        return value
+
+    def _report_logits(self, kind: str, logits: Tensor) -> None:
+        self.stats.report(f"Loss/scores/{kind}", logits.mean())
+        self.stats.report(f"Loss/signs/{kind}", logits.sign().mean())
+
+
+def codes_to_latents(codes: Tensor, z_dim: int, rng: torch.Generator) -> Tensor:
+    """Latents [N, z_dim] ~ N(0, I) whose first directions, in a fixed rotation, are the head parameters [N, K].
+
+    The remaining directions are fresh noise. Raises ValueError when z_dim < K.
+    """
+    num, size = codes.shape
+    if z_dim < size:
+        raise ValueError(f"generator.z_dim: {z_dim} is smaller than the {size} head parameters of the data set")
+    rest = torch.randn(num, z_dim - size, device=codes.device, generator=rng)
+    return torch.cat([codes, rest], dim=1) @ latent_rotation(z_dim).to(codes)
+
+
+def latent_rotation(z_dim: int) -> Tensor:
+    """The fixed orthogonal matrix of `codes_to_latents`, [z_dim, z_dim]."""
+    matrix = torch.randn(z_dim, z_dim, generator=torch.Generator().manual_seed(LATENT_ROTATION_SEED), dtype=torch.float64)
+    q, r = torch.linalg.qr(matrix)
+    return (q * r.diagonal().sign()).to(torch.float32)
+
+
+def adversarial_phases(objective: AdversarialObjective) -> list[Phase]:
+    """Gmain, Greg, Dmain, Dreg in their published order, before them the warm start where the config has one."""
+    cfg, loss, warm = objective.cfg, objective.loss, objective.cfg.warm_start
+    generator, discriminator = objective.generator, objective.discriminator
+    has_density = loss.density_reg > 0 and loss.density_reg_interval > 0
+    has_r1 = loss.r1_gamma > 0 and loss.r1_interval > 0
+    g_opt = adam(cfg, generator, cfg.optim.generator_lr, loss.density_reg_interval if has_density else None)
+    d_opt = adam(cfg, discriminator, cfg.optim.discriminator_lr, loss.r1_interval if has_r1 else None)
+    d_start = 1000 * warm.reconstruction_kimg
+    g_start = d_start + 1000 * warm.discriminator_kimg
+    phases = _warm_phases(objective, warm, has_density, loss)
+    phases.append(Phase("Gmain", generator, g_opt, [Term("adversarial", objective.generator_main)], 1, g_start))
+    if has_density:
+        term = Term("density_reg", objective.density)
+        phases.append(Phase("Greg", generator, g_opt, [term], loss.density_reg_interval, g_start))
+    d_terms = [Term("fake", objective.discriminator_fake), Term("real", objective.discriminator_real)]
+    phases.append(Phase("Dmain", discriminator, d_opt, d_terms, 1, d_start))
+    if has_r1:
+        phases.append(Phase("Dreg", discriminator, d_opt, [Term("r1", objective.r1)], loss.r1_interval, d_start))
+    return phases
+
+
+def adam(cfg: TrainConfig, network: torch.nn.Module, lr: float, lazy_interval: int | None) -> torch.optim.Adam:
+    """Adam with the lazy-regularisation scaling of rate and betas."""
+    ratio, optim = schedules.lazy_ratio(lazy_interval), cfg.optim
+    betas = (float(optim.beta1) ** ratio if optim.beta1 else 0.0, optim.beta2**ratio)
+    return torch.optim.Adam(network.parameters(), lr=lr * ratio, betas=betas, eps=optim.eps)
+
+
+def _warm_phases(
+    objective: AdversarialObjective, warm: WarmStartConfig, has_density: bool, loss: LossConfig
+) -> list[Phase]:
+    if warm.reconstruction_kimg <= 0:
+        return []
+    last, generator = 1000 * warm.reconstruction_kimg, objective.generator
+    optimizer = torch.optim.Adam(
+        generator.parameters(), lr=warm.reconstruction_lr, betas=(warm.reconstruction_beta1, 0.99), eps=1e-8
+    )
+
+    def rate(num_images: int) -> float:
+        cosine = 0.5 * (1 + math.cos(math.pi * min(num_images / last, 1.0)))
+        return warm.reconstruction_final_lr + cosine * (warm.reconstruction_lr - warm.reconstruction_final_lr)
+
+    term = Term("reconstruction", objective.reconstruction)
+    phases = [Phase("Grec", generator, optimizer, [term], 1, 0, last, rate)]
+    if has_density:
+        regulariser = Term("density_reg", objective.density)
+        phases.append(
+            Phase("Grec_reg", generator, optimizer, [regulariser], loss.density_reg_interval, 0, last, rate)
+        )
+    return phases

@@ -1,0 +1,68 @@
+"""Running statistics of a training run: collected every step, written once a tick to stats.jsonl and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Stats:
+    """Mean and deviation of named values since the last tick."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[Tensor | float]] = {}
+
+    def report(self, name: str, value: Tensor | float) -> None:
+        """Add one value; tensors must have one element, and are read only when the tick ends."""
+        self._values.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else value)
+
+    def collect(self) -> dict[str, dict[str, float]]:
+        """{name: {num, mean, std}} of what was reported, and a clean slate."""
+        collected = {}
+        for name, values in self._values.items():
+            numbers = torch.tensor([float(value) for value in values], dtype=torch.float64)
+            std = float(numbers.std(unbiased=False))
+            collected[name] = {"num": len(values), "mean": float(numbers.mean()), "std": std}
+        self._values = {}
+        return collected
+
+
+class StatsWriter:
+    """stats.jsonl and TensorBoard events of one run folder; continues a run from `num_images` without double lines."""
+
+    def __init__(self, folder: Path, *, num_images: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._path = folder / "stats.jsonl"
+        self._drop_later_lines(num_images)
+        self._events = SummaryWriter(str(folder), purge_step=num_images // 1000 if num_images else None)
+
+    def write(self, collected: dict[str, dict[str, float]], *, num_images: int) -> None:
+        """One line a tick; non-finite numbers are written as null."""
+        line: dict[str, Any] = {name: {k: finite(v) for k, v in stat.items()} for name, stat in collected.items()}
+        line |= {"num_images": num_images, "timestamp": time.time()}
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+        for name, stat in collected.items():
+            self._events.add_scalar(name, stat["mean"], global_step=num_images // 1000)
+        self._events.flush()
+
+    def close(self) -> None:
+        self._events.close()
+
+    def _drop_later_lines(self, num_images: int) -> None:
+        if not self._path.exists():
+            return
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["num_images"] <= num_images]
+        self._path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where it is NaN or infinite (JSON has neither)."""
+    return value if value == value and abs(value) != float("inf") else None
