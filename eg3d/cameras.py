@@ -1,0 +1,98 @@
+"""Cameras: poses on the viewing sphere, intrinsics, and the 25-number label of a data set.
+
+OpenCV axes: +x right in the image, +y down, +z into the scene. The world has y up and the frontal camera on +z.
+Shape letters: N cameras. Everything is float32 and differentiable unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FFHQ_RADIUS = 2.7  # world units from the origin
+FFHQ_LOOKAT = (0.0, 0.0, 0.2)
+FFHQ_FOV_DEG = 18.837  # diagonal field of view
+LABEL_SIZE = 25
+
+# Literal constants of the published conversion: rounding them properly would move every rendered pixel a little.
+_PUBLISHED_PI = 3.14159
+_PUBLISHED_SQRT2 = 1.414
+
+
+def lookat_c2w(
+    yaw: float | Tensor,
+    pitch: float | Tensor,
+    *,
+    radius: float = FFHQ_RADIUS,
+    lookat: Sequence[float] | Tensor = FFHQ_LOOKAT,
+) -> Tensor:
+    """Camera-to-world matrices of cameras on a sphere around the origin that look at a point.
+
+    yaw, pitch: offsets in radians from the frontal pose (0, 0), floats or [N]. Positive yaw moves the camera
+    towards +x, negative pitch raises it. The real elevation is about 0.637 of the pitch, because the published
+    parametrisation maps the vertical angle through arccos(1 - 2v/pi). radius and lookat in world units.
+    Returns [N, 4, 4], rotation columns right, down, forward. Gradients flow to yaw, pitch and a tensor `lookat`.
+    """
+    yaw, pitch = torch.broadcast_tensors(_angles(yaw), _angles(pitch))
+    vertical = (math.pi / 2 + pitch).clamp(1e-5, math.pi - 1e-5)
+    theta = math.pi / 2 + yaw
+    phi = torch.arccos(1 - 2 * vertical / math.pi)
+    centre = radius * torch.stack(
+        [phi.sin() * torch.cos(math.pi - theta), phi.cos(), phi.sin() * torch.sin(math.pi - theta)], dim=-1
+    )
+    target = torch.as_tensor(lookat, dtype=centre.dtype, device=centre.device)
+    return _c2w_from_forward(target - centre, centre)
+
+
+def _angles(value: float | Tensor) -> Tensor:
+    tensor = torch.as_tensor(value)
+    return torch.atleast_1d(tensor if tensor.is_floating_point() else tensor.float())
+
+
+def _c2w_from_forward(forward: Tensor, centre: Tensor) -> Tensor:
+    """Pose without roll from a viewing direction [N, 3] and a centre [N, 3]; undefined when looking along y."""
+    forward = torch.nn.functional.normalize(forward, dim=-1)
+    world_up = forward.new_tensor([0.0, 1.0, 0.0]).expand_as(forward)
+    right = -torch.nn.functional.normalize(torch.linalg.cross(world_up, forward), dim=-1)
+    down = torch.nn.functional.normalize(torch.linalg.cross(forward, right), dim=-1)
+    upper = torch.stack([right, down, forward, centre], dim=-1)
+    last = upper.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(upper), 1, 4)
+    return torch.cat([upper, last], dim=1)
+
+
+def fov_to_intrinsics(fov_deg: float = FFHQ_FOV_DEG) -> Tensor:
+    """Intrinsics [3, 3] over image size from a diagonal field of view in degrees."""
+    return intrinsics(1 / (math.tan(fov_deg * _PUBLISHED_PI / 360) * _PUBLISHED_SQRT2))
+
+
+def intrinsics(focal: float) -> Tensor:
+    """Intrinsics [3, 3] over image size: focal length in image widths, principal point in the centre."""
+    return torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
+
+
+def camera_label(c2w: Tensor, K: Tensor) -> Tensor:
+    """Labels [N, 25] from poses [N, 4, 4] (or [4, 4]) and intrinsics [3, 3] or [N, 3, 3]."""
+    c2w = c2w.reshape(-1, 16)
+    return torch.cat([c2w, K.to(c2w).reshape(-1, 9).expand(len(c2w), 9)], dim=1)
+
+
+def split_label(c: Tensor) -> tuple[Tensor, Tensor]:
+    """Poses [N, 4, 4] and intrinsics [N, 3, 3] of labels [N, 25]. Raises ValueError for another width."""
+    if c.ndim != 2 or c.shape[1] != LABEL_SIZE:
+        raise ValueError(f"camera labels must be [N, 25] (16 pose, 9 intrinsics), got {list(c.shape)}")
+    return c[:, :16].reshape(-1, 4, 4), c[:, 16:].reshape(-1, 3, 3)
+
+
+def canonical_label(
+    n: int = 1,
+    *,
+    fov_deg: float = FFHQ_FOV_DEG,
+    radius: float = FFHQ_RADIUS,
+    lookat: Sequence[float] = FFHQ_LOOKAT,
+) -> Tensor:
+    """The frontal camera, n times: [n, 25]."""
+    c2w = lookat_c2w(0.0, 0.0, radius=radius, lookat=lookat)
+    return camera_label(c2w, fov_to_intrinsics(fov_deg)).repeat(n, 1)

@@ -1,0 +1,1 @@
+"""Reading and writing networks as safetensors with their configuration as plain data."""

@@ -1,0 +1,70 @@
+"""The list of networks that the project ships or knows: checkpoints/manifest.json at the repository root.
+
+{"checkpoints": {"twin": {"file": "twin.safetensors", "sha256": "...", "licence": "...", "source": "where it comes
+from", "command": "what made it", "data": "...", "config": "..."}}}; `file` is relative to the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+MANIFEST = Path(__file__).resolve().parents[2] / "checkpoints" / "manifest.json"
+_REQUIRED = ("file", "sha256", "licence", "source")
+
+
+def read_manifest(manifest: str | os.PathLike[str] = MANIFEST) -> dict[str, dict[str, Any]]:
+    """Entries by name. Raises FileNotFoundError without the file and ValueError when it is not as described."""
+    path = Path(manifest)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint manifest at {path}; run from a checkout of the repository")
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["checkpoints"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} must be JSON with a 'checkpoints' object: {error}") from None
+    for name, entry in entries.items():
+        missing = [key for key in _REQUIRED if key not in entry]
+        if missing:
+            raise ValueError(f"{path}: checkpoint {name!r} lacks {', '.join(missing)}")
+    return entries
+
+
+def resolve(path_or_name: str | os.PathLike[str], *, manifest: str | os.PathLike[str] = MANIFEST) -> Path:
+    """The file of a path or of a name in the manifest; a named file is checked against its SHA-256.
+
+    Raises FileNotFoundError (saying where to get it) or ValueError (contents are not those listed).
+    """
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    if path.suffix or len(path.parts) > 1:
+        raise FileNotFoundError(f"no network file at {path}; give another path or a name from {manifest}")
+    entries = read_manifest(manifest)
+    name = str(path_or_name)
+    if name not in entries:
+        known = ", ".join(sorted(entries)) or "none"
+        raise FileNotFoundError(f"checkpoint {name!r} is neither a file nor in {manifest}; known names: {known}")
+    return _checked(name, entries[name], Path(manifest).parent)
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checked(name: str, entry: dict[str, Any], folder: Path) -> Path:
+    path = folder / entry["file"]
+    if not path.is_file():
+        made = f", or make it: {entry['command']}" if entry.get("command") else ""
+        raise FileNotFoundError(f"checkpoint {name!r}: {path} is missing; get it from {entry['source']}{made}")
+    found = sha256_of(path)
+    if found != entry["sha256"]:
+        raise ValueError(
+            f"checkpoint {name!r}: {path} has SHA-256 {found[:16]}..., the manifest says {entry['sha256'][:16]}...; "
+            f"get it again from {entry['source']}"
+        )
+    return path

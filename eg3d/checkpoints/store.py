@@ -1,0 +1,160 @@
+"""Networks in one .safetensors file: tensors named "<net>/<state-dict name>", configurations as JSON metadata.
+
+Nothing in a file is executed or imported: a configuration is data for a dataclass that the loader chooses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from eg3d.checkpoints.manifest import resolve
+from eg3d.generator import GeneratorConfig, TriPlaneGenerator
+from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
+from eg3d.safe_write import atomic_path
+
+FORMAT = "eg3d-networks-1"
+Config = TypeVar("Config")
+
+
+def save_networks(
+    path: str | os.PathLike[str],
+    networks: Mapping[str, nn.Module],
+    *,
+    configs: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write networks and the configuration (dataclass) of each to one file, atomically.
+
+    configs has a key for every network; `extra` is any JSON data worth keeping beside the weights.
+    """
+    missing = [name for name in networks if name not in configs]
+    if missing:
+        raise ValueError(f"no configuration for {', '.join(missing)}; configs has {', '.join(configs) or 'none'}")
+    tensors = {
+        f"{net}/{name}": tensor.detach().cpu().contiguous().clone()
+        for net, module in networks.items()
+        for name, tensor in module.state_dict().items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "configs": json.dumps({name: dataclasses.asdict(cfg) for name, cfg in configs.items()}),
+        "extra": json.dumps(dict(extra or {})),
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Format, configs (plain dictionaries by network) and extra of a file.
+
+    Raises ValueError if it is not a file of `save_networks`, FileNotFoundError if there is none.
+    """
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a network file: format is {metadata.get('format')!r}, expected {FORMAT!r}")
+    try:
+        return {"format": FORMAT, "configs": json.loads(metadata["configs"]), "extra": json.loads(metadata["extra"])}
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: its metadata is damaged ({error}); write the file again") from None
+
+
+def load_generator(
+    path_or_name: str | os.PathLike[str], *, net: str = "G_ema", device: str | torch.device = "cpu"
+) -> TriPlaneGenerator:
+    """The generator `net` of a file, or of a name in checkpoints/manifest.json, in evaluation mode."""
+    path = resolve(path_or_name)
+    G = TriPlaneGenerator(_config(path, net, GeneratorConfig))
+    load_state(G, read_tensors(path, net), f"{path}, {net}")
+    return G.eval().to(device)
+
+
+def load_discriminator(
+    path_or_name: str | os.PathLike[str], *, net: str = "D", device: str | torch.device = "cpu"
+) -> DualDiscriminator:
+    """The discriminator `net` of a file or name, in evaluation mode."""
+    path = resolve(path_or_name)
+    D = DualDiscriminator(_config(path, net, DiscriminatorConfig))
+    load_state(D, read_tensors(path, net), f"{path}, {net}")
+    return D.eval().to(device)
+
+
+def read_tensors(path: str | os.PathLike[str], net: str) -> dict[str, Tensor]:
+    """State dict of one network of a file. Raises ValueError, naming those it has, when there is no such network."""
+    with _opened(path) as file:
+        names = list(file.keys())
+        own = [name for name in names if name.startswith(f"{net}/")]
+        if not own:
+            nets = sorted({name.split("/")[0] for name in names if "/" in name})
+            raise ValueError(f"{path} holds no network {net!r}; it holds {', '.join(nets) or 'none'}")
+        return {name.removeprefix(f"{net}/"): file.get_tensor(name) for name in own}
+
+
+def load_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy tensors into a module; names and shapes must be exactly those of the module.
+
+    Raises ValueError with every missing, unknown and mis-shaped name in one line.
+    """
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in tensors]
+    unknown = [name for name in tensors if name not in expected]
+    misshaped = [
+        f"{name} {list(tensor.shape)} instead of {list(expected[name].shape)}"
+        for name, tensor in tensors.items()
+        if name in expected and tensor.shape != expected[name].shape
+    ]
+    faults = [
+        f"{label}: {', '.join(names)}"
+        for label, names in (("missing", missing), ("unknown", unknown), ("mis-shaped", misshaped))
+        if names
+    ]
+    if faults:
+        raise ValueError(f"{source}: the tensors do not fit the network; {'; '.join(faults)}")
+    module.load_state_dict(tensors)
+
+
+def config_from_data(cls: type[Config], data: Mapping[str, Any], source: str) -> Config:
+    """An instance of a config dataclass (nested ones too) from plain data; unknown keys are a ValueError.
+
+    Keys that are absent take their defaults, so that files outlive new fields.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = [key for key in data if key not in known]
+    if unknown:
+        raise ValueError(f"{source}: {cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    values = {}
+    for key, value in data.items():
+        hint = hints[key]
+        is_nested = dataclasses.is_dataclass(hint) and isinstance(value, Mapping)
+        values[key] = config_from_data(hint, value, f"{source}, {key}") if is_nested else value
+        if typing.get_origin(hint) is tuple:
+            values[key] = tuple(value)
+    return cls(**values)
+
+
+def _config(path: Path, net: str, cls: type[Config]) -> Config:
+    configs = read_metadata(path)["configs"]
+    if net not in configs:
+        raise ValueError(f"{path} holds no configuration of {net!r}; it holds {', '.join(configs) or 'none'}")
+    return config_from_data(cls, configs[net], f"{path}, {net}")
+
+
+def _opened(path: str | os.PathLike[str]) -> Any:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no network file at {path}")
+    try:
+        return safe_open(str(path), framework="pt")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from None

@@ -1,0 +1,341 @@
+"""The EG3D generator: latent -> style codes -> tri-planes -> rays -> image.
+
+Shape letters: N batch, P points, C plane channels, F feature channels, R neural rendering side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eg3d.cameras import LABEL_SIZE, camera_label, intrinsics, lookat_c2w, split_label
+from eg3d.networks.decoder import Decoder
+from eg3d.networks.superresolution import SuperResolution
+from eg3d.networks.synthesis import Backbone
+from eg3d.rendering.planes import sample_planes
+from eg3d.rendering.rays import pixel_rays
+from eg3d.rendering.renderer import RenderingConfig, render_rays
+
+SUPERRESOLUTIONS = ("2X", "4X", "8X", "8XDC", "none")
+PRECISIONS = ("fp32", "bf16", "fp16")
+BACKBONE_CLAMP = 256.0  # only where blocks run in reduced precision
+IMAGE_RAWS = ("published", "clean")
+SR_NOISE_MODES = ("none", "random")
+
+
+@dataclass
+class CameraConfig:
+    """The cameras that the images of a generator are seen from."""
+
+    radius: float = 2.7  # world units from the origin
+    pivot: tuple[float, float, float] = (0.0, 0.0, 0.2)  # world point that cameras look at
+    focal: float = 4.2647  # image widths
+
+    def label(self, yaw: float | Tensor = 0.0, pitch: float | Tensor = 0.0) -> Tensor:
+        """Labels [N, 25] of cameras at these offsets (radians) from the frontal pose."""
+        return camera_label(lookat_c2w(yaw, pitch, radius=self.radius, lookat=self.pivot), intrinsics(self.focal))
+
+    def validate(self) -> list[str]:
+        """All faults, one line each."""
+        return [f"{n}: must be positive, got {getattr(self, n)}" for n in ("radius", "focal") if getattr(self, n) <= 0]
+
+
+@dataclass
+class GeneratorConfig:
+    """Every size of the generator. Defaults are those of FFHQ at 512 pixels."""
+
+    z_dim: int = 512
+    c_dim: int = 25  # length of the camera label that conditions the mapping
+    w_dim: int = 512
+    mapping_layers: int = 2
+    plane_resolution: int = 256  # texels
+    plane_channels: int = 32  # features of each plane
+    channel_base: int = 32768  # backbone channels at resolution r: min(channel_base / r, channel_max)
+    channel_max: int = 512
+    num_fp16_res: int = 0  # highest backbone resolutions in reduced precision (and clamped)
+    decoder_hidden: int = 64
+    decoder_lr_mul: float = 1.0
+    feature_channels: int = 32  # rendered channels; the first three are the raw image
+    img_resolution: int = 512  # px
+    neural_rendering_resolution: int = 64  # px, R at the start; training may change the attribute
+    superresolution: str = "8XDC"  # 2X | 4X | 8X | 8XDC | none
+    sr_channels: list[int] = field(default_factory=list)  # of the two blocks, empty = as published
+    sr_input_resolution: int = 0  # px that features are resized to first, 0 = as published
+    sr_num_fp16_res: int = 4  # above 0: reduced precision (and clamps) in super-resolution
+    sr_antialias: bool = True  # antialias when features are made smaller
+    superresolution_noise_mode: str = "none"  # none | random
+    precision: str = "fp32"  # of the blocks named by the two counts: fp32 | bf16 | fp16
+    condition_on_camera: bool = True  # False: the mapping sees a zero label
+    c_scale: float = 1.0  # multiplies the label that the mapping sees
+    image_raw: str = "published"  # "published": 2X and 4X without resize add their first residual to it | "clean"
+    camera: CameraConfig = field(default_factory=CameraConfig)
+    rendering: RenderingConfig = field(default_factory=RenderingConfig)
+
+    def validate(self) -> list[str]:
+        """Faults of the fields here, one line each; camera and rendering have their own."""
+        faults = [
+            f"{name}: must be at least {low}, got {getattr(self, name)}"
+            for name, low in _MINIMA.items()
+            if getattr(self, name) < low
+        ]
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                faults.append(f"{name}: {getattr(self, name)!r} is not one of {', '.join(choices)}")
+        for name in ("plane_resolution", "img_resolution"):
+            if getattr(self, name) & (getattr(self, name) - 1):
+                faults.append(f"{name}: must be a power of two, got {getattr(self, name)}")
+        if self.c_dim not in (0, LABEL_SIZE):
+            faults.append(f"c_dim: must be {LABEL_SIZE} (camera label) or 0, got {self.c_dim}")
+        if self.sr_channels and (len(self.sr_channels) != 2 or min(self.sr_channels) < 1):
+            faults.append(f"sr_channels: two positive numbers or none, got {list(self.sr_channels)}")
+        return faults
+
+
+_MINIMA = {
+    "z_dim": 1, "w_dim": 1, "mapping_layers": 1, "plane_resolution": 4, "plane_channels": 1, "channel_base": 1,
+    "channel_max": 1, "num_fp16_res": 0, "decoder_hidden": 1, "feature_channels": 3, "img_resolution": 4,
+    "neural_rendering_resolution": 1, "sr_input_resolution": 0, "sr_num_fp16_res": 0,
+}  # fmt: skip
+_CHOICES = {
+    "superresolution": SUPERRESOLUTIONS,
+    "precision": PRECISIONS,
+    "image_raw": IMAGE_RAWS,
+    "superresolution_noise_mode": SR_NOISE_MODES,
+}
+
+
+def ffhq512_128() -> GeneratorConfig:
+    """Published faces: 512 pixels from 128."""
+    return GeneratorConfig(neural_rendering_resolution=128)
+
+
+def afhq512_128() -> GeneratorConfig:
+    """Published cats: as faces, with the smaller super-resolution and another pivot."""
+    return replace(ffhq512_128(), superresolution="8X", camera=CameraConfig(pivot=(0.0, 0.0, -0.06)))
+
+
+def shapenet128_64() -> GeneratorConfig:
+    """Published cars: no camera conditioning, white background, deeper mapping. Its scripts use focal 1.7074."""
+    return GeneratorConfig(
+        mapping_layers=8,
+        img_resolution=128,
+        superresolution="2X",
+        condition_on_camera=False,
+        c_scale=0.0,
+        camera=CameraConfig(radius=1.7, pivot=(0.0, 0.0, 0.0), focal=1.7074),
+        rendering=RenderingConfig(
+            ray_start=0.1,
+            ray_end=2.6,
+            box_warp=1.6,
+            depth_resolution=64,
+            depth_resolution_importance=64,
+            white_back=True,
+        ),
+    )
+
+
+def twin() -> GeneratorConfig:
+    """A small generator with every geometric convention of FFHQ, for a CPU: 64 pixels from 32."""
+    return GeneratorConfig(
+        z_dim=64,
+        w_dim=64,
+        plane_resolution=64,
+        plane_channels=16,
+        channel_base=2048,
+        channel_max=64,
+        decoder_hidden=32,
+        feature_channels=16,
+        img_resolution=64,
+        neural_rendering_resolution=32,
+        superresolution="2X",
+        sr_channels=[32, 16],
+        sr_input_resolution=32,
+        sr_num_fp16_res=0,
+        rendering=RenderingConfig(depth_resolution=12, depth_resolution_importance=12),
+    )
+
+
+def _superresolution(cfg: GeneratorConfig) -> SuperResolution | None:
+    if cfg.superresolution == "none":
+        return None
+    return SuperResolution(
+        cfg.superresolution,
+        feature_channels=cfg.feature_channels,
+        w_dim=cfg.w_dim,
+        img_resolution=cfg.img_resolution,
+        input_resolution=cfg.sr_input_resolution or None,
+        channels=tuple(cfg.sr_channels) or None,
+        sr_num_fp16_res=cfg.sr_num_fp16_res,
+        antialias=cfg.sr_antialias,
+        precision=cfg.precision,
+    )
+
+
+class TriPlaneGenerator(nn.Module):
+    """EG3D (2022). State-dict names and shapes are those of the published networks.
+
+    Randomness of sampling comes from an explicit `rng`. Without one, rendering is deterministic (jitter 0.5, evenly
+    spaced importance draws) and noise_mode "random" is a ValueError.
+    """
+
+    def __init__(self, cfg: GeneratorConfig) -> None:
+        super().__init__()
+        nested = ("camera", "rendering")
+        faults = cfg.validate() + [f"{name}.{fault}" for name in nested for fault in getattr(cfg, name).validate()]
+        if faults:
+            raise ValueError("; ".join(faults))
+        self.cfg = cfg
+        self.neural_rendering_resolution = cfg.neural_rendering_resolution
+        self.backbone = Backbone(
+            cfg.z_dim,
+            cfg.c_dim,
+            cfg.w_dim,
+            cfg.plane_resolution,
+            3 * cfg.plane_channels,
+            mapping_layers=cfg.mapping_layers,
+            channel_base=cfg.channel_base,
+            channel_max=cfg.channel_max,
+            num_fp16_res=cfg.num_fp16_res,
+            conv_clamp=BACKBONE_CLAMP if cfg.num_fp16_res > 0 else None,
+            precision=cfg.precision,
+        )
+        self.decoder = Decoder(cfg.plane_channels, cfg.decoder_hidden, cfg.feature_channels, cfg.decoder_lr_mul)
+        self.superresolution = _superresolution(cfg)
+        # Spread of the training labels: published files carry it and nothing reads it.
+        self.register_buffer("dataset_label_std", torch.zeros(cfg.c_dim))
+
+    @property
+    def num_ws(self) -> int:
+        """Style codes per image."""
+        return self.backbone.num_ws
+
+    @property
+    def z_dim(self) -> int:
+        """Length of the latent."""
+        return self.cfg.z_dim
+
+    def mapping(
+        self,
+        z: Tensor,
+        c: Tensor,
+        *,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+        update_emas: bool = False,
+    ) -> Tensor:
+        """Style codes [N, num_ws, w_dim] of latents [N, z_dim] and conditioning labels [N, 25].
+
+        truncation_psi pulls the first `truncation_cutoff` codes (None = all) to the mean; 1 leaves them alone.
+        """
+        if not self.cfg.condition_on_camera:
+            c = torch.zeros_like(c)
+        return self.backbone.mapping(
+            z,
+            c * self.cfg.c_scale,
+            truncation_psi=truncation_psi,
+            truncation_cutoff=truncation_cutoff,
+            update_emas=update_emas,
+        )
+
+    def planes(self, ws: Tensor, *, noise_mode: str = "const", rng: torch.Generator | None = None) -> Tensor:
+        """Tri-planes [N, 3, C, H, W] of style codes. noise_mode: const | none | random (needs rng)."""
+        flat = self.backbone.synthesis(ws, noise_mode=noise_mode, rng=rng)
+        return flat.unflatten(1, (3, self.cfg.plane_channels))
+
+    def field(self, planes: Tensor, points: Tensor) -> dict[str, Tensor]:
+        """Raw density [N, P, 1] and colour features [N, P, F] at points [N, P, 3] (world units).
+
+        No density noise. Gradients flow to planes, points and decoder. Split long lists of points outside.
+        """
+        sigma, rgb = self.decoder(self._features(planes, points))
+        return {"sigma": sigma.unsqueeze(-1), "rgb": rgb.transpose(1, 2)}
+
+    def sigma(self, planes: Tensor, points: Tensor) -> Tensor:
+        """Raw density [N, P, 1] alone: the numbers of `field`, without the colour outputs."""
+        return self.decoder.sigma(self._features(planes, points)).unsqueeze(-1)
+
+    def _features(self, planes: Tensor, points: Tensor) -> Tensor:
+        rendering = self.cfg.rendering
+        return sample_planes(planes, points, box_warp=rendering.box_warp, plane_axes=rendering.plane_axes)
+
+    def render(
+        self,
+        planes: Tensor,
+        ws: Tensor,
+        c: Tensor,
+        *,
+        neural_rendering_resolution: int | None = None,
+        rng: torch.Generator | None = None,
+        superresolve: bool = True,
+    ) -> dict[str, Tensor]:
+        """Images of planes from cameras c [N, 25].
+
+        Returns image [N, 3, img_resolution, img_resolution] (only if `superresolve`), image_raw and image_raw_clean
+        [N, 3, R, R], image_depth [N, 1, R, R] (world units along the ray), weights [N, 1, R, R] (opacity).
+        image_raw_clean is what the renderer made; image_raw is the same unless cfg.image_raw is "published" and the
+        published super-resolution would have changed it in place. R: neural_rendering_resolution, or the attribute.
+        """
+        side = neural_rendering_resolution or self.neural_rendering_resolution
+        rays = pixel_rays(*split_label(c), side)
+        rendered = render_rays(
+            lambda points: self.decoder(self._features(planes, points)), rays, self.cfg.rendering, rng
+        )
+        features = rendered.rgb.unflatten(-1, (side, side))
+        raw = features[:, :3]
+        out = {
+            "image_raw": raw,
+            "image_raw_clean": raw,
+            "image_depth": rendered.depth.view(-1, 1, side, side),
+            "weights": rendered.weights.view(-1, 1, side, side),
+        }
+        if superresolve:
+            out["image"], changed = self._superresolve(raw, features, ws, rng)
+            if self.cfg.image_raw == "published":
+                out["image_raw"] = changed
+        return out
+
+    def _superresolve(
+        self, raw: Tensor, features: Tensor, ws: Tensor, rng: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """The final image, and the raw image as the published in-place addition would leave it."""
+        if self.superresolution is None:
+            size = (self.cfg.img_resolution,) * 2
+            is_same = raw.shape[-2:] == size
+            return (raw if is_same else F.interpolate(raw, size, mode="bilinear", antialias=True)), raw
+        return self.superresolution(raw, features, ws, noise_mode=self.cfg.superresolution_noise_mode, rng=rng)
+
+    def synthesis(
+        self,
+        ws: Tensor,
+        c: Tensor,
+        *,
+        noise_mode: str = "const",
+        rng: torch.Generator | None = None,
+        neural_rendering_resolution: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Images of style codes from cameras c: `planes`, then `render`."""
+        planes = self.planes(ws, noise_mode=noise_mode, rng=rng)
+        return self.render(planes, ws, c, neural_rendering_resolution=neural_rendering_resolution, rng=rng)
+
+    def forward(
+        self,
+        z: Tensor,
+        c: Tensor,
+        *,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+        update_emas: bool = False,
+        noise_mode: str = "const",
+        rng: torch.Generator | None = None,
+        neural_rendering_resolution: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Images of latents, conditioned on and seen from the same cameras c."""
+        ws = self.mapping(
+            z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, update_emas=update_emas
+        )
+        return self.synthesis(
+            ws, c, noise_mode=noise_mode, rng=rng, neural_rendering_resolution=neural_rendering_resolution
+        )

@@ -1,0 +1,1 @@
+"""Tri-plane lookup, rays, depth sampling and compositing: pure functions on tensors."""

@@ -1,0 +1,47 @@
+"""Features of points from three axis-aligned planes.
+
+Shape letters: N batch, P points, C features, H x W plane texels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Which coordinates (width, height) each plane sees. The published generators sample the third plane at (z, x), the
+# transpose of the second, so that no plane sees (y, z); their weights only work with that. "xy_xz_zy" corrects it.
+PLANE_AXES: dict[str, tuple[tuple[int, int], ...]] = {
+    "xy_xz_zx": ((0, 1), (0, 2), (2, 0)),
+    "xy_xz_zy": ((0, 1), (0, 2), (2, 1)),
+}
+
+
+def project(points: Tensor, plane_axes: str) -> tuple[Tensor, ...]:
+    """(width, height) coordinates [N, P, 2] of points [N, P, 3] on each plane, in the unit of the points."""
+    if plane_axes not in PLANE_AXES:
+        raise ValueError(f"plane_axes: {plane_axes!r} is not one of {', '.join(PLANE_AXES)}")
+    return tuple(torch.stack([points[..., a], points[..., b]], dim=-1) for a, b in PLANE_AXES[plane_axes])
+
+
+def sample_planes(planes: Tensor, points: Tensor, *, box_warp: float, plane_axes: str = "xy_xz_zx") -> Tensor:
+    """Mean over the planes of bilinear samples. Source: EG3D (2022), section 3; texel centres, zero padding.
+
+    planes [N, 3, C, H, W]; points [N, P, 3] world units, the cube of side `box_warp` around the origin fills the
+    planes. Returns features [N, C, P] float32. Gradients flow to planes and points (first order).
+    Raises ValueError for planes of another rank.
+    """
+    if planes.ndim != 5 or planes.shape[1] != 3:
+        raise ValueError(f"planes must be [N, 3, C, H, W], got {list(planes.shape)}")
+    if len(points) != len(planes):
+        raise ValueError(f"planes hold {len(planes)} items but points hold {len(points)}; repeat one of them")
+    planes = planes.float()
+    unit = points.float() * (2 / box_warp)
+    total: Tensor | None = None
+    # One plane at a time: nothing of size [N, 3, C, P] is written, and no gradient is copied three times.
+    for plane, grid in zip(planes.unbind(1), project(unit, plane_axes), strict=True):
+        features = F.grid_sample(
+            plane, grid.unsqueeze(1), mode="bilinear", padding_mode="zeros", align_corners=False
+        ).squeeze(2)
+        total = features if total is None else total + features
+    return total * (1 / 3)

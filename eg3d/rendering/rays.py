@@ -1,0 +1,52 @@
+"""Camera rays and where they cross the box. Shape letters: N batch, R rays (= side squared)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class RayBundle:
+    """Rays of one render call."""
+
+    rays_o: Tensor  # [N, R, 3] world units
+    rays_d: Tensor  # [N, R, 3] unit length, so that distances along a ray are Euclidean
+
+
+def pixel_rays(c2w: Tensor, K: Tensor, resolution: int) -> RayBundle:
+    """One ray through each pixel centre, row by row from the top left.
+
+    c2w [N, 4, 4] camera-to-world, OpenCV axes; K [N, 3, 3] over image size. Differentiable in both.
+    """
+    n = len(c2w)
+    centres = (torch.arange(resolution, dtype=c2w.dtype, device=c2w.device) + 0.5) / resolution
+    v, u = (grid.reshape(1, -1) for grid in torch.meshgrid(centres, centres, indexing="ij"))
+    fx, skew, cx, fy, cy = (K[:, i, j].unsqueeze(1) for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2)))
+    y_cam = (v - cy) / fy
+    x_cam = (u - cx + cy * skew / fy - skew * v / fy) / fx
+    in_camera = torch.stack([x_cam, y_cam.expand_as(x_cam), torch.ones_like(x_cam)], dim=-1)
+    rays_d = F.normalize(in_camera @ c2w[:, :3, :3].transpose(1, 2), dim=-1)
+    rays_o = c2w[:, None, :3, 3].expand(n, resolution * resolution, 3)
+    return RayBundle(rays_o, rays_d)
+
+
+def box_limits(rays: RayBundle, box_warp: float) -> tuple[Tensor, Tensor]:
+    """Distances [N, R] at which rays enter and leave the cube of side `box_warp` around the origin (slab test).
+
+    Rays that miss take the smallest entry of the rays that hit as near, and the largest *entry* as far: the
+    published rule, which uses the entries twice. If no ray hits, near is -1 and far -2.
+    """
+    half = box_warp / 2
+    inverse = 1 / rays.rays_d  # a ray parallel to a side gives +-inf, which the min and max below sort out
+    a, b = (-half - rays.rays_o) * inverse, (half - rays.rays_o) * inverse
+    near = torch.minimum(a, b).amax(dim=-1)
+    far = torch.maximum(a, b).amin(dim=-1)
+    hit = (near <= far) & (far >= 0)
+    if not bool(hit.any()):
+        return torch.full_like(near, -1.0), torch.full_like(far, -2.0)
+    entries = near[hit]
+    return torch.where(hit, near, entries.min()), torch.where(hit, far, entries.max())
