@@ -1,0 +1,1 @@
+"""Three-dimensional face GANs guided by human preferences: generator, training, rendering."""

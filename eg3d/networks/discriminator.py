@@ -1,0 +1,238 @@
+"""Dual discriminator: the final image and the enlarged raw rendering judged together, given the camera.
+
+Shape letters: N batch, H final image side, R raw image side, C channels.
+Sources: EG3D section 4.5; StyleGAN2 residual discriminator; Progressive GAN (minibatch standard deviation).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eg3d.networks.layers import (
+    PRECISIONS,
+    Conv2dLayer,
+    FullyConnected,
+    check_choice,
+    compute_dtype,
+    downsample2d,
+    fast_layout,
+    is_low_precision,
+    make_resample_filter,
+    upsample2d,
+)
+from eg3d.networks.mapping import MappingNetwork
+from eg3d.networks.synthesis import channels_at
+
+RESIZE_MODES = ("antialiased", "classic", "none")
+MBSTD_CHANNELS = 1
+
+
+@dataclass
+class DiscriminatorConfig:
+    """Sizes and options of the discriminator; the defaults are the published 512-pixel model."""
+
+    img_resolution: int = 512  # pixels, power of two, at least 8
+    img_channels: int = 3  # colour channels of one image
+    channel_base: int = 32768  # channels at resolution r: min(channel_base / r, channel_max)
+    channel_max: int = 512
+    c_dim: int = 25  # camera label length; 0 = unconditional
+    mapping_layers: int = 8  # the published label mapping has 8 layers whatever the generator's depth
+    mbstd_group_size: int = 4  # images per minibatch-std group; the batch must be a multiple (or smaller)
+    dual_discrimination: bool = True  # False judges the final image alone
+    disc_c_noise: float = 0.0  # label noise in units of the batch standard deviation; > 0 needs rng in forward
+    freeze_layers: int = 0  # first layers kept as buffers (Freeze-D), counting fromrgb, conv0, conv1, skip
+    num_fp16_res: int = 4  # highest resolutions clamped at conv_clamp and run in `precision`
+    conv_clamp: float = 256.0  # used only when num_fp16_res > 0
+    precision: str = "fp32"  # fp32 | bf16 | fp16 (fp16 runs as fp32 off CUDA)
+    raw_resize: str = "antialiased"  # antialiased | classic | none
+
+    def validate(self) -> list[str]:
+        """All faults of this configuration, one sentence each."""
+        faults = []
+        if self.img_resolution < 8 or self.img_resolution & (self.img_resolution - 1):
+            faults.append(f"img_resolution must be a power of two, at least 8, got {self.img_resolution}")
+        elif self.channel_base < self.img_resolution:
+            faults.append(f"channel_base must be at least img_resolution, got {self.channel_base}")
+        for name, choices in (("precision", PRECISIONS), ("raw_resize", RESIZE_MODES)):
+            if getattr(self, name) not in choices:
+                faults.append(f"{name}: {getattr(self, name)!r} is not one of {', '.join(choices)}")
+        for name, least in (("mbstd_group_size", 1), ("disc_c_noise", 0), ("freeze_layers", 0), ("c_dim", 0)):
+            if getattr(self, name) < least:
+                faults.append(f"{name} must be at least {least}, got {getattr(self, name)}")
+        return faults
+
+
+def resize_raw(x: Tensor, size: int, *, mode: str | float = "antialiased", f: Tensor | None = None) -> Tensor:
+    """Resize images [N, C, H, H] to [N, C, size, size]; also used to shrink real images to the raw resolution.
+
+    antialiased: bilinear with antialiasing. none: plain bilinear. classic: filtered enlargement by 2, bilinear to
+    2 size + 2, filtered shrink without padding. A number a in (0, 1): (1 - a) plain + a antialiased.
+    """
+    if isinstance(mode, float):
+        if not 0.0 < mode < 1.0:
+            raise ValueError(f"a numeric resize mode must lie between 0 and 1, got {mode}")
+        return torch.lerp(resize_raw(x, size, mode="none"), resize_raw(x, size), mode)
+    check_choice("resize mode", mode, RESIZE_MODES)
+    if mode == "classic":
+        f = make_resample_filter().to(x) if f is None else f
+        return downsample2d(_bilinear(upsample2d(x, f), 2 * size + 2, antialias=False), f, padding=0)
+    return _bilinear(x, size, antialias=mode == "antialiased")
+
+
+def _bilinear(x: Tensor, size: int, *, antialias: bool) -> Tensor:
+    return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False, antialias=antialias)
+
+
+def minibatch_std(x: Tensor, group_size: int) -> Tensor:
+    """Append one channel: the standard deviation over each group, averaged over channels and pixels.
+
+    x [N, C, H, W] -> [N, C + 1, H, W]. Group size G = min(group_size, N); element n belongs to column n mod (N/G).
+    Raises ValueError if N is no multiple of G. Source: Progressive GAN, section 3.
+    """
+    n = x.shape[0]
+    group = min(group_size, n)
+    if n % group:
+        raise ValueError(f"batch size must be a multiple of the minibatch-std group {group}, got {n}")
+    y = x.reshape(group, n // group, *x.shape[1:])
+    y = (y.var(dim=0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
+    y = y.repeat(group)[:, None, None, None].expand(-1, MBSTD_CHANNELS, *x.shape[2:])
+    return torch.cat([x, y], dim=1)
+
+
+class DiscriminatorBlock(nn.Module):
+    """Residual block: conv0, conv1 (down 2) plus a 1x1 skip (down 2), both scaled by sqrt(1/2).
+
+    x [N, I, R, R] -> [N, O, R/2, R/2]. The first block (in_channels = 0) starts from the image via fromrgb.
+    first_layer numbers its layers for Freeze-D.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        tmp_channels: int,
+        out_channels: int,
+        img_channels: int,
+        *,
+        conv_clamp: float | None,
+        low_precision: bool,
+        precision: str,
+        first_layer: int,
+        freeze_layers: int,
+    ):
+        super().__init__()
+        self.low_precision, self.precision = low_precision, precision
+        self.register_buffer("resample_filter", make_resample_filter())
+        self.num_layers = 0
+
+        def layer(*args, **options) -> Conv2dLayer:
+            trainable = first_layer + self.num_layers >= freeze_layers
+            self.num_layers += 1
+            return Conv2dLayer(*args, conv_clamp=conv_clamp, trainable=trainable, **options)
+
+        self.has_fromrgb = in_channels == 0
+        if self.has_fromrgb:
+            self.fromrgb = layer(img_channels, tmp_channels, 1, activation="lrelu")
+        self.conv0 = layer(in_channels or tmp_channels, tmp_channels, 3, activation="lrelu")
+        self.conv1 = layer(tmp_channels, out_channels, 3, activation="lrelu", down=2)
+        self.skip = layer(in_channels or tmp_channels, out_channels, 1, bias=False, down=2)
+        self.skip.conv_clamp = None  # the skip path is never clamped
+
+    def forward(self, x: Tensor) -> Tensor:
+        full = self.conv0.weight.dtype
+        dtype = compute_dtype(self.precision, x.device, full) if self.low_precision else full
+        x = fast_layout(x.to(dtype))
+        if self.has_fromrgb:
+            x = self.fromrgb(x)
+        y = self.skip(x, gain=math.sqrt(0.5))
+        return y + self.conv1(self.conv0(x), gain=math.sqrt(0.5))
+
+
+class DiscriminatorEpilogue(nn.Module):
+    """Minibatch-std, conv 3x3, two full layers: x [N, C, 4, 4] -> [N, cmap_dim or 1]. Always full precision."""
+
+    def __init__(self, channels: int, cmap_dim: int, *, group_size: int, conv_clamp: float | None):
+        super().__init__()
+        self.group_size = group_size
+        self.conv = Conv2dLayer(channels + MBSTD_CHANNELS, channels, 3, activation="lrelu", conv_clamp=conv_clamp)
+        self.fc = FullyConnected(channels * 16, channels, activation="lrelu")
+        self.out = FullyConnected(channels, cmap_dim or 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(minibatch_std(x.to(self.fc.weight.dtype), self.group_size))
+        return self.out(self.fc(x.flatten(1)))
+
+
+class DualDiscriminator(nn.Module):
+    """Logits for pairs of final and raw image under a camera label. Blocks b{H} .. b8, epilogue b4, `mapping`."""
+
+    def __init__(self, cfg: DiscriminatorConfig):
+        super().__init__()
+        faults = cfg.validate()
+        if faults:
+            raise ValueError("discriminator: " + "; ".join(faults))
+        self.cfg = cfg
+        self.img_channels = cfg.img_channels * (2 if cfg.dual_discrimination else 1)
+        conv_clamp = cfg.conv_clamp if cfg.num_fp16_res > 0 else None
+        self.register_buffer("resample_filter", make_resample_filter())
+        self.resolutions = [2**k for k in range(int(math.log2(cfg.img_resolution)), 2, -1)]
+        num_layers = 0
+        for res in self.resolutions:
+            here, below = (channels_at(r, cfg.channel_base, cfg.channel_max) for r in (res, res // 2))
+            block = DiscriminatorBlock(
+                here if res < cfg.img_resolution else 0,
+                here,
+                below,
+                self.img_channels,
+                conv_clamp=conv_clamp,
+                low_precision=is_low_precision(res, cfg.img_resolution, cfg.num_fp16_res),
+                precision=cfg.precision,
+                first_layer=num_layers,
+                freeze_layers=cfg.freeze_layers,
+            )
+            num_layers += block.num_layers
+            setattr(self, f"b{res}", block)
+        channels = channels_at(4, cfg.channel_base, cfg.channel_max)
+        self.cmap_dim = channels if cfg.c_dim > 0 else 0
+        if cfg.c_dim > 0:
+            self.mapping = MappingNetwork(0, cfg.c_dim, self.cmap_dim, None, num_layers=cfg.mapping_layers)
+        self.b4 = DiscriminatorEpilogue(
+            channels, self.cmap_dim, group_size=cfg.mbstd_group_size, conv_clamp=conv_clamp
+        )
+
+    def forward(self, img: dict[str, Tensor], c: Tensor | None, *, rng: torch.Generator | None = None) -> Tensor:
+        """img: image [N, 3, H, H] and image_raw [N, 3, R, R], -1 to 1; c [N, c_dim] -> logits [N, 1].
+
+        Twice differentiable in both images. rng is needed only with disc_c_noise > 0; c is never modified.
+        """
+        x = self.join(img)
+        for res in self.resolutions:
+            x = getattr(self, f"b{res}")(x)
+        x = self.b4(x)
+        if self.cfg.c_dim == 0:
+            return x
+        cmap = self.mapping(None, self._noisy(c, rng))
+        return (x * cmap).sum(1, keepdim=True) / math.sqrt(self.cmap_dim)
+
+    def join(self, img: dict[str, Tensor]) -> Tensor:
+        """The network's input [N, 6, H, H]: the image and the raw image enlarged to its size."""
+        image, size = img["image"], self.cfg.img_resolution
+        if image.ndim != 4 or tuple(image.shape[1:]) != (self.cfg.img_channels, size, size):
+            raise ValueError(f"image must be [N, {self.cfg.img_channels}, {size}, {size}], got {list(image.shape)}")
+        if not self.cfg.dual_discrimination:
+            return image
+        raw = resize_raw(img["image_raw"], size, mode=self.cfg.raw_resize, f=self.resample_filter)
+        return torch.cat([image, raw], dim=1)
+
+    def _noisy(self, c: Tensor, rng: torch.Generator | None) -> Tensor:
+        """c plus Gaussian noise scaled by the batch's (unbiased) deviation per component; a new tensor."""
+        if self.cfg.disc_c_noise == 0:
+            return c
+        if rng is None:
+            raise ValueError("disc_c_noise > 0 needs a torch.Generator: call D(img, c, rng=generator)")
+        noise = torch.randn(c.shape, generator=rng, device=rng.device).to(c)
+        return c + noise * c.std(0) * self.cfg.disc_c_noise
