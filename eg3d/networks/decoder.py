@@ -27,7 +27,8 @@ class Decoder(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Raw density [N, P] (no activation) and colour features [N, F, P] in (-0.001, 1.001)."""
         out = self._affine(2, self._hidden(features))
-        return out[:, 0], torch.sigmoid(out[:, 1:]) * 1.002 - 0.001
+        sigma, colours = out.split([1, out.shape[1] - 1], dim=1)
+        return sigma[:, 0], torch.sigmoid(colours) * 1.002 - 0.001
 
     def sigma(self, features: Tensor) -> Tensor:
         """Raw density [N, P] alone: one row of the last layer, the same numbers as `forward` gives."""

@@ -35,13 +35,29 @@ def sample_planes(planes: Tensor, points: Tensor, *, box_warp: float, plane_axes
         raise ValueError(f"planes must be [N, 3, C, H, W], got {list(planes.shape)}")
     if len(points) != len(planes):
         raise ValueError(f"planes hold {len(planes)} items but points hold {len(points)}; repeat one of them")
-    planes = planes.float()
     unit = points.float() * (2 / box_warp)
     total: Tensor | None = None
-    # One plane at a time: nothing of size [N, 3, C, P] is written, and no gradient is copied three times.
-    for plane, grid in zip(planes.unbind(1), project(unit, plane_axes), strict=True):
-        features = F.grid_sample(
-            plane, grid.unsqueeze(1), mode="bilinear", padding_mode="zeros", align_corners=False
-        ).squeeze(2)
+    # One table at a time: nothing of size [N, 3, C, P] is written, and no gradient is copied three times.
+    for (width, height), table in merged_tables(planes.float(), plane_axes):
+        grid = torch.stack([unit[..., width], unit[..., height]], dim=-1).unsqueeze(1)
+        features = F.grid_sample(table, grid, mode="bilinear", padding_mode="zeros", align_corners=False).squeeze(2)
         total = features if total is None else total + features
-    return total * (1 / 3)
+    assert total is not None
+    return total
+
+
+def merged_tables(planes: Tensor, plane_axes: str) -> list[tuple[tuple[int, int], Tensor]]:
+    """Tables [N, C, H, W] with their (width, height) axes, whose samples add up to the mean over the planes.
+
+    Planes that see the same two axes are added first, the second one transposed: with the published axes two look-ups
+    a point do the work of three.
+    """
+    if plane_axes not in PLANE_AXES:
+        raise ValueError(f"plane_axes: {plane_axes!r} is not one of {', '.join(PLANE_AXES)}")
+    scaled, tables = planes * (1 / 3), {}
+    for plane, axes in zip(scaled.unbind(1), PLANE_AXES[plane_axes], strict=True):
+        if axes[::-1] in tables:
+            tables[axes[::-1]] = tables[axes[::-1]] + plane.transpose(-1, -2)
+        else:
+            tables[axes] = plane
+    return list(tables.items())

@@ -1,0 +1,24 @@
+"""Fine-tune a generator's geometry with a learned reward: python -m eg3d.train_rlhf experiment=twin_sfield."""
+
+from __future__ import annotations
+
+from eg3d.entry import entry, log_to_console
+from eg3d.finetuning.config import FinetuneConfig
+
+
+@entry(config_name="finetune", schema=FinetuneConfig)
+def main(cfg: FinetuneConfig) -> None:
+    """Fine-tune a generator with a reward; run it again after a stop and it continues where it was."""
+    from hydra.utils import instantiate
+
+    from eg3d.finetuning.loop import finetune
+    from eg3d.runs import as_plain, choose_device
+
+    log_to_console()
+    reward = instantiate({**as_plain(cfg.reward), "device": str(choose_device(cfg.device))})
+    run = finetune(cfg, reward)
+    print(f"snapshot:     {run.snapshot}\ntrajectories: {run.folder / 'trajectories.csv'}")
+
+
+if __name__ == "__main__":
+    main()
