@@ -1,0 +1,1 @@
+"""Data sets for the generator: images with camera labels, in the EG3D folder/zip format."""

@@ -1,0 +1,148 @@
+"""Making the data set of synthetic heads: seeds -> heads and cameras -> pictures -> an archive.
+
+The bytes depend on the seed and the sizes only, never on the number of workers: a task is a fixed group of heads, each
+with its own random streams, and the writer takes the tasks in order.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+
+from dataset_preprocessing.archive import create_archive, encode_png
+from dataset_preprocessing.synthetic_heads.render import FFHQ_FOCAL, contact_sheet, render_views
+from dataset_preprocessing.synthetic_heads.shape import CODE_NAMES, head_codes, head_parameters
+from eg3d.cameras import camera_label, intrinsics, lookat_c2w
+from eg3d.safe_write import atomic_path
+
+HEADS_PER_SEED = 1_000_000  # head i of data set s has the head seed s * HEADS_PER_SEED + i
+GROUP = 16  # heads rendered together; part of the recipe, since rounding may depend on it
+CAMERA_STREAM = 7  # separates the cameras' random numbers from the heads'
+
+
+@dataclass
+class HeadsConfig:
+    """Synthetic heads: posed portraits with camera labels in the EG3D format."""
+
+    out: str = "data/heads64.zip"  # .zip or a new folder
+    num_images: int = 10_000
+    views_per_head: int = 2
+    resolution: int = 64         # pixels a side, a power of two
+    seed: int = 0
+    workers: int = 2             # processes; the bytes do not depend on it
+    yaw_std: float = 0.30        # radians
+    yaw_max: float = 0.50        # radians
+    pitch_std: float = 0.12      # radians, nominal: the real elevation is 0.64 of it
+    pitch_max: float = 0.25      # radians
+    contact_sheet: str = ""      # a PNG path: also draw the first heads from the extreme poses
+    contact_heads: int = 6       # rows of that sheet
+
+    def validate(self) -> list[str]:
+        """All faults, one line each."""
+        faults = [
+            f"{name}: {getattr(self, name)} must be at least 1"
+            for name in ("views_per_head", "workers", "contact_heads") if getattr(self, name) < 1
+        ]
+        if self.num_images < (0 if self.contact_sheet else 1):
+            faults.append(f"num_images: {self.num_images} must be at least 1, or 0 with a contact_sheet only")
+        if self.resolution < 8 or self.resolution & (self.resolution - 1):
+            faults.append(f"resolution: {self.resolution} must be a power of two, 8 or more")
+        if not 0 <= self.seed < 2**32 // HEADS_PER_SEED:
+            faults.append(f"seed: {self.seed} must be from 0 to {2**32 // HEADS_PER_SEED - 1}")
+        for name in ("yaw", "pitch"):
+            if getattr(self, f"{name}_std") < 0 or not 0 <= getattr(self, f"{name}_max") <= 1.2:
+                faults.append(f"{name}_std must be >= 0 and {name}_max in [0, 1.2] radians")
+        return faults
+
+
+def head_seed(seed: int, head: int) -> int:
+    """The seed of head number `head` in data set `seed`; true_sdf(head_seed(...)) is its geometry."""
+    return seed * HEADS_PER_SEED + head
+
+
+def head_cameras(cfg: HeadsConfig, head: int) -> torch.Tensor:
+    """Labels [views_per_head, 25] of one head: yaw and pitch from normals truncated at their maxima."""
+    rng = np.random.RandomState([CAMERA_STREAM, cfg.seed, head])
+    angles = [
+        (_truncated_normal(rng, cfg.yaw_std, cfg.yaw_max), _truncated_normal(rng, cfg.pitch_std, cfg.pitch_max))
+        for _ in range(cfg.views_per_head)
+    ]
+    yaw, pitch = torch.tensor(angles, dtype=torch.float32).unbind(-1)
+    return camera_label(lookat_c2w(yaw, pitch), intrinsics(FFHQ_FOCAL))
+
+
+def _truncated_normal(rng: np.random.RandomState, std: float, limit: float) -> float:
+    if limit == 0.0:
+        return 0.0
+    while abs(value := std * rng.randn()) > limit:
+        pass
+    return float(value)
+
+
+def portraits(cfg: HeadsConfig, group: int) -> list[tuple[bytes, list[float]]]:
+    """PNG bytes and label of every view of the heads of one group; depends on the config and `group` only."""
+    num_heads = -(-cfg.num_images // cfg.views_per_head)
+    heads = range(group * GROUP, min((group + 1) * GROUP, num_heads))
+    labels = torch.stack([head_cameras(cfg, head) for head in heads])
+    params = head_parameters([head_seed(cfg.seed, head) for head in heads])
+    c2w = labels[..., :16].reshape(len(heads), cfg.views_per_head, 4, 4)
+    images = render_views(params, c2w, resolution=cfg.resolution)
+    pairs = zip(images.reshape(-1, *images.shape[2:]), labels.flatten(0, 1), strict=True)
+    return [(encode_png(image), label.tolist()) for image, label in pairs]
+
+
+def make_heads(cfg: HeadsConfig, *, advance: Callable[[int], None] = lambda images: None) -> Path:
+    """Write the data set of `cfg`; `advance(n)` is called after every n images. Returns the path written.
+
+    Raises ValueError with all faults of the config, or if a destination folder is not empty.
+    """
+    faults = cfg.validate()
+    if faults:
+        raise ValueError("; ".join(faults))
+    num_heads = -(-cfg.num_images // cfg.views_per_head)
+    heads = np.repeat(np.arange(num_heads), cfg.views_per_head)[: cfg.num_images]
+    seeds = [head_seed(cfg.seed, int(h)) for h in heads]
+    left = cfg.num_images
+    with create_archive(cfg.out) as archive:
+        for views in _all_portraits(cfg, -(-num_heads // GROUP)):
+            for png, label in views[:left]:
+                archive.add_image(png, label)
+            advance(len(views[:left]))
+            left -= len(views[:left])
+        archive.finish(recipe=_recipe(cfg, seeds), codes=np.stack([head_codes(s) for s in seeds]))
+    return Path(cfg.out)
+
+
+def _recipe(cfg: HeadsConfig, seeds: list[int]) -> dict:
+    skip = ("out", "workers", "contact_sheet", "contact_heads")  # nothing that leaves the content as it is
+    settings = {k: v for k, v in asdict(cfg).items() if k not in skip}
+    return {"maker": "dataset_preprocessing.synthetic_heads", **settings, "focal": FFHQ_FOCAL,
+            "code_names": list(CODE_NAMES), "head_seeds": seeds}
+
+
+def _all_portraits(cfg: HeadsConfig, num_groups: int) -> Iterator[list[tuple[bytes, list[float]]]]:
+    if cfg.workers == 1:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield from (portraits(cfg, group) for group in range(num_groups))
+        finally:
+            torch.set_num_threads(threads)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(cfg.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.imap(functools.partial(portraits, cfg), range(num_groups))
+
+
+def save_contact_sheet(path: str | Path, cfg: HeadsConfig, *, resolution: int = 128) -> None:
+    """PNG of the first heads of a data set, one row each, from the front and from the extreme poses."""
+    seeds = [head_seed(cfg.seed, i) for i in range(cfg.contact_heads)]
+    with atomic_path(path) as temporary:
+        PIL.Image.fromarray(contact_sheet(seeds, resolution=resolution)).save(temporary, format="png")
