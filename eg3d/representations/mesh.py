@@ -1,0 +1,118 @@
+"""Density volume -> surface: marching cubes in world units, a few facts about the mesh, GLB/PLY/OBJ files.
+
+A volume has the order (x, y, z) of eg3d/representations/sigma_field.py; X, Y, Z are its sides. A triangle winds
+counter-clockwise seen from outside, where the density is lower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from eg3d.safe_write import atomic_path
+
+if TYPE_CHECKING:
+    import trimesh
+
+LEVEL = 10.0  # raw density of the surface, as published
+BORDER_FILL = -1000.0  # raw density that hides the border, as published
+MESH_SUFFIXES = (".glb", ".ply", ".obj")
+
+
+def extract_mesh(
+    volume: np.ndarray | Tensor,
+    *,
+    level: float = LEVEL,
+    box_warp: float = 1.0,
+    resolution: int,
+    origin_index: Sequence[int] = (0, 0, 0),
+    border: float | Sequence[float] = 0.0,
+) -> trimesh.Trimesh:
+    """The surface where raw density `volume` [X, Y, Z] crosses `level`, as a mesh in world units.
+
+    resolution: points per side of the whole cube, whose side is `box_warp`; origin_index: the grid index of
+    volume[0, 0, 0] (the starts of slab_slices for a slab). border: fraction of the cube that is hidden at each side,
+    one number or six (x low, x high, y low, y high, z low, z high); int(fraction * resolution) points are filled with
+    -1000, which also closes the surface there. Raises ValueError if nothing crosses the level.
+    """
+    import trimesh
+
+    vertices, faces = surface(hide_border(volume, border, resolution=resolution, origin_index=origin_index), level)
+    world = (vertices + np.asarray(origin_index)) * (box_warp / (resolution - 1)) - box_warp / 2
+    return trimesh.Trimesh(vertices=world, faces=faces, process=False)
+
+
+def surface(volume: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+    """Marching cubes: vertices [V, 3] in voxels (float32), faces [F, 3] wound outward. ValueError without a surface."""
+    from skimage.measure import marching_cubes
+
+    low, high = float(volume.min()), float(volume.max())
+    if not low < level < high or min(volume.shape) < 2:  # not <: also refuses NaN
+        raise ValueError(
+            f"no surface: density of the {'x'.join(map(str, volume.shape))} volume spans {low:.4g} to {high:.4g} "
+            f"and does not cross level {level:g}; give a level inside that range or a smaller border"
+        )
+    # "ascent" winds the faces outward for a density that rises inwards, whatever the name suggests (tested).
+    vertices, faces, _, _ = marching_cubes(volume, level, gradient_direction="ascent", method="lewiner")
+    return vertices, faces
+
+
+def hide_border(
+    volume: np.ndarray | Tensor,
+    border: float | Sequence[float],
+    *,
+    resolution: int,
+    origin_index: Sequence[int] = (0, 0, 0),
+) -> np.ndarray:
+    """A float32 copy of `volume` [X, Y, Z] with -1000 at the border of the cube that it is part of."""
+    values = volume.detach().cpu().numpy() if isinstance(volume, Tensor) else np.asarray(volume)
+    if values.ndim != 3:
+        raise ValueError(f"volume must be [X, Y, Z], got {list(values.shape)}; pass one sample")
+    fractions = np.broadcast_to(np.asarray(border, dtype=float).reshape(-1), (6,)).reshape(3, 2)
+    if (fractions < 0).any() or (fractions.sum(1) >= 1).any():
+        raise ValueError(f"border: expected fractions >= 0 that leave something, got {border}")
+    hidden = np.array(values, dtype=np.float32, copy=True)
+    for axis, (low, high) in enumerate(fractions):
+        index = np.arange(values.shape[axis]) + origin_index[axis]
+        is_border = (index < int(low * resolution)) | (index >= resolution - int(high * resolution))
+        np.moveaxis(hidden, axis, 0)[is_border] = BORDER_FILL
+    return hidden
+
+
+def component_areas(mesh: trimesh.Trimesh) -> np.ndarray:
+    """Surface areas of the connected pieces, largest first; pieces share no edge or vertex."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    faces, num_vertices = np.asarray(mesh.faces), len(mesh.vertices)
+    edges = np.concatenate([faces[:, :2], faces[:, 1:]])
+    graph = coo_array((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(num_vertices, num_vertices))
+    _, label = connected_components(graph, directed=False)
+    areas = np.bincount(label[faces[:, 0]], weights=mesh.area_faces)
+    return np.sort(areas[areas > 0])[::-1]
+
+
+def num_components(mesh: trimesh.Trimesh) -> int:
+    """Number of connected pieces of the surface."""
+    return len(component_areas(mesh))
+
+
+def main_component_share(mesh: trimesh.Trimesh) -> float:
+    """Share of the surface area that belongs to the largest piece, in (0, 1]."""
+    areas = component_areas(mesh)
+    return float(areas[0] / areas.sum())
+
+
+def export_mesh(mesh: trimesh.Trimesh, path: str | Path) -> None:
+    """Write the mesh atomically as .glb, .ply or .obj, by the suffix of `path`; ValueError for any other suffix."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in MESH_SUFFIXES:
+        raise ValueError(f"{path.name}: a mesh file ends in {', '.join(MESH_SUFFIXES)}, not in {suffix!r}")
+    data = mesh.export(file_type=suffix[1:])
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)

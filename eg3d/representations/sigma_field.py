@@ -1,0 +1,232 @@
+"""Raw density (the decoder's first output, before softplus) on a regular grid, whole or cropped to a slab.
+
+Shape letters: N batch, D grid side, X, Y, Z sides of the slab, C plane channels, H hidden width of the decoder.
+A volume is stored in the order (x, y, z); x is image right, y up, z towards the camera. It is never mirrored.
+Source: spec rlhf.md 2.1-2.4 (the published slab and its grid).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from eg3d.representations.separable_density import has_separable_density, separable_density
+
+if TYPE_CHECKING:
+    from eg3d.generator import TriPlaneGenerator
+
+GRIDS = ("exact", "skewed")
+CHUNK_POINTS = 2**16  # points of one query: about 100 MB at 64 hidden units
+Slices = tuple[slice, slice, slice]
+
+
+@dataclass
+class SigmaFieldConfig:
+    """Which density grid, which part of it, and how the latent behind it is truncated."""
+
+    resolution: int = 256  # grid points per side of the cube
+    grid: str = "skewed"  # "skewed": the published grid (needed by released rewards) | "exact"
+    psi: float = 1.0  # truncation strength of seed_slab, 1 = off
+    truncation_cutoff: int | None = 14  # backbone layers that are truncated; null or -1 = all
+    rhs: float = 0.25  # fraction trimmed at low x
+    lhs: float = 0.25  # fraction trimmed at high x
+    bot: float = 0.25  # fraction trimmed at low y
+    top: float = 0.2  # fraction trimmed at high y
+    rear: float = 0.4  # fraction trimmed at low z, the back of the head
+    front: float = 0.1  # fraction trimmed at high z, the camera's side
+
+    def validate(self) -> list[str]:
+        faults = []
+        if self.resolution < 2:
+            faults.append(f"resolution: a grid needs at least 2 points per side, got {self.resolution}")
+        if self.grid not in GRIDS:
+            faults.append(f"grid: {self.grid!r} is not one of {', '.join(GRIDS)}")
+        if self.truncation_cutoff is not None and self.truncation_cutoff < -1:
+            faults.append(f"truncation_cutoff: expected null, -1 or a layer count, got {self.truncation_cutoff}")
+        for low, high in (("rhs", "lhs"), ("bot", "top"), ("rear", "front")):
+            ends = (getattr(self, low), getattr(self, high))
+            if min(ends) < 0 or sum(ends) >= 1:
+                faults.append(f"{low}, {high}: expected fractions >= 0 with a sum below 1, got {ends[0]}, {ends[1]}")
+        return faults
+
+
+def slab_slices(cfg: SigmaFieldConfig) -> Slices:
+    """Index ranges (x, y, z) of the slab in the D^3 grid; int(fraction * D) points go at each end.
+
+    At 256 with the default fractions: x 64:192, y 64:205, z 102:231. Raises ValueError if nothing is left.
+    """
+    d = cfg.resolution
+    ends = ((cfg.rhs, cfg.lhs), (cfg.bot, cfg.top), (cfg.rear, cfg.front))
+    x, y, z = (slice(int(low * d), d - int(high * d)) for low, high in ends)
+    ranges = (x, y, z)
+    if any(r.start < 0 or r.stop > d or r.start >= r.stop for r in ranges):
+        raise ValueError(f"the crop fractions leave no grid points of {d} per side: {'; '.join(cfg.validate())}")
+    return ranges
+
+
+def slab_shape(cfg: SigmaFieldConfig) -> tuple[int, int, int]:
+    """Number of grid points (X, Y, Z) of the slab: (128, 141, 129) at 256, (32, 36, 33) at 64."""
+    x, y, z = slab_slices(cfg)
+    return x.stop - x.start, y.stop - y.start, z.stop - z.start
+
+
+def grid_points(
+    resolution: int,
+    *,
+    box_warp: float = 1.0,
+    grid: str,
+    slices: Slices | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Points of the cube (or of the part `slices` of it), float32 [P, 3] in world units, z running fastest.
+
+    "exact": (i, j, k) * L / (D - 1) - L / 2. "skewed": the published coordinates, in which the flat index is divided
+    as a real number, so that a coordinate also carries the fractions of the faster ones and overshoots by up to
+    L / (D - 1). Released rewards were trained on it; the flat index is rounded to float32 as it was there.
+    """
+    _check_grid(resolution, grid)
+    ranges = slices or (slice(0, resolution),) * 3
+    axes = [torch.arange(r.start, r.stop, device=device) for r in ranges]
+    i, j, k = (axis.reshape(-1) for axis in torch.meshgrid(*axes, indexing="ij"))
+    if grid == "exact":
+        index = torch.stack([i, j, k], dim=-1).to(torch.float32)
+    else:
+        flat = ((i * resolution + j) * resolution + k).to(torch.float32)
+        side = float(resolution)
+        index = torch.stack([flat / side / side, (flat / side) % side, flat % side], dim=-1)
+    return index * (box_warp / (resolution - 1)) - box_warp / 2
+
+
+def sigma_field(
+    G: TriPlaneGenerator,
+    planes: Tensor,
+    cfg: SigmaFieldConfig,
+    *,
+    whole: bool = False,
+    chunk: int = CHUNK_POINTS,
+) -> Tensor:
+    """Raw density of the slab [N, X, Y, Z], or with `whole` of the cube [N, D, D, D]; any real value.
+
+    planes [N, 3, C, H, W] from G.planes. Only the points of the slab are queried. Differentiable in the planes and in
+    the decoder's weights. `chunk` bounds the points of one query where points are queried one by one.
+    """
+    slices = (slice(0, cfg.resolution),) * 3 if whole else slab_slices(cfg)
+    return _sigma_on(G, planes, cfg.resolution, slices, grid=cfg.grid, chunk=chunk)
+
+
+def sigma_grid(
+    G: TriPlaneGenerator, planes: Tensor, resolution: int, *, grid: str, chunk: int = CHUNK_POINTS
+) -> Tensor:
+    """Raw density of the whole cube, [N, D, D, D] in the order (x, y, z); differentiable as sigma_field is."""
+    return _sigma_on(G, planes, resolution, (slice(0, resolution),) * 3, grid=grid, chunk=chunk)
+
+
+def sigma_by_points(
+    G: TriPlaneGenerator,
+    planes: Tensor,
+    resolution: int,
+    slices: Slices,
+    *,
+    grid: str,
+    chunk: int = CHUNK_POINTS,
+) -> Tensor:
+    """Density on a part of the grid by querying every point: works for any field, and defines what is right.
+
+    One sample and one chunk of points at a time; where gradients are needed and there are several chunks, each chunk
+    is computed again in the backward pass instead of being kept.
+    """
+    points = grid_points(
+        resolution, box_warp=G.cfg.rendering.box_warp, grid=grid, slices=slices, device=planes.device
+    )
+    pieces = points.split(chunk)
+    needs_grad = torch.is_grad_enabled() and (
+        planes.requires_grad or any(p.requires_grad for p in G.decoder.parameters())
+    )
+    is_recomputed = needs_grad and len(pieces) > 1
+
+    def query(sample: Tensor, piece: Tensor) -> Tensor:
+        return G.sigma(sample, piece[None]).reshape(-1)
+
+    values = [
+        checkpoint(query, sample, piece, use_reentrant=False, preserve_rng_state=False)
+        if is_recomputed
+        else query(sample, piece)
+        for sample in planes.unsqueeze(1)  # [1, 3, C, H, W] each
+        for piece in pieces
+    ]
+    shape = [r.stop - r.start for r in slices]
+    return torch.cat(values).reshape(len(planes), *shape) if values else planes.new_zeros(0, *shape)
+
+
+def normalise_sigma_self(x: Tensor, low: float = 0.0, high: float = 100.0) -> Tensor:
+    """Each volume of x [N, X, Y, Z] scaled linearly so that its own minimum and maximum become `low` and `high`.
+
+    Differentiable through the minimum and the maximum, as published. A constant volume becomes `low` everywhere with
+    zero gradient (the published formula divides by zero there).
+    """
+    if x.ndim != 4:
+        raise ValueError(f"x must be [N, X, Y, Z], got {list(x.shape)}; add the batch axis with x[None]")
+    smallest, largest = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+    span = largest - smallest
+    is_flat = span <= 0
+    scaled = (x - smallest) / span.masked_fill(is_flat, 1.0) * (high - low) + low
+    return torch.where(is_flat, torch.full_like(scaled, low), scaled)
+
+
+def to_network_axes(x: Tensor) -> Tensor:
+    """A stored volume [N, X, Y, Z] as the network takes it, [N, 1, Z, Y, X]; a view, so gradients flow."""
+    return x.permute(0, 3, 2, 1).unsqueeze(1)
+
+
+@torch.no_grad()
+def seed_slab(G: TriPlaneGenerator, seed: int, cfg: SigmaFieldConfig) -> Tensor:
+    """The slab [X, Y, Z], float32, of the shape that `seed` names: canonical camera, constant noise, no gradients."""
+    from eg3d.cameras import canonical_label
+    from eg3d.seeds import latent
+
+    device = next(G.decoder.parameters()).device
+    cutoff = None if cfg.truncation_cutoff in (None, -1) else cfg.truncation_cutoff
+    z = latent(seed, G.cfg.z_dim).to(device)
+    camera = G.cfg.camera
+    c = canonical_label(1, radius=camera.radius, lookat=camera.pivot).to(device)
+    ws = G.mapping(z, c, truncation_psi=cfg.psi, truncation_cutoff=cutoff)
+    return sigma_field(G, G.planes(ws, noise_mode="const"), cfg)[0].float()
+
+
+def _sigma_on(
+    G: TriPlaneGenerator, planes: Tensor, resolution: int, slices: Slices, *, grid: str, chunk: int
+) -> Tensor:
+    """Density on a part of the grid, by the separable path where grid and field allow it."""
+    _check_grid(resolution, grid)
+    if planes.ndim != 5:
+        raise ValueError(
+            f"planes must be [N, 3, C, H, W], got {list(planes.shape)}; pass the output of G.planes(ws) as it is"
+        )
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1 point, got {chunk}")
+    if grid == "exact" and has_separable_density(G, planes):
+        coordinates = _axis_coordinates(resolution, slices, G.cfg.rendering.box_warp, planes.device)
+        return separable_density(G, planes, coordinates)
+    return sigma_by_points(G, planes, resolution, slices, grid=grid, chunk=chunk)
+
+
+def _axis_coordinates(
+    resolution: int, slices: Slices, box_warp: float, device: torch.device
+) -> Sequence[Tensor]:
+    """World coordinates of the exact grid along x, y and z, float32, equal to those of grid_points."""
+    step = box_warp / (resolution - 1)
+    return [
+        torch.arange(r.start, r.stop, device=device).to(torch.float32) * step - box_warp / 2 for r in slices
+    ]
+
+
+def _check_grid(resolution: int, grid: str) -> None:
+    if grid not in GRIDS:
+        raise ValueError(f"grid: {grid!r} is not one of {', '.join(GRIDS)}")
+    if resolution < 2:
+        raise ValueError(f"resolution: a grid needs at least 2 points per side, got {resolution}")

@@ -1,0 +1,1 @@
+"""Preferences and the reward models learnt from them."""

@@ -1,0 +1,114 @@
+"""Ranking tables: who put which seeds in which order.
+
+Schema of `rankings.csv` (UTF-8, header line, one ranking a row):
+
+| column | meaning |
+| --- | --- |
+| batch | integer name of the batch of shapes that was shown together |
+| annotator | who ranked; the stand-in of this project writes "simulated" |
+| psi | truncation strength of the shapes, 1 = off |
+| rank1 ... rank6 | seeds, best first; 2 to 6 of them, then blank cells |
+
+A seed occurs once in a row, and a pair of annotator and batch once in a table. The released `rankedseedsall.csv`
+(header `,rank1,rank2`; spec rlhf.md 1.1) is read as well: its running index is the batch, its psi is 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from eg3d.safe_write import write_text
+
+MIN_ITEMS, MAX_ITEMS = 2, 6
+RANK_COLUMNS = tuple(f"rank{i}" for i in range(1, MAX_ITEMS + 1))
+COLUMNS = ("batch", "annotator", "psi", *RANK_COLUMNS)
+RELEASED_COLUMNS = ("", "rank1", "rank2")
+RELEASED_ANNOTATOR = "released"  # the released table does not say who ranked
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One batch in the order that an annotator gave it."""
+
+    batch: int
+    seeds: tuple[int, ...]  # best first
+    annotator: str
+    psi: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not MIN_ITEMS <= len(self.seeds) <= MAX_ITEMS:
+            raise ValueError(f"batch {self.batch}: expected {MIN_ITEMS} to {MAX_ITEMS} seeds, got {len(self.seeds)}")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"batch {self.batch}: a seed is ranked twice in {self.seeds}")
+        if min(self.seeds) < 0:
+            raise ValueError(f"batch {self.batch}: seeds must be 0 or more, got {min(self.seeds)}")
+        if not self.annotator.strip():
+            raise ValueError(f"batch {self.batch}: the annotator has no name")
+        if not 0 <= self.psi <= 2:  # also refuses NaN
+            raise ValueError(f"batch {self.batch}: psi must lie in 0 to 2, got {self.psi}")
+
+
+def read_rankings(path: str | Path) -> list[Ranking]:
+    """All rankings of a table in either format, in file order. Strict: ValueError names file, line and fault."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such rankings table; make one with python -m reward_model_training.rank")
+    try:
+        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not a UTF-8 CSV table ({error})") from None
+    header = tuple(rows[0]) if rows else ()
+    if header not in (COLUMNS, RELEASED_COLUMNS):
+        raise ValueError(
+            f"{path}: expected the header {','.join(COLUMNS)!r} or {','.join(RELEASED_COLUMNS)!r}, "
+            f"found {','.join(header)!r}"
+        )
+    rankings = [_parse(row, header, f"{path}, line {line}") for line, row in enumerate(rows[1:], start=2)]
+    _check_unique(rankings, path)
+    return rankings
+
+
+def write_rankings(path: str | Path, rankings: Iterable[Ranking]) -> None:
+    """Write a table in this project's schema, atomically; reading it back gives equal rankings."""
+    rankings = list(rankings)
+    _check_unique(rankings, path)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for ranking in rankings:
+        blanks = [""] * (MAX_ITEMS - len(ranking.seeds))
+        writer.writerow([ranking.batch, ranking.annotator, repr(float(ranking.psi)), *ranking.seeds, *blanks])
+    write_text(path, text.getvalue())
+
+
+def _parse(row: list[str], header: tuple[str, ...], where: str) -> Ranking:
+    if len(row) != len(header):
+        raise ValueError(f"{where}: expected {len(header)} cells, found {len(row)}")
+    cells = dict(zip(header, (cell.strip() for cell in row), strict=True))
+    ranks = [cells[name] for name in header if name.startswith("rank")]
+    filled = [cell for cell in ranks if cell]
+    if filled != ranks[: len(filled)]:
+        raise ValueError(f"{where}: a blank rank stands before a filled one")
+    is_released = header == RELEASED_COLUMNS
+    try:
+        return Ranking(
+            batch=int(cells["" if is_released else "batch"]),
+            seeds=tuple(int(cell) for cell in filled),
+            annotator=RELEASED_ANNOTATOR if is_released else cells["annotator"],
+            psi=1.0 if is_released else float(cells["psi"]),
+        )
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _check_unique(rankings: list[Ranking], path: str | Path) -> None:
+    seen: set[tuple[str, int]] = set()
+    for ranking in rankings:
+        key = (ranking.annotator, ranking.batch)
+        if key in seen:
+            raise ValueError(f"{path}: batch {ranking.batch} of annotator {ranking.annotator!r} occurs twice")
+        seen.add(key)

@@ -1,0 +1,277 @@
+"""A simulated annotator: it stands in for a person who ranks shapes by the quality of their surface.
+
+No person is involved, and nothing here sees a reward network. The surface is where the raw density of a slab crosses
+level 10, seen from the camera's side (high z). Four faults cost points out of 10:
+
+- roughness: mean distance, along the normals, between the visible surface and itself after smoothing over
+  `smoothing` world units. Wider detail (nose, lips, eye sockets) survives the smoothing and hardly counts.
+- stray pieces: share of the outer surface that belongs to other pieces than the largest.
+- holes: share of the face window without a surface, or with a pit deeper than `pit_depth`, plus a cost for every tunnel
+  through the head.
+- flatness: how far the relief of the face window (its depth map around the best-fitting quadratic, which takes a round
+  blob away) stays below `relief_wanted`. It is zero for anything with a nose.
+
+What is left is multiplied by the share of the face window that shows a surface.
+
+Limits. Roughness below `roughness_floor` (what marching cubes leaves on a clean head) is free and flatness costs
+points, so that an inflated blob without features does not win. It is still a rule with fixed scales: it knows nothing
+of faces, and a smooth shape with a bump in the window may outrank a likeness. Say "simulated" wherever its answers are
+used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from torch import Tensor
+
+from eg3d.representations.mesh import surface
+
+ANNOTATOR_NAME = "simulated"
+BEST_SCORE, WORST_SCORE = 10.0, 0.0
+AVERAGING = 0.5  # of a smoothing step: how far a vertex goes towards the mean of its neighbours
+MEAN_SQUARED_EDGE = 1.07  # voxels squared, of marching-cubes meshes
+
+
+@dataclass
+class AnnotatorConfig:
+    """What the simulated annotator looks at, how much each fault costs, and how steady its hand is.
+
+    A fault x costs weight * x / (x + half), in points of 10: half of its weight at x = half, never more than all of it.
+    """
+
+    level: float = 10.0  # raw density of the surface
+    smoothing: float = 0.012  # world units, standard deviation; waves shorter than four times this are roughness
+    roughness_floor: float = 0.0002  # world units; below it a surface is simply smooth
+    roughness_half: float = 0.0010  # world units
+    stray_half: float = 0.03  # share of the outer surface
+    holes_half: float = 0.03  # share of the face window
+    relief_wanted: float = 0.006  # world units, standard deviation over the face window
+    roughness_weight: float = 5.5  # points
+    stray_weight: float = 1.5  # points
+    holes_weight: float = 1.5  # points
+    flatness_weight: float = 1.5  # points
+    tunnel_cost: float = 0.01  # share of the face window that a tunnel counts as
+    pit_depth: float = 0.05  # world units
+    pit_width: float = 0.11  # world units; a wider dip is shape
+    window_x: tuple[float, float] = (0.25, 0.75)  # face window, fractions of the slab
+    window_y: tuple[float, float] = (0.3, 0.75)
+    temperature: float = 0.0  # points; the better of two wins with probability logistic(difference / temperature)
+    seed: int = 0  # of the noise
+
+    def validate(self) -> list[str]:
+        positive = ("smoothing", "roughness_half", "stray_half", "holes_half", "relief_wanted", "pit_depth")
+        positive += ("pit_width",)
+        faults = [f"{n}: must be above 0, got {getattr(self, n)}" for n in positive if not getattr(self, n) > 0]
+        weights = [f.name for f in fields(self) if f.name.endswith("_weight")]
+        faults += [f"{n}: must be 0 or more, got {getattr(self, n)}" for n in weights if not getattr(self, n) >= 0]
+        total = sum(getattr(self, n) for n in weights)
+        if abs(total - BEST_SCORE) > 1e-6:
+            faults.append(f"{', '.join(weights)}: must add up to {BEST_SCORE:g} points, got {total:g}")
+        if not 0 <= self.temperature < np.inf:
+            faults.append(f"temperature: must be 0 or more points, got {self.temperature}")
+        for name in ("window_x", "window_y"):
+            low, high = getattr(self, name)
+            if not 0 <= low < high <= 1:
+                faults.append(f"{name}: expected two rising fractions of the slab, got {low}, {high}")
+        return faults
+
+
+@dataclass(frozen=True)
+class SurfaceScore:
+    """Faults of one surface (0 = none) and the score they leave, 0 (worst, no surface) to 10 (best)."""
+
+    roughness: float  # world units
+    stray: float  # share of the outer surface, 0 to 1
+    holes: float  # share of the face window, tunnels counted in, 0 to 1
+    score: float  # points, higher = better
+    relief: float = 0.0  # world units
+
+
+NO_SURFACE = SurfaceScore(roughness=float("inf"), stray=1.0, holes=1.0, score=WORST_SCORE)
+
+
+def surface_quality(
+    volume: np.ndarray | Tensor, cfg: AnnotatorConfig | None = None, *, voxel: float = 1 / 63
+) -> SurfaceScore:
+    """Judge the surface in a slab of raw density [X, Y, Z] whose grid points are `voxel` world units apart.
+
+    The same volume always gives the same numbers. Without a surface (nothing crosses the level, or values are not
+    finite) the answer is NO_SURFACE, the worst there is. Raises ValueError for another shape.
+    """
+    cfg = cfg or AnnotatorConfig()
+    values = volume.detach().cpu().numpy() if isinstance(volume, Tensor) else np.asarray(volume)
+    if values.ndim != 3 or min(values.shape) < 3:
+        raise ValueError(f"volume must be [X, Y, Z] with 3 points or more a side, got {list(values.shape)}")
+    values = values.astype(np.float32, copy=False)
+    solid = _outer_solid(values, cfg.level) if np.isfinite(values).all() else np.zeros(values.shape, bool)
+    if solid.all() or not solid.any():
+        return NO_SURFACE
+    roughness, stray, num_tunnels = _judge_mesh(values, solid, cfg, voxel)
+    gaps, relief = _judge_window(values, cfg, voxel)
+    holes = min(1.0, gaps + cfg.tunnel_cost * num_tunnels)
+    score = _score(roughness, stray, holes, relief, cfg) * (1.0 - gaps)
+    return SurfaceScore(roughness, stray, holes, score, relief)
+
+
+class SimulatedAnnotator:
+    """Scores surfaces and puts them in order, with the noise of a Plackett-Luce (for two: Bradley-Terry) choice."""
+
+    name = ANNOTATOR_NAME
+
+    def __init__(self, cfg: AnnotatorConfig | None = None) -> None:
+        self.cfg = cfg or AnnotatorConfig()
+        faults = self.cfg.validate()
+        if faults:
+            raise ValueError("; ".join(faults))
+
+    def score(self, volume: np.ndarray | Tensor, *, voxel: float = 1 / 63) -> SurfaceScore:
+        """surface_quality with this annotator's settings."""
+        return surface_quality(volume, self.cfg, voxel=voxel)
+
+    def rng(self) -> np.random.Generator:
+        """A fresh generator of this annotator's noise."""
+        return np.random.default_rng(self.cfg.seed)
+
+    def rank(self, scores: Sequence[float] | np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Positions of `scores` [K], best first.
+
+        Temperature 0: by score, and equal scores in the order given. Above 0: a Plackett-Luce draw, by adding Gumbel
+        noise of that scale; `rng` defaults to a fresh one.
+        """
+        utility = np.asarray(scores, dtype=np.float64)
+        if utility.ndim != 1 or not np.isfinite(utility).all():
+            raise ValueError(f"scores must be a row of finite numbers, got {scores}")
+        if self.cfg.temperature > 0:
+            noise = (self.rng() if rng is None else rng).gumbel(size=len(utility))
+            utility = utility + self.cfg.temperature * noise
+        return np.argsort(-utility, kind="stable")
+
+
+def _score(roughness: float, stray: float, holes: float, relief: float, cfg: AnnotatorConfig) -> float:
+    excess = max(0.0, roughness - cfg.roughness_floor)
+    cost = cfg.roughness_weight * excess / (excess + cfg.roughness_half)
+    cost += cfg.stray_weight * stray / (stray + cfg.stray_half)
+    cost += cfg.holes_weight * holes / (holes + cfg.holes_half)
+    cost += cfg.flatness_weight * max(0.0, 1.0 - relief / cfg.relief_wanted)
+    return float(np.clip(BEST_SCORE - cost, WORST_SCORE, BEST_SCORE))
+
+
+def _outer_solid(values: np.ndarray, level: float) -> np.ndarray:
+    """Everything but the air in front: matter, and hollows that the camera's side can not reach."""
+    from scipy import ndimage
+
+    air, _ = ndimage.label(values < level)
+    in_front = np.unique(air[:, :, -1])
+    return ~np.isin(air, in_front[in_front > 0])
+
+
+def _judge_mesh(
+    values: np.ndarray, solid: np.ndarray, cfg: AnnotatorConfig, voxel: float
+) -> tuple[float, float, int]:
+    """Roughness (world units), stray share and number of tunnels of the outer surface."""
+    # Hollows are filled just above the level, so that only the outer surface is meshed; the margin closes it.
+    filled = np.where(solid & (values < cfg.level), cfg.level + 1, values)
+    closed = np.pad(filled, 1, constant_values=min(cfg.level - 50, float(values.min())))
+    vertices, faces = surface(closed, cfg.level)
+    vertices = vertices.astype(np.float64) - 1  # voxels of the slab
+    neighbours = _adjacency(faces, len(vertices))
+    piece, areas, normals = _pieces(vertices, faces, neighbours)
+    total = np.bincount(piece, weights=areas)
+    main = int(total.argmax())
+    is_main_face = piece[faces[:, 0]] == main
+    stray = 1.0 - float(total[main] / total.sum())
+    # Closed surface: V - E + F = 2 - 2 * tunnels, and E = 3/2 F.
+    euler = int((piece == main).sum()) - int(is_main_face.sum()) // 2
+    num_tunnels = max(0, (2 - euler) // 2)
+
+    difference = _roughness(vertices, neighbours, length=cfg.smoothing / voxel)
+    distance = np.abs((difference * normals).sum(1))
+    upper = np.array(values.shape) - 2  # the cut through the neck and the back is no surface
+    is_seen = (piece == main) & (normals[:, 2] > 0.1) & ((vertices > 1) & (vertices < upper)).all(1)
+    weight = areas * is_seen
+    if weight.sum() <= 0:
+        return cfg.smoothing, stray, num_tunnels
+    return float((distance * weight).sum() / weight.sum()) * voxel, stray, num_tunnels
+
+
+def _adjacency(faces: np.ndarray, num_vertices: int):
+    """Row-normalised neighbour matrix [V, V], scipy CSR: times positions it gives the mean of the neighbours."""
+    from scipy.sparse import csr_array
+
+    start = np.concatenate([faces[:, 0], faces[:, 1], faces[:, 2]])
+    end = np.concatenate([faces[:, 1], faces[:, 2], faces[:, 0]])  # closed surface: each edge occurs in both directions
+    graph = csr_array((np.ones(len(start)), (start, end)), shape=(num_vertices, num_vertices))
+    degree = np.maximum(np.diff(graph.indptr), 1)
+    graph.data /= np.repeat(degree, np.diff(graph.indptr))
+    return graph
+
+
+def _pieces(vertices: np.ndarray, faces: np.ndarray, neighbours) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per vertex: number of its connected piece, area around it, unit outward normal."""
+    from scipy.sparse.csgraph import connected_components
+
+    _, piece = connected_components(neighbours, directed=False)
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    cross = np.cross(b - a, c - a)  # twice the area, outward
+    face_area = np.linalg.norm(cross, axis=1) / 2
+    corners, each = faces.reshape(-1), len(vertices)
+    areas = np.bincount(corners, weights=np.repeat(face_area / 3, 3), minlength=each)
+    normals = np.stack([np.bincount(corners, weights=np.repeat(cross[:, i], 3), minlength=each) for i in range(3)], 1)
+    return piece, areas, normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+
+
+def _roughness(vertices: np.ndarray, neighbours, *, length: float) -> np.ndarray:
+    """Vertices minus their smoothed selves [V, 3], voxels; `length` is the standard deviation of the smoothing.
+
+    S is Gaussian-like (repeated averaging over neighbours). What S takes away is smoothed once more and given back, so
+    the difference is (1 - S)(1 - S): a plain average would also flatten, and so count, every curved place.
+    """
+    steps = max(1, round(2 * length**2 / (AVERAGING * MEAN_SQUARED_EDGE / 2)))
+    difference = vertices
+    for _ in range(2):
+        smooth = difference
+        for _ in range(steps):
+            smooth = smooth + AVERAGING * (neighbours @ smooth - smooth)
+        difference = difference - smooth
+    return difference
+
+
+def _judge_window(values: np.ndarray, cfg: AnnotatorConfig, voxel: float) -> tuple[float, float]:
+    """Share of the face window without a surface or with a deep narrow pit, and the relief there (world units)."""
+    from scipy import ndimage
+
+    height = _front_height(values, cfg.level) * voxel
+    is_missing = height < 0
+    side = max(3, 2 * round(cfg.pit_width / voxel / 2) + 1)
+    closed = ndimage.grey_closing(height, size=(side, side), mode="nearest")
+    is_gap = is_missing | (closed - height > cfg.pit_depth)
+    window = tuple(
+        slice(int(low * n), max(int(low * n) + 1, int(high * n)))
+        for (low, high), n in zip((cfg.window_x, cfg.window_y), height.shape, strict=True)
+    )
+    gaps = float(is_gap[window].mean())
+    return gaps, _relief(height[window][..., None], ~is_gap[window]) if gaps < 0.5 else 0.0
+
+
+def _relief(height: np.ndarray, is_surface: np.ndarray) -> float:
+    """Standard deviation of a height map around the polynomial of degree 2 that fits it best: 0 for a round blob."""
+    x, y = (np.linspace(-1, 1, n) for n in height.shape[:2])
+    x, y = (grid[is_surface] for grid in np.meshgrid(x, y, indexing="ij"))
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
+    h = height[is_surface].reshape(-1)
+    fit, *_ = np.linalg.lstsq(terms, h, rcond=None)
+    return float((h - terms @ fit).std())
+
+
+def _front_height(values: np.ndarray, level: float) -> np.ndarray:
+    """Where a ray along -z first crosses the level, [X, Y] in voxels from the back of the slab; -1 = never."""
+    inside = values >= level
+    first = values.shape[2] - 1 - inside[:, :, ::-1].argmax(2)
+    is_hit = inside.any(2)
+    at = np.take_along_axis(values, first[..., None], 2)[..., 0].astype(np.float64)
+    before = np.take_along_axis(values, np.minimum(first + 1, values.shape[2] - 1)[..., None], 2)[..., 0]
+    share = np.where(before < level, (at - level) / np.maximum(at - before, 1e-12), 0.0)
+    return np.where(is_hit, first + share, -1.0)

@@ -1,0 +1,112 @@
+"""Ranking tables, pairs, splits and anchors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reward_model_training.preferences.anchors import AnchorConfig, anchor_split, draw_anchor
+from reward_model_training.preferences.pairs import Pair, shuffle_split, split_by_batch, to_pairs
+from reward_model_training.preferences.rankings import Ranking, read_rankings, write_rankings
+
+HEADER = "batch,annotator,psi,rank1,rank2,rank3,rank4,rank5,rank6\n"
+
+
+def test_a_table_is_read_back_as_written(tmp_path: Path) -> None:
+    rankings = [
+        Ranking(0, (5, 3), "simulated", 1.0),
+        Ranking(1, (9, 1, 2, 8, 4, 7), "simulated", 0.7),
+        Ranking(1, (1, 9, 2), "ann, the second", 1.0),
+    ]
+    write_rankings(tmp_path / "r.csv", rankings)
+    assert read_rankings(tmp_path / "r.csv") == rankings
+    assert (tmp_path / "r.csv").read_text().startswith(HEADER)
+
+
+def test_the_released_format_is_read(tmp_path: Path) -> None:
+    (tmp_path / "released.csv").write_text(",rank1,rank2\n0,35539,23763\n1,36390,34268\n")
+    rankings = read_rankings(tmp_path / "released.csv")
+    assert [r.seeds for r in rankings] == [(35539, 23763), (36390, 34268)]
+    assert {r.psi for r in rankings} == {1.0} and [r.batch for r in rankings] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ("0,a,1.0,5,3,,,,\n0,a,1.0,6,7,,,,\n", "occurs twice"),
+        ("0,a,1.0,5,,,,,\n", "line 2.*2 to 6 seeds"),
+        ("0,a,1.0,5,5,,,,\n", "ranked twice"),
+        ("0,a,1.0,5,,3,,,\n", "blank rank"),
+        ("0,a,1.0,5,x,,,,\n", "line 2.*'x'"),
+        ("0,a,1.0,5,3\n", "expected 9 cells, found 5"),
+        ("0,a,nan,5,3,,,,\n", "psi"),
+        ("0,,1.0,5,3,,,,\n", "no name"),
+        ("0,a,1.0,5,-3,,,,\n", "0 or more"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path: Path, body: str, word: str) -> None:
+    (tmp_path / "r.csv").write_text(HEADER + body)
+    with pytest.raises(ValueError, match=word) as error:
+        read_rankings(tmp_path / "r.csv")
+    assert "r.csv" in str(error.value)
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"reward_model_training\.rank"):
+        read_rankings(tmp_path / "none.csv")
+    (tmp_path / "r.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="expected the header"):
+        read_rankings(tmp_path / "r.csv")
+    (tmp_path / "r.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="UTF-8"):
+        read_rankings(tmp_path / "r.csv")
+
+
+def test_pairs() -> None:
+    rankings = [Ranking(4, (7, 8, 9), "a"), Ranking(5, (1, 2), "a")]
+    assert to_pairs(rankings) == [Pair(7, 9, 4), Pair(1, 2, 5)]
+    assert to_pairs(rankings, all_pairs=True) == [Pair(7, 8, 4), Pair(7, 9, 4), Pair(8, 9, 4), Pair(1, 2, 5)]
+
+
+@pytest.mark.parametrize("n", [4, 10, 11, 101, 4346])
+def test_splits_partition_the_batches(n: int) -> None:
+    split = split_by_batch(n)
+    assert sorted(np.concatenate(list(split.values())).tolist()) == list(range(n))
+    assert all(len(part) for part in split.values())
+
+
+def test_the_published_split_sizes_and_its_first_rows() -> None:
+    split = split_by_batch(4346)
+    assert [len(split[name]) for name in ("train", "val", "test")] == [3042, 652, 652]
+    order = np.random.RandomState(42).permutation(4346)
+    assert split["train"].tolist() == order[1304:].tolist()
+
+
+@pytest.mark.parametrize("n", [4, 10, 57, 4346])
+def test_split_equals_scikit_learn(n: int) -> None:
+    selection = pytest.importorskip("sklearn.model_selection", reason="scikit-learn is not installed")
+    train, rest = selection.train_test_split(np.arange(n), test_size=0.3, train_size=0.7, random_state=42)
+    val, test = selection.train_test_split(rest, test_size=0.5, train_size=0.5, random_state=42)
+    split = split_by_batch(n)
+    assert [split[name].tolist() for name in ("train", "val", "test")] == [train.tolist(), val.tolist(), test.tolist()]
+
+
+def test_anchors_are_the_published_thousand() -> None:
+    split = anchor_split(AnchorConfig())
+    assert [len(split[name]) for name in ("train", "val", "test")] == [700, 150, 150]
+    assert sorted(np.concatenate(list(split.values())).tolist()) == list(range(100000, 101000))
+    drawn = {draw_anchor(split["val"], np.random.RandomState(i)) for i in range(50)}
+    assert drawn <= set(split["val"].tolist()) and len(drawn) > 10
+    small = anchor_split(AnchorConfig(num_train=5, num_val=2, num_test=1))
+    assert [len(part) for part in small.values()] == [5, 2, 1]
+
+
+def test_bad_draws_get_one_line() -> None:
+    with pytest.raises(ValueError, match="no anchor"):
+        draw_anchor(np.array([]), np.random.RandomState(0))
+    with pytest.raises(ValueError, match="cannot draw"):
+        shuffle_split(np.arange(4), 3, 2)
+    with pytest.raises(ValueError, match="at least 4"):
+        split_by_batch(3)

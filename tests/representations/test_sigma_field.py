@@ -1,0 +1,193 @@
+"""Density grids: the points they stand for, the crop, and the separable path against the point query."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from eg3d.representations.separable_density import _ProductSoftplus, interpolation_weights
+from eg3d.representations.sigma_field import (
+    SigmaFieldConfig,
+    grid_points,
+    normalise_sigma_self,
+    seed_slab,
+    sigma_by_points,
+    sigma_field,
+    sigma_grid,
+    slab_shape,
+    slab_slices,
+    to_network_axes,
+)
+from tests.representations.fake_field import FakeField
+
+
+def test_published_slab_at_256_and_64() -> None:
+    assert slab_slices(SigmaFieldConfig()) == (slice(64, 192), slice(64, 205), slice(102, 231))
+    assert slab_shape(SigmaFieldConfig()) == (128, 141, 129)
+    twin = SigmaFieldConfig(resolution=64)
+    assert slab_slices(twin) == (slice(16, 48), slice(16, 52), slice(25, 58))
+    assert slab_shape(twin) == (32, 36, 33)
+
+
+@pytest.mark.parametrize("resolution", [7, 33, 64, 100])
+def test_skewed_grid_follows_the_published_formula(resolution: int) -> None:
+    points = grid_points(resolution, box_warp=1.0, grid="skewed").double()
+    n = np.arange(resolution**3)
+    k, j, i = n % resolution, n // resolution % resolution, n // resolution**2
+    index = np.stack([i + j / resolution + k / resolution**2, j + k / resolution, k], axis=1)
+    expected = index / (resolution - 1) - 0.5
+    assert np.abs(points.numpy() - expected).max() < 1e-5  # float32 flat index
+
+
+def test_skewed_grid_example_of_the_specification() -> None:
+    """Voxel (10, 20, 30) of 256 sits at fractional index (10.0786, 20.1172, 30); coordinates overshoot to 0.5039."""
+    part = (slice(10, 11), slice(20, 21), slice(30, 31))
+    index = (grid_points(256, grid="skewed", slices=part)[0] + 0.5) * 255
+    assert torch.allclose(index, torch.tensor([10.0786, 20.1172, 30.0]), atol=1e-3)
+    last = grid_points(256, grid="skewed", slices=(slice(255, 256),) * 3)[0]
+    assert last[0] == pytest.approx(0.5039, abs=1e-4)
+
+
+@pytest.mark.parametrize("grid", ["exact", "skewed"])
+def test_cropped_points_are_the_points_of_the_cropped_cube(grid: str) -> None:
+    cfg = SigmaFieldConfig(resolution=18, grid=grid)
+    x, y, z = slab_slices(cfg)
+    whole = grid_points(18, box_warp=1.3, grid=grid).reshape(18, 18, 18, 3)
+    part = grid_points(18, box_warp=1.3, grid=grid, slices=(x, y, z)).reshape(*slab_shape(cfg), 3)
+    assert torch.equal(part, whole[x, y, z])
+
+
+def test_exact_grid_reaches_the_faces_of_the_box() -> None:
+    points = grid_points(5, box_warp=2.0, grid="exact")
+    assert torch.allclose(points[0], torch.tensor([-1.0, -1, -1])) and torch.allclose(points[-1], torch.ones(3))
+    assert torch.allclose(points[1], torch.tensor([-1.0, -1, -0.5]))  # z runs fastest
+
+
+@pytest.mark.parametrize("plane_axes", ["xy_xz_zx", "xy_xz_zy"])
+@pytest.mark.parametrize(("box_warp", "scale"), [(1.0, 1.0), (1.6, 60.0)])  # 60: beyond the exponent limit
+def test_separable_path_equals_the_point_query(plane_axes: str, box_warp: float, scale: float) -> None:
+    torch.manual_seed(0)
+    field = FakeField(box_warp=box_warp, plane_axes=plane_axes)
+    planes = (scale * torch.randn(2, 3, 5, 9, 9)).requires_grad_()
+    cfg = SigmaFieldConfig(resolution=19, grid="exact")
+    fast = sigma_field(field, planes, cfg)
+    assert field.largest_query == 0, "the exact grid should not query points"
+    slow = sigma_by_points(field, planes, 19, slab_slices(cfg), grid="exact", chunk=300)
+    assert torch.allclose(fast, slow, atol=1e-5 * slow.abs().max().item(), rtol=0)
+    inputs = [planes, *field.decoder.parameters()]
+    weight = torch.randn_like(fast)
+    for mine, reference in zip(torch.autograd.grad(fast, inputs, weight), torch.autograd.grad(slow, inputs, weight)):
+        assert torch.allclose(mine, reference, atol=1e-5 * reference.abs().max().item(), rtol=0)
+
+
+def test_only_the_skewed_grid_is_skewed() -> None:
+    """The skew is a quirk of the published grid; it must not go away, and "exact" must not have it."""
+    torch.manual_seed(1)
+    field, planes = FakeField(), torch.randn(1, 3, 5, 9, 9)
+    exact = sigma_grid(field, planes, 12, grid="exact")
+    skewed = sigma_grid(field, planes, 12, grid="skewed")
+    assert torch.allclose(exact[:, 0, 0, 0], skewed[:, 0, 0, 0], atol=1e-5)
+    assert (exact - skewed).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("grid", ["exact", "skewed"])
+def test_slab_is_the_crop_of_the_whole_and_only_its_points_are_queried(grid: str) -> None:
+    torch.manual_seed(2)
+    field, planes = FakeField(), torch.randn(2, 3, 5, 8, 8)
+    cfg = SigmaFieldConfig(resolution=17, grid=grid)
+    slab = sigma_field(field, planes, cfg, chunk=64)
+    assert field.largest_query <= 64
+    x, y, z = slab_slices(cfg)
+    assert torch.allclose(slab, sigma_field(field, planes, cfg, whole=True)[:, x, y, z], atol=1e-5)
+    assert slab.shape == (2, *slab_shape(cfg))
+
+
+def test_chunks_are_recomputed_without_changing_values_or_gradients() -> None:
+    torch.manual_seed(3)
+    field, planes = FakeField(), torch.randn(2, 3, 5, 8, 8, requires_grad=True)
+    grads = []
+    for chunk in (50, 10**6):
+        volume = sigma_grid(field, planes, 9, grid="skewed", chunk=chunk)
+        grads.append(torch.autograd.grad(volume.square().sum(), [planes, *field.decoder.parameters()]))
+    for a, b in zip(*grads):
+        assert torch.allclose(a, b, atol=1e-4 * b.abs().max().item())
+
+
+def test_product_softplus_has_first_and_second_derivatives() -> None:
+    torch.manual_seed(4)
+    xy, xz, yz = (torch.rand(*shape, dtype=torch.double) for shape in ((2, 3, 4), (2, 5, 4), (3, 5, 4)))
+    w2 = torch.randn(4, dtype=torch.double)
+    for third in (None, yz.requires_grad_()):
+        inputs = (xy.requires_grad_(), xz.requires_grad_(), third, w2.requires_grad_())
+        assert gradcheck(_ProductSoftplus.apply, inputs)
+        assert gradgradcheck(_ProductSoftplus.apply, inputs)
+
+
+def test_interpolation_rows_are_shares_inside_and_fade_outside() -> None:
+    rows = interpolation_weights(torch.linspace(-1.4, 1.4, 57), 6)
+    assert (rows >= 0).all() and (rows.sum(1) <= 1 + 1e-6).all()
+    assert (rows[0] == 0).all() and rows[28].sum() == pytest.approx(1.0)
+
+
+def test_empty_batch() -> None:
+    planes = torch.zeros(0, 3, 5, 8, 8)
+    for grid in ("exact", "skewed"):
+        assert sigma_field(FakeField(), planes, SigmaFieldConfig(resolution=16, grid=grid)).shape[0] == 0
+
+
+def test_normalisation_spans_the_range_is_scale_free_and_defines_the_constant_slab() -> None:
+    torch.manual_seed(5)
+    x = torch.randn(3, 4, 5, 6)
+    x[1] = 7.0
+    x.requires_grad_()
+    scaled = normalise_sigma_self(x)
+    for sample in (0, 2):
+        assert scaled[sample].min() == 0 and scaled[sample].max().item() == pytest.approx(100.0)
+    assert (scaled[1] == 0).all()
+    assert torch.allclose(normalise_sigma_self(3 * x + 2), scaled, atol=1e-3)
+    (grad,) = torch.autograd.grad(scaled.square().sum(), x)
+    assert torch.isfinite(grad).all() and (grad[1] == 0).all()
+    assert (normalise_sigma_self(x, low=-1.0, high=1.0)[1] == -1).all()
+
+
+def test_network_axes_are_z_y_x() -> None:
+    x = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
+    y = to_network_axes(x)
+    assert y.shape == (2, 1, 5, 4, 3) and y[1, 0, 4, 2, 1] == x[1, 1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"grid": "foo"}, "'foo' is not one of exact, skewed"),
+        ({"rhs": 0.8}, "rhs, lhs"),
+        ({"resolution": 1}, "2 points"),
+    ],
+)
+def test_config_faults_are_named(change: dict, word: str) -> None:
+    assert any(word in fault for fault in SigmaFieldConfig(**change).validate())
+
+
+def test_bad_arguments_get_one_line() -> None:
+    with pytest.raises(ValueError, match="planes must be"):
+        sigma_field(FakeField(), torch.zeros(1, 15, 8, 8), SigmaFieldConfig(resolution=8))
+    with pytest.raises(ValueError, match="x must be"):
+        normalise_sigma_self(torch.zeros(2, 3, 4))
+
+
+def test_real_generator_seed_slab_is_deterministic_and_equals_its_point_query() -> None:
+    from eg3d.generator import TriPlaneGenerator, twin
+
+    torch.manual_seed(6)
+    G = TriPlaneGenerator(twin()).eval()
+    cfg = SigmaFieldConfig(resolution=24, grid="exact", psi=0.7)
+    slab = seed_slab(G, 3, cfg)
+    assert slab.shape == slab_shape(cfg) and slab.dtype == torch.float32
+    assert torch.equal(slab, seed_slab(G, 3, cfg)) and not torch.equal(slab, seed_slab(G, 4, cfg))
+    planes = torch.randn(1, 3, 16, 64, 64)
+    with torch.no_grad():
+        fast = sigma_grid(G, planes, 20, grid="exact")
+        slow = sigma_by_points(G, planes, 20, (slice(0, 20),) * 3, grid="exact")
+    assert torch.allclose(fast, slow, atol=1e-5 * slow.abs().max().item(), rtol=0)
