@@ -163,7 +163,8 @@ def _check_labels(path: Path, files: set[str], table: Any) -> tuple[list[str], n
     if not entries:
         raise ValueError(f"{path}: dataset.json has no labels; expected a list of [name, {LABEL_SIZE} numbers]")
     for index, entry in enumerate(entries):
-        if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str) and isinstance(entry[1], list)):
+        is_pair = isinstance(entry, list) and len(entry) == 2
+        if not (is_pair and isinstance(entry[0], str) and isinstance(entry[1], list)):
             raise ValueError(f"{path}: entry {index} of the labels is not [name, {LABEL_SIZE} numbers]")
         name, label = entry
         if name not in files:

@@ -1,16 +1,16 @@
 """Parametric human heads as signed-distance functions: the geometry of the synthetic data set.
 
 A head is a vector of K = 26 standard-normal numbers, its code. `HeadParameters` turns codes into lengths, the signed
-distance is a smooth union of a few ellipsoids and capsules, symmetric in x. World frame as in FFHQ: y up, the face looks
-towards +z, everything lies in the box [-0.5, 0.5]^3; the head is about 0.5 tall, the nose tip is near z = 0.35.
+distance is a smooth union of a few ellipsoids and capsules, symmetric in x. World frame as in FFHQ: y up, the face
+looks towards +z, everything lies in the box [-0.5, 0.5]^3; the head is 0.5 tall, the nose tip is near z = 0.37.
 Shape letters: N heads, P points, K numbers per head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, NamedTuple, get_type_hints
 
 import numpy as np
 import torch
@@ -26,41 +26,43 @@ SKULL_CENTRE = (0.0, 0.072, 0.07)
 EAR_CENTRE = (0.153, 0.005, 0.055)
 
 
-def _normal(mean: float, spread: float) -> Tensor:
-    """A field that is mean + spread * (its standard-normal number, softly limited to +-2)."""
-    return field(metadata={"mean": mean, "spread": spread})
+class Spread(NamedTuple):
+    """A field is mean + spread * (its standard-normal number, softly limited to +-2)."""
+
+    mean: float
+    spread: float
 
 
 @dataclass(frozen=True)
 class HeadParameters:
     """Derived numbers of N heads, each field [N, 1]; lengths in world units, the colour fields in [-2, 2]."""
 
-    skull_width: Tensor = _normal(0.150, 0.0070)
-    skull_height: Tensor = _normal(0.172, 0.0080)
-    brow: Tensor = _normal(0.0175, 0.0032)  # radius of the brow ridge
-    socket_depth: Tensor = _normal(0.0, 0.0040)  # deeper when larger
-    eye_spacing: Tensor = _normal(0.0590, 0.0032)  # half the distance between the eyes
-    nose_length: Tensor = _normal(0.080, 0.0075)  # from the eye line down to the tip
-    nose_width: Tensor = _normal(0.0265, 0.0040)  # half width at the wings
-    nose_projection: Tensor = _normal(0.333, 0.0080)  # z of the tip's centre
-    nose_bridge: Tensor = _normal(0.252, 0.0050)  # z of the bridge between the eyes
-    lip_fullness: Tensor = _normal(0.0155, 0.0028)
-    mouth_width: Tensor = _normal(0.0520, 0.0055)  # half width
-    chin_projection: Tensor = _normal(0.215, 0.0070)  # z of the chin's centre
-    chin_height: Tensor = _normal(-0.170, 0.0065)  # y of the chin's centre
-    jaw_width: Tensor = _normal(0.070, 0.0090)
-    cheek: Tensor = _normal(0.0430, 0.0045)  # radius of the cheekbones
-    ear_size: Tensor = _normal(0.0440, 0.0045)  # half height
-    neck_width: Tensor = _normal(0.0760, 0.0060)
-    hairline: Tensor = _normal(0.212, 0.0140)  # larger leaves more forehead
-    hair_length: Tensor = _normal(0.060, 0.0750)  # how far the hair falls below the skull; <= 0 is short
-    skin_tone: Tensor = _normal(0.0, 1.0)
-    skin_warmth: Tensor = _normal(0.0, 1.0)
-    hair_tone: Tensor = _normal(0.0, 1.0)
-    hair_warmth: Tensor = _normal(0.0, 1.0)
-    lip_tint: Tensor = _normal(0.0, 1.0)
-    eye_tint: Tensor = _normal(0.0, 1.0)
-    light: Tensor = _normal(0.0, 1.0)  # azimuth of the one light, fixed to the world, not to the camera
+    skull_width: Annotated[Tensor, Spread(0.150, 0.0070)]
+    skull_height: Annotated[Tensor, Spread(0.172, 0.0080)]
+    brow: Annotated[Tensor, Spread(0.0175, 0.0032)]  # radius of the brow ridge
+    socket_depth: Annotated[Tensor, Spread(0.0, 0.0040)]  # deeper when larger
+    eye_spacing: Annotated[Tensor, Spread(0.0590, 0.0032)]  # half the distance between the eyes
+    nose_length: Annotated[Tensor, Spread(0.080, 0.0075)]  # from the eye line down to the tip
+    nose_width: Annotated[Tensor, Spread(0.0265, 0.0040)]  # half width at the wings
+    nose_projection: Annotated[Tensor, Spread(0.333, 0.0080)]  # z of the tip's centre
+    nose_bridge: Annotated[Tensor, Spread(0.252, 0.0050)]  # z of the bridge between the eyes
+    lip_fullness: Annotated[Tensor, Spread(0.0155, 0.0028)]
+    mouth_width: Annotated[Tensor, Spread(0.0520, 0.0055)]  # half width
+    chin_projection: Annotated[Tensor, Spread(0.215, 0.0070)]  # z of the chin's centre
+    chin_height: Annotated[Tensor, Spread(-0.170, 0.0065)]  # y of the chin's centre
+    jaw_width: Annotated[Tensor, Spread(0.070, 0.0090)]
+    cheek: Annotated[Tensor, Spread(0.0430, 0.0045)]  # radius of the cheekbones
+    ear_size: Annotated[Tensor, Spread(0.0440, 0.0045)]  # half height
+    neck_width: Annotated[Tensor, Spread(0.0760, 0.0060)]
+    hairline: Annotated[Tensor, Spread(0.212, 0.0140)]  # larger leaves more forehead
+    hair_length: Annotated[Tensor, Spread(0.060, 0.0750)]  # how far the hair falls below the skull; <= 0 is short
+    skin_tone: Annotated[Tensor, Spread(0.0, 1.0)]
+    skin_warmth: Annotated[Tensor, Spread(0.0, 1.0)]
+    hair_tone: Annotated[Tensor, Spread(0.0, 1.0)]
+    hair_warmth: Annotated[Tensor, Spread(0.0, 1.0)]
+    lip_tint: Annotated[Tensor, Spread(0.0, 1.0)]
+    eye_tint: Annotated[Tensor, Spread(0.0, 1.0)]
+    light: Annotated[Tensor, Spread(0.0, 1.0)]  # azimuth of the one light, fixed to the world, not to the camera
 
     @classmethod
     def from_codes(cls, codes: Tensor | np.ndarray) -> HeadParameters:
@@ -70,12 +72,15 @@ class HeadParameters:
             raise ValueError(f"head codes must be [N, {NUM_CODES}], got {list(codes.shape)}")
         limited = 2.0 * torch.tanh(codes / 2.0)
         return cls(**{
-            f.name: f.metadata["mean"] + f.metadata["spread"] * limited[:, i : i + 1]
-            for i, f in enumerate(fields(cls))
+            name: spread.mean + spread.spread * limited[:, i : i + 1]
+            for i, (name, spread) in enumerate(SPREADS.items())
         })
 
 
-CODE_NAMES = tuple(f.name for f in fields(HeadParameters))
+SPREADS: dict[str, Spread] = {
+    name: hint.__metadata__[0] for name, hint in get_type_hints(HeadParameters, include_extras=True).items()
+}
+CODE_NAMES = tuple(SPREADS)
 NUM_CODES = len(CODE_NAMES)
 
 
@@ -157,8 +162,8 @@ MOUTH_Y = -0.116  # the line between the lips
 
 def _nose_and_mouth(d: Tensor, x: Tensor, y: Tensor, z: Tensor, p: HeadParameters) -> Tensor:
     tip_y = EYE_Y - p.nose_length
-    bridge = _tapered_capsule(
-        x, y, z, (0.0, 0.040, p.nose_bridge - 0.006), (0.0, tip_y, p.nose_projection - 0.004), 0.013, p.nose_width * 0.70)
+    root, tip = (0.0, 0.040, p.nose_bridge - 0.006), (0.0, tip_y, p.nose_projection - 0.004)
+    bridge = _tapered_capsule(x, y, z, root, tip, 0.013, p.nose_width * 0.70)
     wing = _ellipsoid(x - p.nose_width * 0.62, y - tip_y + 0.005, z - p.nose_projection + 0.034,
                       p.nose_width * 0.50, p.nose_width * 0.46, 0.024)
     d = _smooth_min(d, _smooth_min(bridge, wing, 0.018), 0.024)
@@ -277,5 +282,5 @@ def true_mesh(seed: int, resolution: int = 128) -> trimesh.Trimesh:
         slices = [distance(torch.cartesian_prod(axis[i : i + 1], axis, axis)) for i in range(resolution)]
     volume = torch.stack(slices).reshape(resolution, resolution, resolution).numpy()
     step = 2 * BOX_HALF / (resolution - 1)
-    vertices, faces, _, _ = marching_cubes(volume, level=0.0, spacing=(step,) * 3, gradient_direction="ascent")
+    vertices, faces, _, _ = marching_cubes(volume, level=0.0, spacing=(step,) * 3, gradient_direction="descent")
     return trimesh.Trimesh(vertices - BOX_HALF, faces, process=False)

@@ -1,0 +1,146 @@
+"""The EG3D archive format: round trip, one-line errors, mirrored labels."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from dataset_preprocessing.archive import check_archive, create_archive, encode_png, mirror_label
+from eg3d.data import ImageDataset
+
+LABEL = np.arange(25, dtype=np.float32) / 7
+LABEL[12:16] = 0, 0, 0, 1  # the last row of a pose
+
+
+def write(path, *, count=3, codes=None):
+    rng = np.random.RandomState(0)
+    with create_archive(path) as archive:
+        for index in range(count):
+            archive.add_image(encode_png(rng.randint(0, 256, (8, 8, 3), dtype=np.uint8)), LABEL * (index + 1))
+        archive.finish(recipe={"maker": "test"}, codes=codes)
+    return path
+
+
+@pytest.mark.parametrize("name", ["set.zip", "folder"])
+def test_round_trip(tmp_path, name):
+    codes = np.random.RandomState(1).randn(3, 5).astype(np.float32)
+    path = write(tmp_path / name, codes=codes)
+    summary = check_archive(path)
+    assert summary.names == tuple(f"00000/img0000000{i}.png" for i in range(3))
+    assert summary.resolution == 8 and summary.recipe == {"maker": "test"}
+    np.testing.assert_array_equal(summary.labels, np.stack([LABEL * (i + 1) for i in range(3)]))
+    np.testing.assert_array_equal(summary.codes, codes)
+    np.testing.assert_array_equal(ImageDataset(path).labels.numpy(), summary.labels)
+
+
+def test_same_content_same_bytes(tmp_path):
+    assert write(tmp_path / "a.zip").read_bytes() == write(tmp_path / "b.zip").read_bytes()
+
+
+def test_an_error_leaves_nothing_behind(tmp_path):
+    for name in ("a.zip", "folder"):
+        with pytest.raises(ValueError, match="25 numbers"), create_archive(tmp_path / name) as archive:
+            archive.add_image(b"", [0.0] * 24)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_folder_is_refused(tmp_path):
+    (tmp_path / "precious.txt").write_text("x")
+    with pytest.raises(ValueError, match="must be new or empty"), create_archive(tmp_path):
+        pass
+
+
+def rewrite(source, target, change):
+    """Copy a zip; change(files: dict name -> bytes) edits it on the way."""
+    with zipfile.ZipFile(source) as handle:
+        files = {name: handle.read(name) for name in handle.namelist()}
+    change(files)
+    with zipfile.ZipFile(target, "w") as handle:
+        for name, content in files.items():
+            handle.writestr(name, content)
+    return target
+
+
+def _without_entry(files):
+    del files["00000/img00000001.png"]
+
+
+def _without_label(files):
+    table = json.loads(files["dataset.json"])
+    table["labels"].pop()
+    files["dataset.json"] = json.dumps(table).encode()
+
+
+def _short_label(files):
+    table = json.loads(files["dataset.json"])
+    table["labels"][0][1].pop()
+    files["dataset.json"] = json.dumps(table).encode()
+
+
+def _other_size(files):
+    files["00000/img00000002.png"] = encode_png(np.zeros((16, 16, 3), np.uint8))
+
+
+def _odd_size(files):
+    files["00000/img00000000.png"] = encode_png(np.zeros((12, 12, 3), np.uint8))
+
+
+def _no_table(files):
+    del files["dataset.json"]
+
+
+def _broken_table(files):
+    files["dataset.json"] = b"{"
+
+
+def _null_labels(files):
+    files["dataset.json"] = b'{"labels": null}'
+
+
+def _malformed_entry(files):
+    files["dataset.json"] = b'{"labels": [["00000/img00000000.png"]]}'
+
+
+def _broken_image(files):
+    files["00000/img00000000.png"] = b"no picture"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without_entry, "img00000001.png is in dataset.json but not in the data set"),
+        (_without_label, "img00000002.png has no label"),
+        (_short_label, "has 24 numbers, expected 25"),
+        (_other_size, "16x16, expected 8x8"),
+        (_odd_size, "power-of-two"),
+        (_no_table, "no dataset.json"),
+        (_broken_table, "not JSON"),
+        (_null_labels, "no labels"),
+        (_malformed_entry, "entry 0"),
+        (_broken_image, "img00000000.png is not a readable image"),
+    ],
+)
+def test_bad_archives_get_one_line(tmp_path, change, message):
+    bad = rewrite(write(tmp_path / "good.zip"), tmp_path / "bad.zip", change)
+    with pytest.raises(ValueError, match=message) as caught:
+        check_archive(bad)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_foreign_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="python -m dataset_preprocessing"):
+        check_archive(tmp_path / "none.zip")
+    (tmp_path / "text.zip").write_text("text")
+    with pytest.raises(ValueError, match="neither a folder nor a zip"):
+        check_archive(tmp_path / "text.zip")
+
+
+def test_mirror_label():
+    mirrored = mirror_label(LABEL)
+    np.testing.assert_array_equal(mirror_label(mirrored), LABEL)
+    flip = np.diag([-1.0, 1.0, 1.0, 1.0])
+    np.testing.assert_allclose(mirrored[:16].reshape(4, 4), flip @ LABEL[:16].reshape(4, 4) @ flip)
+    np.testing.assert_array_equal(mirrored[16:], LABEL[16:])
+    with pytest.raises(ValueError, match="25 numbers"):
+        mirror_label(LABEL[:16])
