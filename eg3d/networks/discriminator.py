@@ -44,7 +44,7 @@ class DiscriminatorConfig:
     mapping_layers: int = 8  # the published label mapping has 8 layers whatever the generator's depth
     mbstd_group_size: int = 4  # images per minibatch-std group; the batch must be a multiple (or smaller)
     dual_discrimination: bool = True  # False judges the final image alone
-    disc_c_noise: float = 0.0  # label noise in units of the batch standard deviation; > 0 needs rng in forward
+    disc_c_noise: float = 0.0  # label noise over the batch standard deviation; > 0 needs rng in forward
     freeze_layers: int = 0  # first layers kept as buffers (Freeze-D), counting fromrgb, conv0, conv1, skip
     num_fp16_res: int = 4  # highest resolutions clamped at conv_clamp and run in `precision`
     conv_clamp: float = 256.0  # used only when num_fp16_res > 0
@@ -67,11 +67,14 @@ class DiscriminatorConfig:
         return faults
 
 
-def resize_raw(x: Tensor, size: int, *, mode: str | float = "antialiased", f: Tensor | None = None) -> Tensor:
-    """Resize images [N, C, H, H] to [N, C, size, size]; also used to shrink real images to the raw resolution.
+def resize_raw(
+    x: Tensor, size: int, *, mode: str | float = "antialiased", f: Tensor | None = None
+) -> Tensor:
+    """Resize images [N, C, H, H] to [N, C, size, size]; also shrinks real images to the raw resolution.
 
-    antialiased: bilinear with antialiasing. none: plain bilinear. classic: filtered enlargement by 2, bilinear to
-    2 size + 2, filtered shrink without padding. A number a in (0, 1): (1 - a) plain + a antialiased.
+    antialiased: bilinear with antialiasing. none: plain bilinear. classic: filtered enlargement by 2, bilinear
+    to 2 size + 2, filtered shrink without padding. A number a in (0, 1): (1 - a) plain + a antialiased.
+    f is the [4, 4] filter of "classic"; None builds the usual one.
     """
     if isinstance(mode, float):
         if not 0.0 < mode < 1.0:
@@ -91,7 +94,7 @@ def _bilinear(x: Tensor, size: int, *, antialias: bool) -> Tensor:
 def minibatch_std(x: Tensor, group_size: int) -> Tensor:
     """Append one channel: the standard deviation over each group, averaged over channels and pixels.
 
-    x [N, C, H, W] -> [N, C + 1, H, W]. Group size G = min(group_size, N); element n belongs to column n mod (N/G).
+    x [N, C, H, W] -> [N, C + 1, H, W]. Group size G = min(group_size, N); element n is in column n mod (N/G).
     Raises ValueError if N is no multiple of G. Source: Progressive GAN, section 3.
     """
     n = x.shape[0]
@@ -153,12 +156,14 @@ class DiscriminatorBlock(nn.Module):
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """Minibatch-std, conv 3x3, two full layers: x [N, C, 4, 4] -> [N, cmap_dim or 1]. Always full precision."""
+    """Minibatch-std, conv 3x3, two full layers: x [N, C, 4, 4] -> [N, cmap_dim or 1]. Never 16-bit."""
 
     def __init__(self, channels: int, cmap_dim: int, *, group_size: int, conv_clamp: float | None):
         super().__init__()
         self.group_size = group_size
-        self.conv = Conv2dLayer(channels + MBSTD_CHANNELS, channels, 3, activation="lrelu", conv_clamp=conv_clamp)
+        self.conv = Conv2dLayer(
+            channels + MBSTD_CHANNELS, channels, 3, activation="lrelu", conv_clamp=conv_clamp
+        )
         self.fc = FullyConnected(channels * 16, channels, activation="lrelu")
         self.out = FullyConnected(channels, cmap_dim or 1)
 
@@ -168,7 +173,7 @@ class DiscriminatorEpilogue(nn.Module):
 
 
 class DualDiscriminator(nn.Module):
-    """Logits for pairs of final and raw image under a camera label. Blocks b{H} .. b8, epilogue b4, `mapping`."""
+    """Logits for pairs of final and raw image under a camera label: blocks b{H} .. b8, b4, `mapping`."""
 
     def __init__(self, cfg: DiscriminatorConfig):
         super().__init__()
@@ -204,7 +209,9 @@ class DualDiscriminator(nn.Module):
             channels, self.cmap_dim, group_size=cfg.mbstd_group_size, conv_clamp=conv_clamp
         )
 
-    def forward(self, img: dict[str, Tensor], c: Tensor | None, *, rng: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self, img: dict[str, Tensor], c: Tensor | None, *, rng: torch.Generator | None = None
+    ) -> Tensor:
         """img: image [N, 3, H, H] and image_raw [N, 3, R, R], -1 to 1; c [N, c_dim] -> logits [N, 1].
 
         Twice differentiable in both images. rng is needed only with disc_c_noise > 0; c is never modified.
@@ -220,9 +227,9 @@ class DualDiscriminator(nn.Module):
 
     def join(self, img: dict[str, Tensor]) -> Tensor:
         """The network's input [N, 6, H, H]: the image and the raw image enlarged to its size."""
-        image, size = img["image"], self.cfg.img_resolution
-        if image.ndim != 4 or tuple(image.shape[1:]) != (self.cfg.img_channels, size, size):
-            raise ValueError(f"image must be [N, {self.cfg.img_channels}, {size}, {size}], got {list(image.shape)}")
+        image, size, channels = img["image"], self.cfg.img_resolution, self.cfg.img_channels
+        if image.ndim != 4 or tuple(image.shape[1:]) != (channels, size, size):
+            raise ValueError(f"image must be [N, {channels}, {size}, {size}], got {list(image.shape)}")
         if not self.cfg.dual_discrimination:
             return image
         raw = resize_raw(img["image_raw"], size, mode=self.cfg.raw_resize, f=self.resample_filter)

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eg3d.networks.convolution import conv2d, conv_transpose2d
+
 LRELU_SLOPE = 0.2
 ACTIVATION_GAIN = {"linear": 1.0, "lrelu": math.sqrt(2.0)}
 FUSED_MODCONV = ("auto", "fused", "unfused")
@@ -22,11 +24,11 @@ FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
 DEMODULATION_EPS = 1e-8
 
 
-# ------------------------------------------------------------------------------------------ layout and precision
+# -------------------------------------------------------------------------------- layout and precision
 
 
 def fast_layout(x: Tensor) -> Tensor:
-    """x [N, C, H, W] in the memory layout that suits its device: channels-last on a CPU, unchanged elsewhere."""
+    """x [N, C, H, W] in the memory layout that suits its device: channels-last on a CPU, else unchanged."""
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
 
@@ -55,13 +57,18 @@ def check_choice(name: str, value: str, choices) -> None:
         raise ValueError(f"{name}: {value!r} is not one of {', '.join(map(str, choices))}")
 
 
-# ------------------------------------------------------------------------------------------ bias and activation
+# --------------------------------------------------------------------------------- bias and activation
 
 
 def bias_act(
-    x: Tensor, b: Tensor | None = None, *, act: str = "linear", gain: float | None = None, clamp: float | None = None
+    x: Tensor,
+    b: Tensor | None = None,
+    *,
+    act: str = "linear",
+    gain: float | None = None,
+    clamp: float | None = None,
 ) -> Tensor:
-    """clamp(gain * act(x + b), +-clamp), bias over dimension 1. 16-bit inputs are computed in float32, rounded once.
+    """clamp(gain * act(x + b), +-clamp), bias over dimension 1. 16-bit inputs: float32 inside, rounded once.
 
     x [N, O, ...]; b [O] or None; gain None means the activation's own; clamp None means no clamp.
     """
@@ -79,7 +86,7 @@ def bias_act(
 
 
 def _activate_scaled(x: Tensor, *, act: str, clamp: float | None) -> Tensor:
-    """Activation of a tensor whose bias and (positive) gain are already inside; both activations commute with it."""
+    """Activation of a tensor that already holds bias and (positive) gain, with which both activations commute."""
     if act == "lrelu":
         x = F.leaky_relu(x, LRELU_SLOPE)
     return x if clamp is None else x.clamp(-clamp, clamp)
@@ -96,11 +103,13 @@ def make_resample_filter(taps: tuple[float, ...] = FIR_TAPS) -> Tensor:
 
 
 def _depthwise(x: Tensor, f: Tensor, gain: float) -> Tensor:
-    """Filter [n, n] as one depthwise kernel [C, 1, n, n] in the dtype of x (1/64 multiples are exact in 16 bit)."""
+    """Filter [n, n] as one depthwise kernel [C, 1, n, n] in the dtype of x (n/64 is exact in 16 bit)."""
     return (f * gain).to(x.dtype)[None, None].expand(x.shape[1], 1, -1, -1)
 
 
-def filter2d(x: Tensor, f: Tensor, *, gain: float = 1.0, padding: int | None = None, stride: int = 1) -> Tensor:
+def filter2d(
+    x: Tensor, f: Tensor, *, gain: float = 1.0, padding: int | None = None, stride: int = 1
+) -> Tensor:
     """Convolve every channel of x [N, C, H, W] with a symmetric filter, zero padded.
 
     f [n, n], or [n] for a separable one. padding None keeps the size (n odd) or pads floor(n/2) before
@@ -109,17 +118,17 @@ def filter2d(x: Tensor, f: Tensor, *, gain: float = 1.0, padding: int | None = N
     if f.ndim == 1:
         before, after = (f.shape[0] // 2, (f.shape[0] - 1) // 2) if padding is None else (padding, padding)
         x = F.pad(x, [before, after, before, after])
-        x = F.conv2d(x, _depthwise(x, f[None], gain), stride=(1, stride), groups=x.shape[1])
-        return F.conv2d(x, _depthwise(x, f[:, None], 1.0), stride=(stride, 1), groups=x.shape[1])
+        x = conv2d(x, _depthwise(x, f[None], gain), stride=(1, stride), groups=x.shape[1])
+        return conv2d(x, _depthwise(x, f[:, None], 1.0), stride=(stride, 1), groups=x.shape[1])
     if padding is None:
         before, after = f.shape[0] // 2, (f.shape[0] - 1) // 2
         x, padding = (x, before) if before == after else (F.pad(x, [before, after, before, after]), 0)
-    return F.conv2d(x, _depthwise(x, f, gain), padding=padding, stride=stride, groups=x.shape[1])
+    return conv2d(x, _depthwise(x, f, gain), padding=padding, stride=stride, groups=x.shape[1])
 
 
 def upsample2d(x: Tensor, f: Tensor, *, gain: float = 1.0) -> Tensor:
     """Enlarge [N, C, H, W] to [N, C, 2H, 2W]: zeros between pixels, then the 4x4 filter times 4 * gain."""
-    return F.conv_transpose2d(x, _depthwise(x, f, 4.0 * gain), stride=2, padding=1, groups=x.shape[1])
+    return conv_transpose2d(x, _depthwise(x, f, 4.0 * gain), stride=2, padding=1, groups=x.shape[1])
 
 
 def downsample2d(x: Tensor, f: Tensor, *, gain: float = 1.0, padding: int = 1) -> Tensor:
@@ -127,13 +136,20 @@ def downsample2d(x: Tensor, f: Tensor, *, gain: float = 1.0, padding: int = 1) -
     return filter2d(x, f, gain=gain, padding=padding, stride=2)
 
 
-# ------------------------------------------------------------------------------------------ convolution
+# ----------------------------------------------------------------------------------------- convolution
 
 
 def conv2d_resample(
-    x: Tensor, w: Tensor, f: Tensor, *, up: int = 1, down: int = 1, groups: int = 1, bias: Tensor | None = None
+    x: Tensor,
+    w: Tensor,
+    f: Tensor | None,
+    *,
+    up: int = 1,
+    down: int = 1,
+    groups: int = 1,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """Convolution with optional factor-2 resampling. x [N, I, H, W]; w [O, I/groups, k, k], k 1 or 3; f [4, 4].
+    """Convolution with optional factor-2 resampling. x [N, I, H, W]; w [O, I/groups, k, k], k 1 or 3.
 
     Up, k = 3: transposed convolution to 2H+1, then the filter with gain 4 -> 2H. Down, k = 3: filter to H+1,
     then stride 2 -> H/2. For k = 1 the filter does all resampling. bias [O] is added to the convolution and
@@ -141,16 +157,16 @@ def conv2d_resample(
     """
     k = w.shape[-1]
     if up == 1 and down == 1:
-        return F.conv2d(x, w, bias, padding=k // 2, groups=groups)
+        return conv2d(x, w, bias, padding=k // 2, groups=groups)
     if down == 2 and k == 1:
-        return F.conv2d(downsample2d(x, f), w, bias, groups=groups)
+        return conv2d(downsample2d(x, f), w, bias, groups=groups)
     if down == 2:
-        return F.conv2d(filter2d(x, f, padding=2), w, bias, stride=2, groups=groups)
+        return conv2d(filter2d(x, f, padding=2), w, bias, stride=2, groups=groups)
     assert up == 2 and down == 1 and bias is None
     if k == 1:
-        return upsample2d(F.conv2d(x, w, groups=groups), f)
+        return upsample2d(conv2d(x, w, groups=groups), f)
     wt = w.transpose(0, 1) if groups == 1 else _transpose_grouped(w, groups)
-    return filter2d(F.conv_transpose2d(x, wt, stride=2, groups=groups), f, gain=4.0, padding=1)
+    return filter2d(conv_transpose2d(x, wt, stride=2, groups=groups), f, gain=4.0, padding=1)
 
 
 def _transpose_grouped(w: Tensor, groups: int) -> Tensor:
@@ -190,26 +206,32 @@ def modulated_conv2d(
     inputs and outputs are scaled around one shared convolution. Both agree to float32 rounding.
     Source: StyleGAN2 section 2.2; float16 pre-normalisation as in the published models.
     """
-    w, s = w.to(torch.promote_types(w.dtype, torch.float32)), s.to(torch.promote_types(s.dtype, torch.float32))
     if x.dtype is torch.float16 and demodulate:
         w, s = _prenormalise(w, s)
     d = demodulation(w, s) if demodulate else None
     if w.shape[-1] == 1 and up == 1 and fused:
         return _modulated_pointwise(x, w, s, d, offset, gain)
     if fused:
-        n, o = x.shape[0], w.shape[0]
-        wn = w[None] * (s * gain)[:, None, :, None, None]
-        wn = (wn if d is None else wn * d[:, :, None, None, None]).flatten(0, 1).to(x.dtype)
-        xg = x.reshape(1, -1, *x.shape[2:])
-        y = conv2d_resample(xg, wn, f, up=up, groups=n)
-        y = y.reshape(n, o, *y.shape[2:])
-        return y if offset is None else y + offset.to(y.dtype)
+        return _modulated_grouped(x, w, s, d, offset, gain, f, up)
     y = conv2d_resample(x * s.to(x.dtype)[:, :, None, None], w.to(x.dtype), f, up=up)
     if d is None:
         y = y if gain == 1.0 else y * gain
         return y if offset is None else y + offset.to(y.dtype)
     scale = (d if gain == 1.0 else d * gain).to(y.dtype)[:, :, None, None]
     return y * scale if offset is None else torch.addcmul(offset.to(y.dtype), y, scale)
+
+
+def _modulated_grouped(
+    x: Tensor, w: Tensor, s: Tensor, d: Tensor | None, offset: Tensor | None, gain: float, f: Tensor | None, up: int
+) -> Tensor:
+    """Fused form: one grouped convolution with a weight per sample; layout as given."""
+    n, o = x.shape[0], w.shape[0]
+    wn = w[None] * (s * gain)[:, None, :, None, None]
+    wn = (wn if d is None else wn * d[:, :, None, None, None]).flatten(0, 1).to(x.dtype)
+    y = conv2d_resample(x.reshape(1, -1, *x.shape[2:]), wn, f, up=up, groups=n)
+    y = y.reshape(n, o, *y.shape[2:])
+    return y if offset is None else y + offset.to(y.dtype)
+
 
 
 def _modulated_pointwise(
@@ -219,20 +241,25 @@ def _modulated_pointwise(
     n, i, h, width = x.shape
     wn = w[None, :, :, 0, 0] * (s * gain)[:, None]
     wn = (wn if d is None else wn * d[:, :, None]).to(x.dtype)
-    y = torch.bmm(x.permute(0, 2, 3, 1).reshape(n, h * width, i), wn.transpose(1, 2))
+    x, wn = x.permute(0, 2, 3, 1).reshape(n, h * width, i), wn.transpose(1, 2)
+    is_bias = offset is not None and offset.shape[2:] == (1, 1)
+    y = torch.baddbmm(offset[..., 0].transpose(1, 2).to(x.dtype), x, wn) if is_bias else torch.bmm(x, wn)
     y = y.view(n, h, width, -1).permute(0, 3, 1, 2)
-    return y if offset is None else y + offset.to(y.dtype)
+    return y if offset is None or is_bias else y + offset.to(y.dtype)
 
 
 def use_fused(fused_modconv: str, *, training: bool, device: torch.device) -> bool:
-    """Which form of a 3x3 modulated convolution runs: "auto" is the published choice (fused in evaluation mode)
-    on an accelerator, and unfused on a CPU, where grouped convolutions are slower."""
+    """Which form of a 3x3 modulated convolution runs.
+
+    "auto" is the published choice (fused in evaluation mode) on an accelerator, and unfused on a CPU, where
+    grouped convolutions are slower.
+    """
     if fused_modconv == "auto":
         return device.type != "cpu" and not training
     return fused_modconv == "fused"
 
 
-# ------------------------------------------------------------------------------------------ layers
+# ---------------------------------------------------------------------------------------------- layers
 
 
 class FullyConnected(nn.Module):
@@ -310,7 +337,7 @@ class Conv2dLayer(nn.Module):
             w = (self.weight * self.weight_gain).to(x.dtype)
             y = conv2d_resample(x, w, self.resample_filter, up=self.up, down=self.down)
             return bias_act(y, self.bias, act=self.activation, gain=act_gain, clamp=clamp)
-        # In full precision the positive gain and the bias ride inside the convolution: same values, two passes fewer.
+        # In full precision gain and bias ride inside the convolution: same values, two passes fewer.
         w = self.weight * (self.weight_gain * act_gain)
         b = None if self.bias is None else self.bias * act_gain
         y = conv2d_resample(x, w, self.resample_filter, down=self.down, bias=b)

@@ -14,7 +14,7 @@ from eg3d.networks.layers import FullyConnected, second_moment_normalise
 class MappingNetwork(nn.Module):
     """z [N, z_dim] and c [N, c_dim] to ws [N, num_ws, w_dim] (num_ws None: [N, w_dim], no running mean).
 
-    z_dim or c_dim may be 0, then that input is ignored and may be None. State names: embed, fc0 .. fc{n-1}, w_avg.
+    z_dim or c_dim may be 0, then that input is ignored and may be None. State: embed, fc0 .. fc{n-1}, w_avg.
     """
 
     def __init__(
@@ -83,8 +83,9 @@ class MappingNetwork(nn.Module):
             parts.append(second_moment_normalise(_checked("z", z, self.z_dim).to(dtype)))
         if self.c_dim > 0:
             parts.append(second_moment_normalise(self.embed(_checked("c", c, self.c_dim).to(dtype))))
-        if len(parts) == 2 and parts[0].shape[0] != parts[1].shape[0]:
-            raise ValueError(f"z and c must have one batch size, got {parts[0].shape[0]} and {parts[1].shape[0]}")
+        sizes = [len(part) for part in parts]
+        if len(set(sizes)) > 1:
+            raise ValueError(f"z and c must have one batch size, got {sizes[0]} and {sizes[1]}")
         return torch.cat(parts, dim=1)
 
 

@@ -15,8 +15,8 @@ from eg3d.networks.layers import check_choice, make_resample_filter
 from eg3d.networks.synthesis import SynthesisBlock, check_noise
 
 SR_CONV_CLAMP = 256.0
-# The published modules without an upsampling first block add that block's colours to the rendered image in place,
-# so the image_raw they return carries the residual and the discriminator of those models has learned to expect it.
+# The published modules without an upsampling first block add that block's colours to the rendered image in
+# place, so the image_raw they return carries the residual and their discriminator has learned to expect it.
 RAW_CARRIES_RESIDUAL = True
 
 
@@ -75,12 +75,12 @@ class SuperResolution(nn.Module):
                 f"super-resolution {kind} enlarges {factor}x: input {self.input_resolution} gives "
                 f"{factor * self.input_resolution}, but img_resolution is {self.img_resolution}"
             )
-        block = dict(
-            low_precision=sr_num_fp16_res > 0,
-            precision=precision,
-            conv_clamp=SR_CONV_CLAMP if sr_num_fp16_res > 0 else None,
-            fused_modconv=fused_modconv,
-        )
+        block = {
+            "low_precision": sr_num_fp16_res > 0,
+            "precision": precision,
+            "conv_clamp": SR_CONV_CLAMP if sr_num_fp16_res > 0 else None,
+            "fused_modconv": fused_modconv,
+        }
         c0, c1 = self.channels
         res0 = self.img_resolution // 2
         up0 = 2 if published.first_up else 1
@@ -90,12 +90,18 @@ class SuperResolution(nn.Module):
             self.register_buffer("resample_filter", make_resample_filter())
 
     def forward(
-        self, rgb: Tensor, features: Tensor, ws: Tensor, *, noise_mode: str = "none", rng: torch.Generator | None = None
+        self,
+        rgb: Tensor,
+        features: Tensor,
+        ws: Tensor,
+        *,
+        noise_mode: str = "none",
+        rng: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """rgb [N, 3, R, R], features [N, F, R, R], ws [N, L, w_dim] -> (image [N, 3, res, res], raw [N, 3, R, R]).
+        """rgb [N, 3, R, R], features [N, F, R, R], ws [N, L, w_dim] -> image [N, 3, res, res], raw [N, 3, R, R].
 
-        raw is what the published model returns as image_raw: rgb plus block0's colours where that block works at
-        the rendering resolution and no resize came between (2X at R = input, 4X likewise), else rgb itself.
+        raw is what the published model returns as image_raw: rgb plus block0's colours where that block works
+        at the rendering resolution and no resize came between (2X and 4X at R = input), else rgb itself.
         rgb is never modified.
         """
         check_noise(noise_mode, rng)
@@ -111,8 +117,8 @@ class SuperResolution(nn.Module):
     def _needs_resize(self, size: int) -> bool:
         if size > self.input_resolution and not self.layout.shrinks_input:
             raise ValueError(
-                f"super-resolution {self.kind} takes renderings up to {self.input_resolution} pixels, got {size}; "
-                "lower neural_rendering_resolution"
+                f"super-resolution {self.kind} takes renderings up to {self.input_resolution} pixels, "
+                f"got {size}; lower neural_rendering_resolution"
             )
         return size != self.input_resolution
 

@@ -36,8 +36,8 @@ def check_noise(noise_mode: str, rng: torch.Generator | None) -> None:
     check_choice("noise_mode", noise_mode, NOISE_MODES)
     if noise_mode == "random" and rng is None:
         raise ValueError(
-            'noise_mode "random" needs a torch.Generator, got rng=None; pass rng=torch.Generator().manual_seed(seed) '
-            'or use noise_mode "const"'
+            'noise_mode "random" needs a torch.Generator, got rng=None; '
+            'pass rng=torch.Generator().manual_seed(seed) or use noise_mode "const"'
         )
 
 
@@ -47,7 +47,7 @@ def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated 3x3 convolution, noise, bias, leaky ReLU. x [N, I, R/up, R/up], w [N, w_dim] -> [N, O, R, R]."""
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU: x [N, I, R/up, R/up], w [N, w_dim] -> [N, O, R, R]."""
 
     def __init__(
         self,
@@ -62,7 +62,8 @@ class SynthesisLayer(nn.Module):
     ):
         super().__init__()
         check_choice("fused_modconv", fused_modconv, FUSED_MODCONV)
-        self.resolution, self.up, self.conv_clamp, self.fused_modconv = resolution, up, conv_clamp, fused_modconv
+        self.resolution, self.up = resolution, up
+        self.conv_clamp, self.fused_modconv = conv_clamp, fused_modconv
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
@@ -109,7 +110,7 @@ class SynthesisLayer(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """Modulated 1x1 convolution without demodulation or noise. x [N, I, R, R], w [N, w_dim] -> [N, O, R, R]."""
+    """Modulated 1x1 convolution without demodulation or noise: x [N, I, R, R], w [N, w_dim] -> [N, O, R, R]."""
 
     def __init__(
         self,
@@ -129,8 +130,10 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         styles = self.affine(w) * self.weight_gain
-        fused = use_fused(self.fused_modconv, training=self.training, device=x.device)
-        fused = fused or (self.fused_modconv == "auto" and x.device.type == "cpu")  # a batched product: faster there
+        # A 1x1 layer is one batched matrix product, the faster form on a CPU whatever the 3x3 layers do.
+        fused = (self.fused_modconv == "auto" and x.device.type == "cpu") or use_fused(
+            self.fused_modconv, training=self.training, device=x.device
+        )
         if x.dtype in (torch.float16, torch.bfloat16):
             y = modulated_conv2d(x, self.weight, styles, demodulate=False, fused=fused)
             return bias_act(y, self.bias, clamp=self.conv_clamp)
@@ -165,7 +168,7 @@ class SynthesisBlock(nn.Module):
         check_choice("precision", precision, PRECISIONS)
         self.resolution, self.up = resolution, up
         self.low_precision, self.precision = low_precision, precision
-        layer = dict(conv_clamp=conv_clamp, fused_modconv=fused_modconv)
+        layer = {"conv_clamp": conv_clamp, "fused_modconv": fused_modconv}
         self.register_buffer("resample_filter", make_resample_filter())
         if in_channels == 0:
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
@@ -177,7 +180,13 @@ class SynthesisBlock(nn.Module):
         self.num_ws = 2 if self.is_first else 3
 
     def forward(
-        self, x: Tensor | None, img: Tensor | None, ws: Tensor, *, noise_mode: str, rng: torch.Generator | None
+        self,
+        x: Tensor | None,
+        img: Tensor | None,
+        ws: Tensor,
+        *,
+        noise_mode: str,
+        rng: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
         """x features or None (first block), img running image or None, ws [N, num_ws, w_dim] -> (x, img)."""
         full = self.conv1.weight.dtype
@@ -238,7 +247,7 @@ class SynthesisNetwork(nn.Module):
         self.num_ws = 2 * len(self.resolutions)
 
     def forward(self, ws: Tensor, *, noise_mode: str = "const", rng: torch.Generator | None = None) -> Tensor:
-        """noise_mode random | const | none; random draws one [N, 1, R, R] per layer from rng, in network order."""
+        """noise_mode random | const | none; random draws [N, 1, R, R] per layer from rng, in network order."""
         check_noise(noise_mode, rng)
         if ws.ndim != 3 or tuple(ws.shape[1:]) != (self.num_ws, self.w_dim):
             raise ValueError(f"ws must be [N, {self.num_ws}, {self.w_dim}], got {list(ws.shape)}")
