@@ -1,0 +1,197 @@
+"""Rows of ranked seeds with their slabs, and their plan: which rows, with which anchors, in which batch.
+
+Everything random is named by (seed, epoch, row), so that a resumed run sees the same rows as an unbroken one.
+Shapes: B rows, K items a row (best first), M distinct slabs of a batch. Source: specification 1.3, 1.7, 1.8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from eg3d.entry import one_of
+from eg3d.representations.sigma_field import SigmaFieldConfig
+from reward_model_training.data.slab_store import STORAGES, SlabKey, SlabStore
+from reward_model_training.preferences.anchors import AnchorConfig, anchor_split, draw_anchor
+from reward_model_training.preferences.pairs import SPLITS, split_by_batch
+from reward_model_training.preferences.rankings import Ranking
+
+REDUCTIONS = ("best_worst", "all")
+
+
+@dataclass
+class DataConfig:
+    """Rankings, the generator behind their seeds, and how their slabs are kept."""
+
+    rankings: str = ""  # table of rankings (.csv); given on the command line
+    generator: str = ""  # network file, or a name in checkpoints/manifest.json
+    scores: str = ""  # optional scores.csv of the simulated annotator; empty = beside the rankings, if there
+    slab: SigmaFieldConfig = field(default_factory=SigmaFieldConfig)  # psi is taken from the rankings
+    anchors: AnchorConfig = field(default_factory=AnchorConfig)
+    anchor_probability: float = 1.0  # share of training rows with an anchor in front
+    reduction: str = "best_worst"  # items of a training row: best_worst (published) or all
+    proportion: float = 1.0  # share of each split's rows that is used
+    storage: str = "disk"  # memory, disk or on_the_fly: the same numbers
+    slab_dir: str = "runs/slabs"  # folder of the disk cache
+    batch_size: int = 1  # training rows a step
+    eval_batch_size: int = 1  # rows a step in validation; no rows are dropped
+    num_workers: int = 0  # loader processes; more than 0 needs storage=disk
+
+    def validate(self) -> list[str]:
+        """All faults of this config, one string each."""
+        faults = one_of("reduction", self.reduction, REDUCTIONS) + one_of("storage", self.storage, STORAGES)
+        if not 0 <= self.anchor_probability <= 1:
+            faults.append(f"anchor_probability: must lie in 0 to 1, got {self.anchor_probability}")
+        if not 0 < self.proportion <= 1:
+            faults.append(f"proportion: must lie above 0 and up to 1, got {self.proportion}")
+        for name in ("batch_size", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                faults.append(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if self.num_workers < 0:
+            faults.append(f"num_workers: must be 0 or more, got {self.num_workers}")
+        if self.num_workers > 0 and self.storage != "disk":
+            faults.append(f"num_workers: {self.num_workers} needs storage=disk, got {self.storage}")
+        return faults
+
+    def missing_inputs(self, prefix: str) -> list[str]:
+        """Faults for the inputs that have no default, for configs in which they are needed."""
+        names = ("rankings", "generator")
+        return [f"{prefix}{name}: give {prefix}{name}=PATH" for name in names if not getattr(self, name)]
+
+
+@dataclass(frozen=True)
+class RankedRow:
+    """Samples of one ranking batch, best first."""
+
+    items: tuple[SlabKey, ...]
+    batch: int
+
+
+class Sample(NamedTuple):
+    """One row with its slabs."""
+
+    items: tuple[SlabKey, ...]  # best first, an anchor in front where there is one
+    slabs: list[Tensor]  # [X, Y, Z] each, raw density, float16
+
+
+class RankedBatch(NamedTuple):
+    """Rows of one step; every sample is there once, however many rows name it."""
+
+    slabs: Tensor  # [M, X, Y, Z] raw density, float16
+    index: Tensor  # [B, K] rows of `slabs`, best first, padded with -1
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows and anchors of the three splits."""
+
+    rows: dict[str, list[RankedRow]]
+    anchors: dict[str, np.ndarray]
+    psi: float  # of the ranked samples
+    anchor_psi: float
+
+    def keys(self, split: str) -> list[SlabKey]:
+        """Every sample that a split can touch, once."""
+        ranked = [item for row in self.rows[split] for item in row.items]
+        anchors = [SlabKey(int(seed), self.anchor_psi) for seed in self.anchors[split]]
+        return list(dict.fromkeys(ranked + anchors))
+
+
+def make_splits(rankings: Sequence[Ranking], cfg: DataConfig, *, seed: int) -> Splits:
+    """70/15/15 by ranking batch in the published way. Raises ValueError when psi differs between rankings."""
+    strengths = sorted({ranking.psi for ranking in rankings})
+    if len(strengths) != 1:
+        raise ValueError(f"rankings must share one psi, found {strengths}; train on a table of one of them")
+    rows = [RankedRow(tuple(SlabKey(s, strengths[0]) for s in r.seeds), r.batch) for r in rankings]
+    positions = split_by_batch(len(rows))
+    chosen = {split: _share(positions[split], cfg.proportion, seed) for split in SPLITS}
+    return Splits(
+        rows={split: [rows[i] for i in chosen[split]] for split in SPLITS},
+        anchors=anchor_split(cfg.anchors),
+        psi=strengths[0],
+        anchor_psi=cfg.anchors.psi,
+    )
+
+
+def reduced(row: RankedRow, reduction: str) -> tuple[SlabKey, ...]:
+    """Items of a row that are used: all of them, or best and worst."""
+    return row.items if reduction == "all" else (row.items[0], row.items[-1])
+
+
+def row_anchor(anchors: np.ndarray, *, seed: int, epoch: int, row: int, probability: float) -> int | None:
+    """Anchor seed in front of a row, or None. Drawn anew each epoch, always the same for (seed, epoch, row)."""
+    rng = np.random.RandomState([seed, epoch, row])
+    if len(anchors) == 0 or rng.random_sample() >= probability:
+        return None
+    return draw_anchor(anchors, rng)
+
+
+class RankedSeeds(Dataset[Sample]):
+    """Rows of one split; an index is the pair (epoch, row)."""
+
+    def __init__(self, splits: Splits, split: str, store: SlabStore, cfg: DataConfig, *, seed: int) -> None:
+        self.rows, self.anchors, self.anchor_psi = splits.rows[split], splits.anchors[split], splits.anchor_psi
+        self.store, self.cfg, self.seed = store, cfg, seed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def items(self, epoch: int, row: int) -> tuple[SlabKey, ...]:
+        """Samples of a row in an epoch, best first."""
+        anchor = row_anchor(
+            self.anchors, seed=self.seed, epoch=epoch, row=row, probability=self.cfg.anchor_probability
+        )
+        front = () if anchor is None else (SlabKey(anchor, self.anchor_psi),)
+        return front + reduced(self.rows[row], self.cfg.reduction)
+
+    def __getitem__(self, index: tuple[int, int]) -> Sample:
+        items = self.items(*index)
+        return Sample(items, [self.store.slab(key) for key in items])
+
+
+def collate(samples: Sequence[Sample]) -> RankedBatch:
+    """Rows -> one batch; a sample that several rows name is stored (and later encoded) once."""
+    slabs = {key: slab for sample in samples for key, slab in zip(sample.items, sample.slabs, strict=True)}
+    number = {key: i for i, key in enumerate(slabs)}
+    index = torch.full((len(samples), max(len(sample.items) for sample in samples)), -1)
+    for row, sample in enumerate(samples):
+        index[row, : len(sample.items)] = torch.tensor([number[key] for key in sample.items])
+    return RankedBatch(torch.stack(list(slabs.values())), index)
+
+
+def epoch_order(num_rows: int, *, seed: int, epoch: int) -> np.ndarray:
+    """Order of the training rows in an epoch: a permutation named by (seed, epoch)."""
+    return np.random.default_rng([seed, epoch]).permutation(num_rows)
+
+
+class PlannedBatches(Sampler[list[tuple[int, int]]]):
+    """Training batches from a step number on: step -> (epoch, batch of that epoch), shuffled per epoch.
+
+    `position` gives the number of finished steps, read when an epoch's iteration starts; a run that resumes
+    in the middle of an epoch so continues with the batch that comes next. The last, smaller batch is kept.
+    """
+
+    def __init__(self, num_rows: int, batch_size: int, *, seed: int, position: Callable[[], int]) -> None:
+        self.num_rows, self.batch_size, self.seed, self.position = num_rows, batch_size, seed, position
+
+    def __len__(self) -> int:
+        return -(-self.num_rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, done = divmod(self.position(), len(self))
+        order = epoch_order(self.num_rows, seed=self.seed, epoch=epoch)
+        for start in range(done * self.batch_size, self.num_rows, self.batch_size):
+            yield [(epoch, int(row)) for row in order[start : start + self.batch_size]]
+
+
+def _share(positions: np.ndarray, proportion: float, seed: int) -> list[int]:
+    if proportion == 1:
+        return [int(i) for i in positions]
+    kept = np.random.default_rng(seed).permutation(len(positions))[: max(1, round(proportion * len(positions)))]
+    return [int(positions[i]) for i in np.sort(kept)]

@@ -1,0 +1,238 @@
+"""Accuracy of a reward bundle on held-out rankings: python -m reward_model_training.evaluate reward=PATH ...
+
+Rows of the table: split; filter (`all_seeds` = with an anchor in front of each row, `no_goodseeds` = regular
+samples only, the published names); pairs (`best_worst` of a ranking, or `all` of its pairs); head; reference
+(`rankings` as given, or `noise_free_simulated`: the simulated annotator's own scores without its noise).
+The head `annotator` compares the rankings themselves with the noise-free order: the noise that training saw.
+Source: specification 4.2.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eg3d.entry import entry
+from reward_model_training.data.dataset import DataConfig, Splits, make_splits, reduced, row_anchor
+from reward_model_training.data.slab_store import SlabKey, SlabStore, generator_slabs
+from reward_model_training.preferences.rankings import read_rankings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reward_model_training.bundle import Reward
+
+CONFIDENCE = 0.95  # of the Wilson intervals
+HEADS = ("pairs", "scalar", "BT")
+SamplePair = tuple[SlabKey, SlabKey]  # better, worse
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """One row of the accuracy table."""
+
+    split: str
+    filter: str
+    pairs: str
+    head: str
+    reference: str
+    n_examples: int  # pairs
+    n_correct: int
+    accuracy: float  # share, 0 to 1
+    ci_low: float  # Wilson interval, 95 %
+    ci_high: float
+
+
+@dataclass
+class EvaluateConfig:
+    """Which bundle on which rankings; the split is made as in training."""
+
+    reward: str = ""  # bundle folder, or a name in checkpoints/manifest.json
+    data: DataConfig = field(default_factory=DataConfig)  # slab: taken from the bundle
+    seed: int = 42  # names the anchor of each row
+    items_at_once: int = 1  # slabs per encoder pass
+    out: str = "final_metrics.csv"  # table to write
+    device: str = "auto"
+
+    def validate(self) -> list[str]:
+        """All faults of this config, one string each."""
+        faults = [] if self.reward else ["reward: give reward=PATH"]
+        return faults + self.data.missing_inputs("data.")
+
+
+def read_scores(cfg: DataConfig) -> dict[int, float] | None:
+    """Noise-free simulated scores by seed (higher = better), or None where there is no table.
+
+    Raises FileNotFoundError for a named table that is missing, ValueError for a malformed one.
+    """
+    path = Path(cfg.scores) if cfg.scores else Path(cfg.rankings).with_name("scores.csv")
+    if not path.is_file():
+        if cfg.scores:
+            raise FileNotFoundError(f"{path}: no such table of simulated scores (data.scores)")
+        return None
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if not {"seed", "score"} <= set(reader.fieldnames or ()):
+            found = ", ".join(reader.fieldnames or ["none"])
+            raise ValueError(f"{path}: expected columns seed and score, found {found}")
+        try:
+            return {int(row["seed"]): float(row["score"]) for row in reader}
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+
+
+def embed(
+    reward: Reward, store: SlabStore, keys: Iterable[SlabKey], *, items_at_once: int = 1
+) -> dict[SlabKey, Tensor]:
+    """Embedding [D] of every sample, each encoded once; on the CPU."""
+    import torch
+    from tqdm import tqdm
+
+    keys, device = list(dict.fromkeys(keys)), next(reward.parameters()).device
+    chunks = [keys[i : i + items_at_once] for i in range(0, len(keys), items_at_once)]
+    found: dict[SlabKey, Tensor] = {}
+    with torch.no_grad():
+        for chunk in tqdm(chunks, desc="evaluation", unit="batch", disable=len(chunks) < 20, mininterval=1.0):
+            slabs = torch.stack([store.slab(key) for key in chunk]).to(device)
+            found |= dict(zip(chunk, reward.features(slabs).cpu(), strict=True))
+    return found
+
+
+def accuracy_table(
+    reward: Reward,
+    splits: Splits,
+    store: SlabStore,
+    *,
+    seed: int,
+    scores: dict[int, float] | None = None,
+    names: Sequence[str] = ("val", "test"),
+    items_at_once: int = 1,
+) -> list[Accuracy]:
+    """Accuracy of the three heads, for anchors on and off, by the rankings and by the noise-free order."""
+    table = []
+    for split in names:
+        embeddings = embed(reward, store, splits.keys(split), items_at_once=items_at_once)
+        reductions = ("best_worst", "all") if any(len(r.items) > 2 for r in splits.rows[split]) else ("best_worst",)
+        for reduction in reductions:
+            for filter_name in ("all_seeds", "no_goodseeds"):
+                pairs = _pairs(splits, split, reduction, with_anchor=filter_name == "all_seeds", seed=seed)
+                if filter_name == "all_seeds" and len(splits.anchors[split]) == 0:
+                    continue
+                label = (split, filter_name, reduction)
+                table += _judged(reward, embeddings, pairs, label, "rankings")
+                if scores is not None and filter_name == "no_goodseeds":
+                    table += _judged_noise_free(reward, embeddings, pairs, scores, label)
+    return table
+
+
+def write_table(path: str | Path, table: Sequence[Accuracy]) -> None:
+    """Write an accuracy table as CSV, atomically."""
+    from eg3d.safe_write import write_text
+
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [f.name for f in fields(Accuracy)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in table)
+    write_text(path, text.getvalue())
+
+
+def table_text(table: Sequence[Accuracy]) -> str:
+    """The table for a terminal."""
+    lines = [f"{'split':6}{'filter':14}{'pairs':12}{'head':11}{'reference':22}{'accuracy':>9}  95 % interval    n"]
+    lines += [
+        f"{r.split:6}{r.filter:14}{r.pairs:12}{r.head:11}{r.reference:22}{r.accuracy:9.4f}  "
+        f"{r.ci_low:.3f} to {r.ci_high:.3f}  {r.n_examples}"
+        for r in table
+    ]
+    return "\n".join(lines)
+
+
+def open_store(cfg: DataConfig, *, device: str) -> SlabStore:
+    """The slab store that a data config describes."""
+    from eg3d.runs import choose_device
+
+    make, sha256 = generator_slabs(cfg.generator, device=choose_device(device))
+    return SlabStore(make, cfg.slab, source=sha256, storage=cfg.storage, folder=cfg.slab_dir)
+
+
+def _pairs(splits: Splits, split: str, reduction: str, *, with_anchor: bool, seed: int) -> list[SamplePair]:
+    pairs = []
+    for number, row in enumerate(splits.rows[split]):
+        anchor = row_anchor(splits.anchors[split], seed=seed, epoch=0, row=number, probability=float(with_anchor))
+        front = () if anchor is None else (SlabKey(anchor, splits.anchor_psi),)
+        pairs += list(combinations(front + reduced(row, reduction), 2))
+    return pairs
+
+
+def _judged(
+    reward: Reward, embeddings: dict[SlabKey, Tensor], pairs: list[SamplePair], label: tuple[str, ...], reference: str
+) -> list[Accuracy]:
+    import torch
+
+    from reward_model_training.losses import pairs_are_right
+
+    if not pairs:
+        return []
+    device = next(reward.parameters()).device
+    first = torch.stack([embeddings[better] for better, _ in pairs]).to(device)
+    second = torch.stack([embeddings[worse] for _, worse in pairs]).to(device)
+    model = reward.model
+    with torch.no_grad():
+        right = {
+            "pairs": pairs_are_right(model.pairs(first, second), model.pairs(second, first)),
+            "scalar": model.scalar(first) > model.scalar(second),
+            "BT": model.bt(first) > model.bt(second),
+        }
+    return [_accuracy(label, head, reference, int(right[head].sum()), len(pairs)) for head in HEADS]
+
+
+def _judged_noise_free(
+    reward: Reward,
+    embeddings: dict[SlabKey, Tensor],
+    pairs: list[SamplePair],
+    scores: dict[int, float],
+    label: tuple[str, ...],
+) -> list[Accuracy]:
+    known = [p for p in pairs if p[0].seed in scores and p[1].seed in scores]
+    known = [p for p in known if scores[p[0].seed] != scores[p[1].seed]]
+    true = [(a, b) if scores[a.seed] > scores[b.seed] else (b, a) for a, b in known]
+    if not true:
+        return []
+    reference = "noise_free_simulated"
+    agreeing = sum(given == real for given, real in zip(known, true, strict=True))
+    rows = _judged(reward, embeddings, true, label, reference)
+    return [*rows, _accuracy(label, "annotator", reference, agreeing, len(true))]
+
+
+def _accuracy(label: tuple[str, ...], head: str, reference: str, num_correct: int, num_pairs: int) -> Accuracy:
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(num_correct, num_pairs, alpha=1 - CONFIDENCE, method="wilson")
+    share = num_correct / num_pairs
+    return Accuracy(*label, head, reference, num_pairs, num_correct, share, float(low), float(high))
+
+
+@entry(config_name="reward_evaluate", schema=EvaluateConfig)
+def main(cfg: EvaluateConfig) -> None:
+    """Accuracy of a trained reward on the validation and test splits of a rankings table, with intervals."""
+    from eg3d.runs import choose_device
+    from reward_model_training.bundle import load_reward
+
+    reward = load_reward(cfg.reward, device=choose_device(cfg.device))
+    cfg.data.slab = reward.slab
+    splits = make_splits(read_rankings(cfg.data.rankings), cfg.data, seed=cfg.seed)
+    store = open_store(cfg.data, device=cfg.device)
+    table = accuracy_table(
+        reward, splits, store, seed=cfg.seed, scores=read_scores(cfg.data), items_at_once=cfg.items_at_once
+    )
+    write_table(cfg.out, table)
+    print(f"{table_text(table)}\ntable: {cfg.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Losses of reward training, as pure functions of head outputs.
+
+Shapes: B ranked rows, K items a row (best first), P ordered pairs of a batch. Source: specification 4.1.
+
+Two published terms are left out because they do nothing: the norm of the strengths (weight 1e-8, taken of
+detached values, so without gradient) and the norm of the features (weight 0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eg3d.entry import one_of
+
+RECON_KINDS = ("l1", "mse")
+
+
+@dataclass
+class LossConfig:
+    """Weights of the terms; the defaults are those of the published density experiment."""
+
+    lambda_pairs: float = 1.0  # cross-entropy of the pairs head
+    lambda_scalar_rwd: float = 1e-3  # -log logistic(s_winner - s_loser): the head that fine-tuning uses
+    lambda_BT: float = 1e-3  # Bradley-Terry: the same loss on the log strengths of the BT head
+    lambda_recon: float = 1e-2  # U-Net reconstruction against the normalised slab
+    recon_kind: str = "l1"  # l1 or mse
+    normalise_recon: bool = True  # both volumes as shares of the normalised range, so that the term is about 0..1
+    # The released code takes one random order of each pair from epoch 3 on, in validation too. -1 = always both.
+    single_order_from_epoch: int = -1  # epoch index; 3 = as released
+
+    def validate(self) -> list[str]:
+        """All faults of this config, one string each."""
+        names = ("lambda_pairs", "lambda_scalar_rwd", "lambda_BT", "lambda_recon")
+        faults = [f"{n}: {getattr(self, n)} is negative" for n in names if not getattr(self, n) >= 0]
+        if all(getattr(self, n) == 0 for n in names[:3]):
+            faults.append("lambda_pairs, lambda_scalar_rwd, lambda_BT: all are 0, so nothing learns the rankings")
+        return faults + one_of("recon_kind", self.recon_kind, RECON_KINDS)
+
+
+class RankedPairs(NamedTuple):
+    """Every pair (i, j), i < j, of every row of a batch."""
+
+    first: Tensor  # [P] index of the better item
+    second: Tensor  # [P] index of the worse item
+    weight: Tensor  # [P] float32: mean over rows of the mean over a row's pairs; sums to 1
+
+
+def ranked_pairs(index: Tensor) -> RankedPairs:
+    """Pairs of the rows of index [B, K], item numbers best first, padded with -1 at the end.
+
+    Rows with fewer than two items count for nothing; without any pair all three tensors are empty.
+    """
+    i, j = torch.triu_indices(index.shape[1], index.shape[1], offset=1, device=index.device)
+    first, second = index[:, i], index[:, j]  # [B, pairs of a full row]
+    is_pair = second >= 0
+    num_pairs = is_pair.sum(1, keepdim=True)
+    num_rows = (num_pairs > 0).sum().clamp(min=1)
+    weight = (1.0 / (num_pairs.clamp(min=1) * num_rows)).expand_as(first)
+    return RankedPairs(first[is_pair], second[is_pair], weight[is_pair])
+
+
+def pairs_loss(
+    logits_forward: Tensor, logits_backward: Tensor, weight: Tensor, *, takes_forward: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of the pairs head in both orders, mean of the two.
+
+    logits_forward [P, 2] = head(better, worse), whose right class is 0; logits_backward [P, 2] =
+    head(worse, better), whose right class is 1. Given bool takes_forward [P], only that order of each pair
+    counts (the released single-order training).
+    """
+    loss_forward = F.softplus(logits_forward[:, 1] - logits_forward[:, 0])
+    loss_backward = F.softplus(logits_backward[:, 0] - logits_backward[:, 1])
+    if takes_forward is None:
+        return (weight * (loss_forward + loss_backward)).sum() / 2
+    return (weight * torch.where(takes_forward, loss_forward, loss_backward)).sum()
+
+
+def pairs_are_right(forward: Tensor, backward: Tensor) -> Tensor:
+    """bool [P]: the probability of the right answer, averaged over both orders, exceeds 0.5 (strictly)."""
+    right = forward.softmax(1)[:, 0] + backward.softmax(1)[:, 1]
+    return right > 1.0
+
+
+def preference_loss(better: Tensor, worse: Tensor, weight: Tensor) -> Tensor:
+    """-log logistic(better - worse), weighted sum over pairs [P]; finite for any finite scores.
+
+    On scalar rewards this is the paper's ranking loss; on log strengths b it is the Bradley-Terry loss
+    -log(exp(b_i) / (exp(b_i) + exp(b_j))).
+    """
+    return (weight * F.softplus(worse - better)).sum()
+
+
+def reconstruction_loss(recon: Tensor, target: Tensor, *, kind: str, upper: float = 1.0) -> Tensor:
+    """L1 or mean squared difference of two volumes of one shape, both divided by `upper` first.
+
+    `target` is the normalised slab, 0..upper; the result is then a share of its range.
+    """
+    difference = (recon - target) / upper
+    return difference.abs().mean() if kind == "l1" else difference.square().mean()
+
+
+def random_orders(num_pairs: int, *, seed: int, step: int, device: torch.device | str = "cpu") -> Tensor:
+    """bool [P]: which order of each pair is taken, named by run seed and step, so that a resumed run agrees."""
+    rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    return (torch.rand(num_pairs, generator=rng) < 0.5).to(device)
