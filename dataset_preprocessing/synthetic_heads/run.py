@@ -6,6 +6,7 @@ with its own random streams, and the writer takes the tasks in order.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 from collections.abc import Callable, Iterator
@@ -129,20 +130,27 @@ def _recipe(cfg: HeadsConfig, seeds: list[int]) -> dict:
 
 def _all_portraits(cfg: HeadsConfig, num_groups: int) -> Iterator[list[tuple[bytes, list[float]]]]:
     if cfg.workers == 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with _one_thread():
             yield from (portraits(cfg, group) for group in range(num_groups))
-        finally:
-            torch.set_num_threads(threads)
         return
     context = multiprocessing.get_context("spawn")
     with context.Pool(cfg.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         yield from pool.imap(functools.partial(portraits, cfg), range(num_groups))
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One torch thread inside the block: the arrays are small, and more threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def save_contact_sheet(path: str | Path, cfg: HeadsConfig, *, resolution: int = 128) -> None:
     """PNG of the first heads of a data set, one row each, from the front and from the extreme poses."""
     seeds = [head_seed(cfg.seed, i) for i in range(cfg.contact_heads)]
-    with atomic_path(path) as temporary:
+    with _one_thread(), atomic_path(path) as temporary:
         PIL.Image.fromarray(contact_sheet(seeds, resolution=resolution)).save(temporary, format="png")
