@@ -179,15 +179,15 @@ def _check_labels(path: Path, files: set[str], table: Any) -> tuple[list[str], n
 
 
 def _check_images(path: Path, names: Sequence[str], read: Callable[[str], bytes]) -> int:
-    expected = None
-    for name in names:
+    expected: tuple[int, int] = (0, 0)
+    for index, name in enumerate(names):
         try:
             with PIL.Image.open(io.BytesIO(read(name))) as image:
                 image.load()
                 size = image.size
         except OSError as error:
             raise ValueError(f"{path}: {name} is not a readable image ({error})".replace("\n", " ")) from None
-        expected = expected or size
+        expected = expected if index else size
         if size[0] != size[1] or size[0] & (size[0] - 1):
             raise ValueError(f"{path}: {name} is {size[0]}x{size[1]}; images must be square with a power-of-two side")
         if size != expected:

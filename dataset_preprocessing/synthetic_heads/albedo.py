@@ -23,7 +23,7 @@ from dataset_preprocessing.synthetic_heads.shape import (
 Rgb = tuple[float, float, float]
 SKIN_DARK, SKIN_MIDDLE, SKIN_LIGHT = (0.50, 0.34, 0.26), (0.80, 0.60, 0.47), (0.97, 0.80, 0.70)
 HAIR_DARK, HAIR_MIDDLE, HAIR_LIGHT = (0.26, 0.22, 0.21), (0.43, 0.29, 0.20), (0.84, 0.70, 0.45)
-EYE_BROWN, EYE_BLUE = (0.36, 0.23, 0.15), (0.30, 0.48, 0.62)
+EYE_BROWN, EYE_MIDDLE, EYE_BLUE = (0.36, 0.23, 0.15), (0.33, 0.355, 0.385), (0.30, 0.48, 0.62)
 EYE_WHITE, PUPIL = (0.93, 0.93, 0.92), (0.14, 0.13, 0.13)
 CLOTHES = (0.40, 0.45, 0.55)
 BORDER = 0.003  # world units: width of a soft border between regions
@@ -63,7 +63,7 @@ def _paint_eyes(colour: Tensor, x: Tensor, y: Tensor, z: Tensor, p: HeadParamete
     lash = _inside((almond - 0.003).abs() - 0.0022, 0.0025) * on_ball * (dy > -0.002)
     radius = (dx * dx + dy * dy).sqrt()
     eye = torch.tensor(EYE_WHITE).expand(*x.shape, 3)
-    iris = _palette(p.eye_tint, EYE_BROWN, tuple((a + b) / 2 for a, b in zip(EYE_BROWN, EYE_BLUE)), EYE_BLUE)
+    iris = _palette(p.eye_tint, EYE_BROWN, EYE_MIDDLE, EYE_BLUE)
     eye = _mix(eye, iris, _inside(radius - 0.0110, 0.002))
     eye = _mix(eye, torch.tensor(PUPIL), _inside(radius - 0.0050, 0.002))
     return _mix(_mix(colour, colour * 0.45, lash * 0.8), eye, opening)

@@ -157,10 +157,11 @@ def shade(points: Tensor, hit: Tensor, head: Tensor, params: HeadParameters, *, 
     brightness, parts = lighting(packing.pack(lit_points), params)
     source = (is_lit.flatten().cumsum(0) - 1).reshape(hit.shape)
     source = torch.where(shared[:, None], source[:, :1], source)[hit]
-    brightness, *parts = (packing.unpack(v)[source] for v in (brightness, *parts))
+    brightness = packing.unpack(brightness)[source]
+    sources = [packing.unpack(part)[source] for part in parts]
 
     packing = _Packing(heads[hit], params.brow.shape[0])
-    tint = albedo(packing.pack(points[hit]), params, HeadParts(*(packing.pack(part) for part in parts)))
+    tint = albedo(packing.pack(points[hit]), params, HeadParts(*(packing.pack(part) for part in sources)))
     colour = torch.zeros_like(points)
     colour[hit] = (packing.unpack(tint) * brightness[:, None]).clamp(MIN_VALUE, 1.0)
     return colour
