@@ -14,6 +14,7 @@ from torch import Tensor
 from eg3d.rendering.compositing import (
     DEPTH_CLAMPS,
     background,
+    depth_spread,
     expected_depth,
     interval_weights,
     sample_weights,
@@ -84,6 +85,7 @@ class RenderedRays:
     rgb: Tensor  # [N, C, R] -1 to 1 for colours in [0, 1]
     depth: Tensor  # [N, R] world units along the ray
     weights: Tensor  # [N, R] share of light stopped by matter, 0 to 1
+    spread: Tensor  # [N, R] variance of the stopping distance times opacity, world units squared
 
 
 def ray_limits(rays: RayBundle, cfg: RenderingConfig) -> tuple[Tensor, Tensor]:
@@ -142,4 +144,5 @@ def _composite(colours: list[Tensor], sigma: Tensor, t: Tensor, cfg: RenderingCo
     shares = per_sample.split([rgb.shape[-1] for rgb in colours], dim=-1)
     rgb = sum((rgb * share.unsqueeze(1)).sum(dim=-1) for rgb, share in zip(colours, shares, strict=True))
     total = weights.sum(dim=-1)
-    return RenderedRays(background(rgb, total, cfg.white_back), expected_depth(weights, t, cfg.depth_clamp), total)
+    depth = expected_depth(weights, t, cfg.depth_clamp)
+    return RenderedRays(background(rgb, total, cfg.white_back), depth, total, depth_spread(weights, t))

@@ -8,7 +8,6 @@ from eg3d.generator import GeneratorConfig
 from eg3d.networks.discriminator import DiscriminatorConfig
 
 
-
 @dataclass
 class OptimConfig:
     """Adam for both networks; a lazy regulariser scales rate and betas by interval/(interval+1)."""
@@ -18,6 +17,13 @@ class OptimConfig:
     beta1: float = 0.0
     beta2: float = 0.99
     eps: float = 1e-8
+
+    def validate(self) -> list[str]:
+        faults = at_least(self, 0, "generator_lr", "discriminator_lr", "eps")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                faults.append(f"{name}: {getattr(self, name)} is not in [0, 1)")
+        return faults
 
 
 @dataclass
@@ -40,10 +46,10 @@ class LossConfig:
         faults = []
         if self.swap_final is not None and not 0 <= self.swap_final <= 1:
             faults.append(f"swap_final: {self.swap_final} is not a probability; give 0 to 1 or null")
-        for name in ("r1_interval", "density_reg_interval"):
-            if getattr(self, name) < 0:
-                faults.append(f"{name}: {getattr(self, name)} is negative; give 0 (off) or more")
-        return faults
+        intervals = ("r1_interval", "density_reg_interval")
+        weights = ("r1_gamma", "density_reg", "density_reg_std", "blur_init_sigma")
+        faults += at_least(self, 0, *intervals, *weights, "swap_fade_kimg", "blur_fade_kimg")
+        return faults + at_least(self, 1, "density_reg_points")
 
 
 @dataclass
@@ -58,8 +64,13 @@ class WarmStartConfig:
     reconstruction_lr: float = 0.003
     reconstruction_final_lr: float = 0.0005  # reached along a cosine at the end of the phase
     reconstruction_beta1: float = 0.9
+    style_scale: float = 1.0  # multiplies the initial style weights: below 1, the common shape is learned first
     edge_weight: float = 1.0  # weight of the L1 of image gradients
+    spread_weight: float = 0.0  # weight of the rays' depth variance, per world unit squared: turns fog into surfaces
     discriminator_kimg: float = 0.0
+
+    def validate(self) -> list[str]:
+        return at_least(self, 0, "reconstruction_kimg", "discriminator_kimg", "edge_weight")
 
 
 @dataclass
@@ -99,16 +110,26 @@ class TrainConfig:
             )
         if len(self.grid) != 2 or min(self.grid) < 1:
             faults.append(f"grid: {list(self.grid)} is not [columns, rows]")
-        return faults
+        if self.tick_kimg <= 0:
+            faults.append(f"tick_kimg: {self.tick_kimg} is not positive")
+        faults += at_least(self, 0, "seed", "threads", "total_kimg", "neural_resolution_fade_kimg")
+        return faults + at_least(self, 1, "snapshot_ticks", "workers")
 
 
-def batch_faults(batch: int, micro_batch: int) -> list[str]:
-    """Faults of a batch and its micro-batch, as a list of lines."""
+def batch_faults(batch: int, micro_batch: int, *, name: str = "micro_batch") -> list[str]:
+    """Faults of a batch and its micro-batch, as a list of lines; a micro-batch above the batch is the whole batch."""
     if batch < 1:
         return [f"batch: {batch} is not positive"]
-    if micro_batch and batch % micro_batch:
-        return [f"micro_batch: {micro_batch} does not divide batch {batch}; give a divisor or 0"]
+    if micro_batch < 0:
+        return [f"{name}: {micro_batch} is negative"]
+    if 0 < micro_batch < batch and batch % micro_batch:
+        return [f"{name}: {micro_batch} does not divide batch {batch}; give a divisor or 0"]
     return []
 
 
-__all__ = ["LossConfig", "OptimConfig", "TrainConfig", "WarmStartConfig", "batch_faults"]
+def at_least(config: object, low: float, *names: str) -> list[str]:
+    """One line for every named field of `config` that is below `low`."""
+    return [f"{name}: {getattr(config, name)} is below {low:g}" for name in names if getattr(config, name) < low]
+
+
+__all__ = ["LossConfig", "OptimConfig", "TrainConfig", "WarmStartConfig", "at_least", "batch_faults"]

@@ -119,7 +119,9 @@ class AdversarialObjective:
         ws = self.generator.mapping(z, draw.real.label.roll(1, dims=0), update_emas=True)
         rendered = self.generator.synthesis(ws, draw.real.label, noise_mode="random", rng=self.rng)
         loss = losses.reconstruction_loss(rendered, draw.real.image, edge_weight=self.cfg.warm_start.edge_weight)
-        return self._reported("Loss/reconstruction", loss)
+        spread = rendered["depth_spread"].mean()
+        self.stats.report("Loss/depth_spread", spread)
+        return self._reported("Loss/reconstruction", loss) + self.cfg.warm_start.spread_weight * spread
 
     def _real(self, draw: Draw) -> losses.Images:
         return losses.real_images(draw.real.image, self.neural_resolution, self.blur_sigma)
