@@ -1,0 +1,180 @@
+"""Put trained weights among those that the project ships: copy them and write their entry in the manifest.
+
+python -m eg3d.checkpoints.ship name=twin source=runs/twin/generator/network-snapshot-000016.safetensors
+
+A source is a network file of `save_networks`, or the folder of a reward bundle (reward.safetensors and reward.yaml).
+Everything shipped stays below LIMIT_BYTES together.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eg3d.checkpoints.manifest import MANIFEST, read_manifest, sha256_of
+from eg3d.checkpoints.store import read_metadata
+from eg3d.entry import entry
+from eg3d.runs import code_version
+from eg3d.safe_write import atomic_path, write_json
+
+LIMIT_BYTES = 30_000_000
+LICENCE = "Apache-2.0"
+REWARD_FILES = ("reward.safetensors", "reward.yaml")  # weights first
+OWN_SOURCE = "trained by this project on synthetic heads"
+
+
+@dataclass
+class ShipConfig:
+    """What to ship, under which name, and what the manifest says about it."""
+
+    name: str = ""  # of the manifest entry and the file
+    source: str = ""  # network file, or folder of a reward bundle
+    manifest: str = ""  # weights go beside it; empty = checkpoints/manifest.json of the repository
+    command: str = ""  # that made it; empty = as the run folder of the source says
+    data: str = ""  # data set behind it, for its SHA-256 and recipe; optional
+    licence: str = LICENCE
+    origin: str = OWN_SOURCE
+    warm_start: str = ""  # a note; empty = as the run folder of the source says
+    notes: list[str] = field(default_factory=list)
+
+    def validate(self) -> list[str]:
+        """All faults, one line each."""
+        faults = [f"{name}: give {name}=..." for name in ("name", "source") if not getattr(self, name)]
+        if self.name and not self.name.replace("_", "").replace("-", "").isalnum():
+            faults.append(f"name: {self.name!r} may hold letters, digits, _ and - only")
+        return faults
+
+
+def ship(cfg: ShipConfig) -> dict[str, Any]:
+    """Copy the weights beside the manifest and write their entry; returns the entry.
+
+    Raises FileNotFoundError without a source, ValueError if it is neither kind, or if all shipped files together would
+    exceed LIMIT_BYTES; nothing is written then.
+    """
+    source, manifest = Path(cfg.source), Path(cfg.manifest or MANIFEST)
+    entries = read_manifest(manifest) if manifest.is_file() else {}
+    files = shipped_files(cfg.name, source)
+    facts = _reward_facts(source) if source.is_dir() else _network_facts(source)
+    made = Path(next(iter(files.values()))).parent
+    size = sum(path.stat().st_size for path in files.values())
+    others = {name: item for name, item in entries.items() if name != cfg.name}
+    total = size + sum(int(item.get("bytes", 0)) for item in others.values())
+    if total > LIMIT_BYTES:
+        raise ValueError(
+            f"{cfg.name}: {size / 1e6:.1f} MB would make {total / 1e6:.1f} MB of shipped weights; at most "
+            f"{LIMIT_BYTES / 1e6:.0f} MB fit, so ship fewer networks or smaller ones"
+        )
+    for target, path in files.items():
+        with atomic_path(manifest.parent / target) as temporary:
+            shutil.copyfile(path, temporary)
+    weights = next(iter(files))
+    entry = {
+        "file": weights,
+        "sha256": sha256_of(manifest.parent / weights),
+        "bytes": size,
+        "licence": cfg.licence,
+        "source": cfg.origin,
+        **facts,
+        "command": cfg.command or run_command(made),
+        "data": data_facts(cfg.data) if cfg.data else {},
+        "warm_start": cfg.warm_start or warm_start_note(made),
+        "code_version": code_version(),
+        "notes": list(cfg.notes),
+    }
+    write_json(manifest, {"checkpoints": {**others, cfg.name: entry}})
+    return entry
+
+
+def shipped_files(name: str, source: Path) -> dict[str, Path]:
+    """Where each file goes, relative to the manifest; the weights come first."""
+    if not source.exists():
+        raise FileNotFoundError(
+            f"source: {source} does not exist; give a network file or the folder of a reward bundle"
+        )
+    if source.is_file():
+        return {f"{name}.safetensors": source}
+    missing = [file for file in REWARD_FILES if not (source / file).is_file()]
+    if missing:
+        raise ValueError(f"source: the folder {source} is no reward bundle; it lacks {', '.join(missing)}")
+    return {f"{name}/{file}": source / file for file in REWARD_FILES}
+
+
+def data_facts(path: str | Path) -> dict[str, Any]:
+    """SHA-256, number of images and recipe of a data set (a zip, or a folder whose dataset.json is hashed)."""
+    path = Path(path)
+    hashed = path / "dataset.json" if path.is_dir() else path
+    if not hashed.is_file():
+        raise FileNotFoundError(f"data: no data set at {path}")
+    if path.is_dir():
+        table = json.loads(hashed.read_text(encoding="utf-8"))
+    else:
+        with zipfile.ZipFile(path) as handle:
+            table = json.loads(handle.read("dataset.json"))
+    recipe = {key: value for key, value in table.get("recipe", {}).items() if key != "head_seeds"}
+    maker = recipe.get("maker", "")
+    command = f"python -m {maker} out={path.name}" if maker else ""
+    facts = {"file": path.name, "sha256": sha256_of(hashed), "images": len(table["labels"]), "recipe": recipe}
+    return facts | ({"command": command + _words(recipe)} if command else {})
+
+
+def run_command(folder: Path) -> str:
+    """The command of the run whose folder this is, or nothing."""
+    path = folder / "run.json"
+    return json.loads(path.read_text(encoding="utf-8")).get("command", "") if path.is_file() else ""
+
+
+def warm_start_note(folder: Path) -> str:
+    """What the run's config says about phases before adversarial training, and what it started from."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return ""
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    phases = {key: value for key, value in (config.get("warm_start") or {}).items() if key.endswith("_kimg") and value}
+    parts = [f"{key.removesuffix('_kimg')} for {value:g} thousand images" for key, value in phases.items()]
+    if config.get("start"):
+        parts.append(f"started from {Path(str(config['start'])).name}")
+    return "; ".join(parts)
+
+
+def _network_facts(path: Path) -> dict[str, Any]:
+    metadata = read_metadata(path)
+    return {
+        "kind": "networks",
+        "networks": sorted(metadata["configs"]),
+        "num_images": metadata["extra"].get("num_images"),
+        "config": metadata["configs"],
+    }
+
+
+def _reward_facts(folder: Path) -> dict[str, Any]:
+    card = yaml.safe_load((folder / "reward.yaml").read_text(encoding="utf-8"))
+    if not isinstance(card, Mapping) or card.get("weights_sha256") != sha256_of(folder / "reward.safetensors"):
+        raise ValueError(f"source: {folder}/reward.yaml does not describe the weights beside it; make the bundle again")
+    keys = ("model", "slab", "normalisation")
+    provenance = {key: card.get(key, {}) for key in ("generator", "rankings")}
+    return {"kind": "reward", "config": {key: card.get(key) for key in keys}, "trained_on": provenance}
+
+
+def _words(recipe: Mapping[str, Any]) -> str:
+    names = ("num_images", "views_per_head", "resolution", "seed")
+    return "".join(f" {name}={recipe[name]}" for name in names if name in recipe)
+
+
+@entry(config_name="ship", schema=ShipConfig)
+def main(cfg: ShipConfig) -> None:
+    """Copy trained weights into checkpoints/ and write their entry in its manifest."""
+    entry_written = ship(cfg)
+    size = entry_written["bytes"] / 1e6
+    print(f"{cfg.name}: {entry_written['file']}, {size:.2f} MB, SHA-256 {entry_written['sha256'][:16]}...")
+    print(f"manifest: {cfg.manifest or 'checkpoints/manifest.json'}")
+
+
+if __name__ == "__main__":
+    main()

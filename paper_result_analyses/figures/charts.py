@@ -1,0 +1,93 @@
+"""Charts of the before/after tables. Every one says where the simulated annotator stands in for a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from paper_result_analyses.figures.drawing import COLOURS, NAMES, canvas, plain, save
+from paper_result_analyses.measure import before_after, trajectories
+from paper_result_analyses.measure.tables import read_table
+
+REQUIRED_SHARE = 0.70  # of held-out seeds preferred after tuning
+
+
+def draw_rewards(folder: str | Path, out: str | Path) -> Path:
+    """Distribution of the reward over held-out seeds, before and after, one panel an arm."""
+    table = read_table(Path(folder) / "before_after.csv", columns=before_after.COLUMNS)
+    arms = [arm for arm in table["arm"].unique() if arm != before_after.START]
+    bins = np.linspace(table["reward"].min(), table["reward"].max() + 1e-9, 31)
+    figure, axes = canvas(4.2 * len(arms), 2.9, columns=len(arms))
+    start = table.loc[table["arm"] == before_after.START, "reward"]
+    for panel, arm in zip(axes[0], arms, strict=True):
+        after = table.loc[table["arm"] == arm, "reward"]
+        for values, name in ((start, before_after.START), (after, arm)):
+            label = f"{NAMES[name]}, mean {values.mean():.2f}"
+            panel.hist(values, bins=bins, color=COLOURS[name], alpha=0.6, label=label)
+        panel.set_xlabel("reward (scalar head)")
+        panel.set_ylabel("held-out seeds")
+        panel.set_title(f"{NAMES[arm]}, n = {len(after)}", fontsize=9)
+        panel.legend(fontsize=7, frameon=False)
+        plain(panel)
+    return save(figure, out)
+
+
+def draw_trajectories(folder: str | Path, out: str | Path) -> Path:
+    """Mean reward of fixed seeds along each fine-tuning run, with the band from the 10th to the 90th percentile."""
+    table = read_table(Path(folder) / "trajectories.csv", columns=trajectories.COLUMNS)
+    figure, axes = canvas(5.6, 3.2)
+    panel = axes[0, 0]
+    for arm, rows in table.groupby("arm", sort=False):
+        kimg = rows["num_images"] / 1000
+        panel.plot(kimg, rows["reward_mean"], color=COLOURS[arm], marker="o", markersize=3, label=NAMES[arm])
+        panel.fill_between(kimg, rows["reward_low"], rows["reward_high"], color=COLOURS[arm], alpha=0.15, linewidth=0)
+    panel.set_xlabel("images since the start of fine-tuning, thousands")
+    panel.set_ylabel("reward of fixed seeds")
+    panel.set_title(f"mean of {int(table['seeds'].max())} fixed seeds; band: 10th to 90th percentile", fontsize=9)
+    panel.legend(fontsize=8, frameon=False)
+    plain(panel)
+    return save(figure, out)
+
+
+def draw_preferences(folder: str | Path, out: str | Path) -> Path:
+    """Share of held-out seeds that the simulated annotator prefers after tuning, and whose reward rose, by arm."""
+    table = read_table(Path(folder) / "before_after_summary.csv", columns=before_after.SUMMARY_COLUMNS)
+    panels = (
+        ("preferred", "preferred by the simulated annotator\nto the shape before"),
+        ("reward_rose", "reward rose"),
+    )
+    figure, axes = canvas(4.0 * len(panels), 0.9 + 0.62 * len(table), columns=len(panels))
+    for panel, (name, label) in zip(axes[0], panels, strict=True):
+        share = table[f"{name}_share"]
+        spread = [(share - table[f"{name}_low"]).clip(lower=0), (table[f"{name}_high"] - share).clip(lower=0)]
+        names = [NAMES[arm] for arm in table["arm"]]
+        panel.barh(names, share, xerr=spread, color=[COLOURS[arm] for arm in table["arm"]], capsize=4, height=0.6)
+        panel.axvline(0.5, color="black", linewidth=0.8, linestyle=":")
+        if name == "preferred":
+            panel.axvline(REQUIRED_SHARE, color="black", linewidth=0.8, linestyle="--")
+        panel.set_xlim(0, 1)
+        panel.invert_yaxis()
+        panel.set_xlabel(f"share of {int(table['n'].max())} held-out seeds, 95 % interval", fontsize=8)
+        panel.set_title(label, fontsize=9)
+        plain(panel)
+    axes[0, 1].set_yticklabels([])
+    return save(figure, out)
+
+
+def draw_scores(folder: str | Path, out: str | Path) -> Path:
+    """Score of the simulated annotator before (across) and after (up), one point a held-out seed."""
+    table = read_table(Path(folder) / "before_after.csv", columns=before_after.COLUMNS)
+    scores = table.pivot(index="seed", columns="arm", values="simulated_score")
+    arms = [arm for arm in table["arm"].unique() if arm != before_after.START]
+    figure, axes = canvas(3.2 * len(arms), 3.3, columns=len(arms))
+    low, high = float(scores.min().min()), float(scores.max().max())
+    for panel, arm in zip(axes[0], arms, strict=True):
+        panel.plot([low, high], [low, high], color="black", linewidth=0.8, linestyle=":")
+        panel.scatter(scores[before_after.START], scores[arm], s=9, color=COLOURS[arm], alpha=0.7, linewidths=0)
+        panel.set_xlabel("simulated score before")
+        panel.set_ylabel("simulated score after")
+        panel.set_title(NAMES[arm], fontsize=9)
+        panel.set_aspect("equal")
+        plain(panel)
+    return save(figure, out)

@@ -1,0 +1,1 @@
+"""The slow half of a figure or number: networks in, tables and pictures out."""

@@ -1,0 +1,102 @@
+"""Renders and shaded meshes of the same seeds by every arm, as PNG files with a table that lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import torch
+
+from eg3d.representations.mesh import extract_mesh
+from eg3d.representations.sigma_field import sigma_grid
+from eg3d.safe_write import atomic_path
+from eg3d.seeds import latent
+from eg3d.training.grids import to_uint8
+from paper_result_analyses.measure.shading import shade_mesh
+
+if TYPE_CHECKING:
+    from eg3d.generator import TriPlaneGenerator
+
+RENDER, MESH = "render", "shaded mesh"
+COLUMNS = {
+    "arm": "network: start, tuned, control, continuation",
+    "seed": "seed of the latent",
+    "kind": "render (the generator's image) or shaded mesh (level set of its density, our rasteriser)",
+    "yaw": "radians from the frontal camera",
+    "file": "PNG, relative to the folder of this table",
+}
+
+
+@dataclass
+class PicturesConfig:
+    """Which seeds are shown: the first held-out ones, so that nobody picks."""
+
+    first_seed: int = 200000
+    num_seeds: int = 6
+    psi: float = 1.0
+    truncation_cutoff: int = 14  # backbone layers
+    mesh_yaws: list[float] = field(default_factory=lambda: [-0.4, 0.4])  # radians
+    resolution: int = 224  # px of a shaded mesh
+    grid_resolution: int = 128  # points a side of the density grid behind a mesh
+    level: float = 10.0  # raw density of the surface
+    border: float = 30 / 256  # fraction masked at each side, as published
+
+    def validate(self) -> list[str]:
+        return [] if self.num_seeds >= 1 else [f"num_seeds: must be at least 1, got {self.num_seeds}"]
+
+
+@torch.no_grad()
+def pictures(
+    networks: Mapping[str, TriPlaneGenerator],
+    cfg: PicturesConfig,
+    folder: str | Path,
+    *,
+    advance: Callable[[], None] = lambda: None,
+) -> pd.DataFrame:
+    """Write the PNGs into `folder`/pictures; returns the table (COLUMNS) that lists them."""
+    folder, rows = Path(folder), []
+    for arm, G in networks.items():
+        for seed in range(cfg.first_seed, cfg.first_seed + cfg.num_seeds):
+            for kind, yaw, picture in seed_pictures(G, seed, cfg):
+                file = f"pictures/{arm}_{seed}_{kind.replace(' ', '_')}_{yaw:+.2f}.png"
+                _save(folder / file, picture)
+                rows.append({"arm": arm, "seed": seed, "kind": kind, "yaw": yaw, "file": file})
+            advance()
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+@torch.no_grad()
+def seed_pictures(G: TriPlaneGenerator, seed: int, cfg: PicturesConfig) -> list[tuple[str, float, np.ndarray]]:
+    """(kind, yaw, uint8 picture [R, R, 3]) of one seed: the frontal render, then its mesh from each yaw."""
+    device = next(G.parameters()).device
+    camera = G.cfg.camera
+    frontal = camera.label().to(device)
+    ws = G.mapping(
+        latent(seed, G.cfg.z_dim).to(device), frontal, truncation_psi=cfg.psi, truncation_cutoff=cfg.truncation_cutoff
+    )
+    planes = G.planes(ws)
+    image = to_uint8(G.render(planes, ws, frontal)["image"][0]).permute(1, 2, 0).cpu().numpy()
+    made = [(RENDER, 0.0, image)]
+    volume = sigma_grid(G, planes, cfg.grid_resolution, grid="exact")[0]
+    try:
+        mesh = extract_mesh(
+            volume,
+            level=cfg.level,
+            box_warp=G.cfg.rendering.box_warp,
+            resolution=cfg.grid_resolution,
+            border=cfg.border,
+        )
+    except ValueError:  # nothing crosses the level: an empty picture says so
+        blank = np.full((cfg.resolution, cfg.resolution, 3), 255, np.uint8)
+        return made + [(MESH, yaw, blank) for yaw in cfg.mesh_yaws]
+    return made + [(MESH, yaw, shade_mesh(mesh, camera.label(yaw), cfg.resolution)) for yaw in cfg.mesh_yaws]
+
+
+def _save(path: Path, picture: np.ndarray) -> None:
+    with atomic_path(path) as temporary:
+        PIL.Image.fromarray(picture).save(temporary)

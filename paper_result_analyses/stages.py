@@ -1,0 +1,182 @@
+"""Stages that can be stopped and run again: each leaves a record of what it read, what it made and what it cost.
+
+A record is `<folder>/stages/<name>.json`. A stage is skipped when its record says done, its settings and the SHA-256 of
+its inputs are the same as now, and all its outputs are there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from eg3d.checkpoints.manifest import sha256_of
+from eg3d.runs import code_version, command_line
+from eg3d.safe_write import write_json
+from eg3d.training.loop import duration
+
+log = logging.getLogger(__name__)
+SAMPLE_SECONDS = 0.25  # between looks at the memory
+HEARTBEAT_SECONDS = 5.0  # between writes of the record while a stage runs
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a pipeline."""
+
+    name: str
+    command: str  # the same step by hand
+    settings: Mapping[str, Any]  # plain data that decides the outputs
+    inputs: Mapping[str, Path]  # files that decide the outputs
+    work: Callable[[], Sequence[Path]]  # does it and returns the outputs
+    run_folder: Path | None = None  # of a stage that continues by itself after a stop
+    is_always_run: bool = False  # cheap, and to be done last every time
+
+
+@dataclass
+class Progress:
+    """Runs stages in order, says where it is, and keeps the records in `folder`."""
+
+    folder: Path
+    names: Sequence[str]
+    redo: Sequence[str] = ()
+    started: float = field(default_factory=time.monotonic)
+
+    def run(self, stage: Stage) -> list[Path]:
+        """Do `stage`, or skip it; returns its outputs. ValueError if its folder holds a run of other settings."""
+        position = list(self.names).index(stage.name)
+        label = f"[{position + 1}/{len(self.names)}] {stage.name}"
+        path, fingerprint = self.folder / "stages" / f"{stage.name}.json", fingerprint_of(stage)
+        record = read_record(path)
+        if stage.name in self.redo:
+            _forget(stage, path)
+            record = None
+        if record and not stage.is_always_run and _is_done(record, fingerprint):
+            log.info(
+                "%s: done before in %s, skipped (redo=[%s] does it again)",
+                label,
+                duration(record["seconds"]),
+                stage.name,
+            )
+            return [Path(file) for file in record["outputs"]]
+        if record and record["fingerprint"] != fingerprint and stage.run_folder and stage.run_folder.exists():
+            raise ValueError(
+                f"{stage.run_folder} holds a run of other settings or inputs; give redo=[{stage.name}] to delete it "
+                "and start anew, or another out"
+            )
+        is_same = record is not None and record["fingerprint"] == fingerprint and not stage.is_always_run
+        log.info("%s: %s  (elapsed %s)", label, "continuing" if is_same else "running", self._elapsed())
+        outputs, seconds, peak = self._work(stage, path, fingerprint, position, record if is_same else None)
+        log.info("%s: done in %s, peak %.2f GB  (elapsed %s)", label, duration(seconds), peak, self._elapsed())
+        return outputs
+
+    def _work(
+        self, stage: Stage, path: Path, fingerprint: str, position: int, earlier: Mapping[str, Any] | None
+    ) -> tuple[list[Path], float, float]:
+        before = earlier or {"seconds": 0.0, "sessions": 0, "peak_memory_gb": 0.0}
+        record = {
+            "stage": stage.name,
+            "position": position,
+            "state": "begun",
+            "fingerprint": fingerprint,
+            "command": stage.command,
+            "pipeline_command": command_line(),
+            "code_version": code_version(),
+            "sessions": before["sessions"] + 1,
+            "settings": dict(stage.settings),
+            "outputs": [],
+        }
+        with Meter(path, record, seconds=before["seconds"], peak_gb=before["peak_memory_gb"]) as meter:
+            outputs = [Path(file) for file in stage.work()]
+        missing = [str(file) for file in outputs if not file.exists()]
+        if missing:
+            raise RuntimeError(f"stage {stage.name} ended without {', '.join(missing)}")
+        meter.write(state="done", outputs=[str(file) for file in outputs])
+        return outputs, meter.seconds, meter.peak_gb
+
+    def _elapsed(self) -> str:
+        return duration(time.monotonic() - self.started)
+
+
+class Meter:
+    """Time and memory of a stage, kept in its record while it runs, so that a kill loses seconds at most.
+
+    Memory is the resident memory of this process and its children together.
+    """
+
+    def __init__(self, path: Path, record: dict[str, Any], *, seconds: float, peak_gb: float) -> None:
+        self.path, self.record, self.peak_gb = path, record, peak_gb
+        self._earlier, self._started = seconds, time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    @property
+    def seconds(self) -> float:
+        return self._earlier + time.monotonic() - self._started
+
+    def write(self, **changes: Any) -> None:
+        """Write the record with the time and memory so far."""
+        self.record |= {"seconds": self.seconds, "peak_memory_gb": self.peak_gb} | changes
+        write_json(self.path, self.record)
+
+    def __enter__(self) -> Meter:
+        self._look()
+        self.write()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._look()
+        self.write()
+
+    def _watch(self) -> None:
+        written = time.monotonic()
+        while not self._stop.wait(SAMPLE_SECONDS):
+            self._look()
+            if time.monotonic() - written > HEARTBEAT_SECONDS:
+                self.write()
+                written = time.monotonic()
+
+    def _look(self) -> None:
+        process, total = psutil.Process(), 0
+        for one in [process, *process.children(recursive=True)]:
+            try:
+                total += one.memory_info().rss
+            except psutil.Error:  # a child that just ended
+                continue
+        self.peak_gb = max(self.peak_gb, total / 2**30)
+
+
+def fingerprint_of(stage: Stage) -> str:
+    """SHA-256 of what decides the outputs: settings, and the contents of the inputs."""
+    content = {"settings": stage.settings, "inputs": {name: sha256_of(file) for name, file in stage.inputs.items()}}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record of a stage, or None."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _is_done(record: Mapping[str, Any], fingerprint: str) -> bool:
+    is_same = record["state"] == "done" and record["fingerprint"] == fingerprint
+    return is_same and all(Path(file).exists() for file in record["outputs"])
+
+
+def _forget(stage: Stage, path: Path) -> None:
+    """Remove the record of a stage, and its run folder, so that it starts from nothing."""
+    path.unlink(missing_ok=True)
+    if stage.run_folder and stage.run_folder.exists():
+        log.info("redo: deleting %s", stage.run_folder)
+        shutil.rmtree(stage.run_folder)

@@ -1,0 +1,72 @@
+"""Shipping weights: files, manifest, and the limit."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from eg3d.checkpoints import ship as shipping
+from eg3d.checkpoints.manifest import resolve
+from eg3d.checkpoints.ship import ShipConfig, ship
+from tests.analyses.tiny_run import save_tiny_networks, save_tiny_reward
+
+
+@pytest.fixture
+def network(tmp_path):
+    return save_tiny_networks(tmp_path / "run" / "net.safetensors")
+
+
+def test_networks_are_listed_with_all_facts(tmp_path, network):
+    (network.parent / "run.json").write_text(json.dumps({"command": "python -m eg3d.train experiment=tiny"}))
+    (network.parent / "config.yaml").write_text("start: null\nwarm_start: {reconstruction_kimg: 2, edge_weight: 1}\n")
+    data = tmp_path / "data"
+    data.mkdir()
+    recipe = {"maker": "a.maker", "num_images": 1, "seed": 3, "head_seeds": [0]}
+    (data / "dataset.json").write_text(json.dumps({"labels": [["a.png", [0] * 25]], "recipe": recipe}))
+    manifest = tmp_path / "shipped" / "manifest.json"
+    entry = ship(ShipConfig(name="tiny", source=str(network), manifest=str(manifest), data=str(data), notes=["a note"]))
+    assert resolve("tiny", manifest=manifest) == manifest.parent / "tiny.safetensors"
+    assert (
+        entry["bytes"] == network.stat().st_size and entry["licence"] == "Apache-2.0" and entry["notes"] == ["a note"]
+    )
+    assert entry["command"] == "python -m eg3d.train experiment=tiny"
+    assert entry["warm_start"] == "reconstruction for 2 thousand images"
+    assert entry["networks"] == ["D", "G", "G_ema"] and entry["config"]["G"]["z_dim"] == 8
+    assert entry["data"]["recipe"] == {"maker": "a.maker", "num_images": 1, "seed": 3}
+    assert "seed=3" in entry["data"]["command"] and len(entry["data"]["sha256"]) == 64
+
+
+def test_a_reward_bundle_is_found_by_name(tmp_path, network):
+    from reward_model_training.bundle import load_reward
+
+    manifest = tmp_path / "shipped" / "manifest.json"
+    ship(ShipConfig(name="tiny", source=str(network), manifest=str(manifest)))
+    bundle = save_tiny_reward(tmp_path / "bundle")
+    entry = ship(ShipConfig(name="tiny_reward", source=str(bundle), manifest=str(manifest)))
+    assert entry["kind"] == "reward" and resolve("tiny_reward", manifest=manifest).name == "reward.safetensors"
+    load_reward(manifest.parent / "tiny_reward")
+    assert set(json.loads(manifest.read_text())["checkpoints"]) == {"tiny", "tiny_reward"}
+
+
+def test_too_much_is_refused_and_nothing_written(tmp_path, network, monkeypatch):
+    manifest = tmp_path / "shipped" / "manifest.json"
+    ship(ShipConfig(name="first", source=str(network), manifest=str(manifest)))
+    before = manifest.read_bytes()
+    monkeypatch.setattr(shipping, "LIMIT_BYTES", int(1.5 * network.stat().st_size))
+    with pytest.raises(ValueError, match="would make"):
+        ship(ShipConfig(name="second", source=str(network), manifest=str(manifest)))
+    assert manifest.read_bytes() == before and not (manifest.parent / "second.safetensors").exists()
+    ship(ShipConfig(name="first", source=str(network), manifest=str(manifest)))  # replacing an entry frees its bytes
+
+
+def test_the_limit_is_30_mb():
+    assert shipping.LIMIT_BYTES == 30_000_000
+
+
+def test_bad_sources(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        ship(ShipConfig(name="x", source=str(tmp_path / "none"), manifest=str(tmp_path / "m.json")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no reward bundle"):
+        ship(ShipConfig(name="x", source=str(tmp_path / "empty"), manifest=str(tmp_path / "m.json")))
