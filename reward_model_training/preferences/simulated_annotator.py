@@ -3,8 +3,9 @@
 No person is involved, and nothing here sees a reward network. The surface is where the raw density of a slab crosses
 level 10, seen from the camera's side (high z). Four faults cost points out of 10:
 
-- roughness: mean distance, along the normals, between the visible surface and itself after smoothing over
-  `smoothing` world units. Wider detail (nose, lips, eye sockets) survives the smoothing and hardly counts.
+- roughness: mean distance, along the normals, between the visible surface and itself after smoothing over `smoothing`
+  world units. Wider detail (nose, lips, eye sockets) survives the smoothing and hardly counts; sharp creases (hairline,
+  jaw) are few and fall outside the smoother `counted_share` of the surface, which alone is averaged.
 - stray pieces: share of the outer surface that belongs to other pieces than the largest.
 - holes: share of the face window without a surface, or with a pit deeper than `pit_depth`, plus a cost for every tunnel
   through the head.
@@ -13,10 +14,10 @@ level 10, seen from the camera's side (high z). Four faults cost points out of 1
 
 What is left is multiplied by the share of the face window that shows a surface.
 
-Limits. Roughness below `roughness_floor` (what marching cubes leaves on a clean head) is free and flatness costs
-points, so that an inflated blob without features does not win. It is still a rule with fixed scales: it knows nothing
-of faces, and a smooth shape with a bump in the window may outrank a likeness. Say "simulated" wherever its answers are
-used.
+Limits. Roughness below `roughness_floor` (that of the synthetic heads' true surfaces, at 64 points a side) is free and
+flatness costs points, so that neither an inflated blob nor a head with its features smoothed away wins. It is still a
+rule with fixed scales: it knows nothing of faces, and a smooth shape with a bump in the window may outrank a likeness.
+Say "simulated" wherever its answers are used.
 """
 
 from __future__ import annotations
@@ -43,16 +44,17 @@ class AnnotatorConfig:
     """
 
     level: float = 10.0  # raw density of the surface
-    smoothing: float = 0.012  # world units, standard deviation; waves shorter than four times this are roughness
-    roughness_floor: float = 0.0002  # world units; below it a surface is simply smooth
-    roughness_half: float = 0.0010  # world units
+    smoothing: float = 0.016  # world units, standard deviation; waves shorter than four times this are roughness
+    counted_share: float = 0.7  # of the visible surface, the smoother part; creases (hairline, jaw) fall outside
+    roughness_floor: float = 0.0004  # world units; below it a surface is simply smooth
+    roughness_half: float = 0.0006  # world units
     stray_half: float = 0.03  # share of the outer surface
     holes_half: float = 0.03  # share of the face window
-    relief_wanted: float = 0.006  # world units, standard deviation over the face window
-    roughness_weight: float = 5.5  # points
+    relief_wanted: float = 0.009  # world units, standard deviation over the face window
+    roughness_weight: float = 5.0  # points
     stray_weight: float = 1.5  # points
     holes_weight: float = 1.5  # points
-    flatness_weight: float = 1.5  # points
+    flatness_weight: float = 2.0  # points
     tunnel_cost: float = 0.01  # share of the face window that a tunnel counts as
     pit_depth: float = 0.05  # world units
     pit_width: float = 0.11  # world units; a wider dip is shape
@@ -62,8 +64,8 @@ class AnnotatorConfig:
     seed: int = 0  # of the noise
 
     def validate(self) -> list[str]:
-        positive = ("smoothing", "roughness_half", "stray_half", "holes_half", "relief_wanted", "pit_depth")
-        positive += ("pit_width",)
+        positive = ("smoothing", "counted_share", "roughness_half", "stray_half", "holes_half", "relief_wanted")
+        positive = (*positive, "pit_depth", "pit_width")
         faults = [f"{n}: must be above 0, got {getattr(self, n)}" for n in positive if not getattr(self, n) > 0]
         weights = [f.name for f in fields(self) if f.name.endswith("_weight")]
         faults += [f"{n}: must be 0 or more, got {getattr(self, n)}" for n in weights if not getattr(self, n) >= 0]
@@ -72,6 +74,8 @@ class AnnotatorConfig:
             faults.append(f"{', '.join(weights)}: must add up to {BEST_SCORE:g} points, got {total:g}")
         if not 0 <= self.temperature < np.inf:
             faults.append(f"temperature: must be 0 or more points, got {self.temperature}")
+        if self.counted_share > 1:
+            faults.append(f"counted_share: must be at most 1, got {self.counted_share}")
         for name in ("window_x", "window_y"):
             low, high = getattr(self, name)
             if not 0 <= low < high <= 1:
@@ -194,7 +198,15 @@ def _judge_mesh(
     weight = areas * is_seen
     if weight.sum() <= 0:
         return cfg.smoothing, stray, num_tunnels
-    return float((distance * weight).sum() / weight.sum()) * voxel, stray, num_tunnels
+    return _mean_of_smaller(distance, weight, cfg.counted_share) * voxel, stray, num_tunnels
+
+
+def _mean_of_smaller(values: np.ndarray, weights: np.ndarray, share: float) -> float:
+    """Weighted mean of the smaller values, `share` of the total weight: a few sharp creases do not decide it."""
+    order = np.argsort(values, kind="stable")
+    total = np.cumsum(weights[order])
+    kept = np.minimum(total, share * total[-1])
+    return float((values[order] * np.diff(kept, prepend=0.0)).sum() / kept[-1])
 
 
 def _adjacency(faces: np.ndarray, num_vertices: int):

@@ -7,7 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
+from eg3d.representations.sigma_field import grid_points, slab_shape, slab_slices
 from reward_model_training.preferences.simulated_annotator import (
     NO_SURFACE,
     AnnotatorConfig,
@@ -25,7 +27,7 @@ def test_a_clean_head_is_nearly_perfect() -> None:
 
 @pytest.mark.parametrize("sigma", [0.6, 0.8, 1.2])  # voxels
 def test_small_scale_noise_lowers_the_score_the_more_the_louder(sigma: float) -> None:
-    scores = [surface_quality(density(head()) + noise(a, sigma=sigma, seed=1)) for a in (0.0, 1.0, 2.0, 4.0)]
+    scores = [surface_quality(density(head()) + noise(a, sigma=sigma, seed=1)) for a in (0.0, 2.0, 4.0, 8.0)]
     assert all(a.score > b.score + 0.2 for a, b in pairwise(scores))
     assert all(a.roughness < b.roughness for a, b in pairwise(scores))
 
@@ -66,6 +68,19 @@ def test_a_smooth_nose_costs_next_to_nothing() -> None:
 def test_an_inflated_blob_without_features_does_not_win() -> None:
     for radii in ((0.2, 0.2, 0.2), (0.2, 0.25, 0.2)):
         assert surface_quality(density(ellipsoid((0, 0.02, 0.1), radii))).score < CLEAN.score - 0.3
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_true_synthetic_heads_beat_their_noisy_and_their_over_smoothed_selves(seed: int) -> None:
+    from dataset_preprocessing.synthetic_heads.shape import true_sdf
+
+    points = grid_points(SLAB.resolution, grid=SLAB.grid, slices=slab_slices(SLAB))
+    true = density(true_sdf(seed)(points).reshape(slab_shape(SLAB)).numpy())
+    clean = surface_quality(true)
+    assert clean.score > 9.5
+    assert surface_quality(true + noise(1.0, seed=seed)).score < clean.score - 0.5
+    assert surface_quality(true + noise(4.0, sigma=1.5, seed=seed)).score < clean.score - 0.5  # lumps
+    assert surface_quality(gaussian_filter(true, 2.0)).score < clean.score - 0.5
 
 
 def test_the_scale_is_the_worlds_not_the_grids() -> None:
