@@ -75,15 +75,9 @@ def read_scores(cfg: DataConfig) -> dict[int, float] | None:
         if cfg.scores:
             raise FileNotFoundError(f"{path}: no such table of simulated scores (data.scores)")
         return None
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"seed", "score"} <= set(reader.fieldnames or ()):
-            found = ", ".join(reader.fieldnames or ["none"])
-            raise ValueError(f"{path}: expected columns seed and score, found {found}")
-        try:
-            return {int(row["seed"]): float(row["score"]) for row in reader}
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+    from reward_model_training.preferences import simulated_rankings
+
+    return {seed: found.score for seed, found in simulated_rankings.read_scores(path).items()}
 
 
 def embed(
@@ -214,7 +208,8 @@ def _accuracy(label: tuple[str, ...], head: str, reference: str, num_correct: in
 
     low, high = proportion_confint(num_correct, num_pairs, alpha=1 - CONFIDENCE, method="wilson")
     share = num_correct / num_pairs
-    return Accuracy(*label, head, reference, num_pairs, num_correct, share, float(low), float(high))
+    low, high = min(float(low), share), max(float(high), share)  # rounding puts the ends of 0 and 1 inside
+    return Accuracy(*label, head, reference, num_pairs, num_correct, share, low, high)
 
 
 @entry(config_name="reward_evaluate", schema=EvaluateConfig)

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 MONITORS = {"pairs": "val/pairs_loss", "scalar": "val/scalar_loss"}
 DIVERGENCE_THRESHOLD = 2.0  # published: a monitored loss above it ends the run
+HARMLESS_WARNINGS = (
+    "does not have many workers",
+    "treespec",
+    "Checkpoint directory",
+    "smaller than the logging interval",
+    "dataloader is not resumable",  # it is: PlannedBatches starts at the step that comes next
+)
 # Settings that may change when a stopped run continues: they do not touch the numbers of a step.
 _FREE = ("out", "max_epochs", "patience", "device", "num_threads", "state_every_n_steps", "shows_progress")
 _FREE_DATA = ("storage", "slab_dir", "num_workers", "rankings", "generator", "scores")  # the files are compared
@@ -104,8 +111,8 @@ def _fit(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, folder: Path)
     module = RewardModule(build_model(cfg.model), cfg.loss, cfg.optimiser, seed=cfg.seed)
     data = PreferenceData(cfg.data, splits, store, seed=cfg.seed)
     with warnings.catch_warnings():
-        for text in (".*does not have many workers.*", ".*treespec.*", ".*Checkpoint directory.*", ".*CSVLogger.*"):
-            warnings.filterwarnings("ignore", text)
+        for text in HARMLESS_WARNINGS:
+            warnings.filterwarnings("ignore", f".*{text}.*")
         trainer = _trainer(cfg, folder)
         trainer.fit(module, datamodule=data, ckpt_path=str(state) if state.is_file() else None)
     if trainer.interrupted:

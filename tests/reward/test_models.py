@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def published_names() -> dict[str, list[int]]:
     names: dict[str, list[int]] = {}
 
     def block(prefix: str, sizes: list[int]) -> None:
-        for layer, (a, b) in zip(("input_layer", "hidden_layers.0.0", "output_layer"), zip(sizes, sizes[1:])):
+        for layer, (a, b) in zip(("input_layer", "hidden_layers.0.0", "output_layer"), pairwise(sizes)):
             names[f"{prefix}.{layer}.weight"], names[f"{prefix}.{layer}.bias"] = [b, a], [b]
 
     def residual(prefix: str, c: int) -> None:
@@ -190,7 +191,8 @@ def test_reconstruction_has_the_input_shape():
 
 
 @pytest.mark.parametrize(
-    ("shape", "text"), [((1, 9, 9, 9), "N, 1, Z, Y, X"), ((1, 2, 9, 9, 9), "N, 1, Z, Y, X"), ((1, 1, 9, 3, 9), "below 4")]
+    ("shape", "text"),
+    [((1, 9, 9, 9), "N, 1, Z, Y, X"), ((1, 2, 9, 9, 9), "N, 1, Z, Y, X"), ((1, 1, 9, 3, 9), "below 4")],
 )
 def test_wrong_input_is_refused(shape, text):
     with pytest.raises(ValueError, match=text):

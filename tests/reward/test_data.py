@@ -1,0 +1,183 @@
+"""Slab store and ranked rows: the same numbers each way, damage found, plans that resume."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eg3d.representations.sigma_field import SigmaFieldConfig, slab_shape
+from reward_model_training.data.dataset import (
+    DataConfig,
+    PlannedBatches,
+    RankedSeeds,
+    collate,
+    epoch_order,
+    make_splits,
+    row_anchor,
+)
+from reward_model_training.data.slab_store import SlabKey, SlabStore, cache_key, generator_slabs
+from reward_model_training.preferences.anchors import AnchorConfig
+from reward_model_training.preferences.rankings import Ranking
+
+SLAB = SigmaFieldConfig(resolution=10, grid="exact")
+
+
+def made_slab(seed: int, cfg: SigmaFieldConfig) -> torch.Tensor:
+    """Stand-in for a generator: another volume for every seed and psi, not representable in half."""
+    rng = np.random.RandomState(seed)
+    return torch.from_numpy(cfg.psi * rng.uniform(-90, 250, slab_shape(cfg)).astype(np.float32))
+
+
+def store(storage: str = "memory", folder: Path | None = None, source: str = "a") -> SlabStore:
+    return SlabStore(made_slab, SLAB, source=source, storage=storage, folder=folder)
+
+
+def test_every_storage_gives_the_same_numbers(tmp_path):
+    keys = [SlabKey(seed, psi) for seed in (1, 2) for psi in (1.0, 0.25)]
+    stores = [store("on_the_fly"), store("memory"), store("disk", tmp_path), store("disk", tmp_path)]
+    for key in keys:
+        found = [s.slab(key) for s in stores]
+        assert all(f.dtype == torch.float16 for f in found)
+        assert all(torch.equal(f, found[0]) for f in found)
+        torch.testing.assert_close(found[0], made_slab(key.seed, dataclasses.replace(SLAB, psi=key.psi)).half())
+
+
+def test_a_real_generator_gives_the_same_numbers_each_way(toy_networks, tmp_path):
+    make, sha256 = generator_slabs(str(toy_networks))
+    slabs = [
+        SlabStore(make, SLAB, source=sha256, storage=storage, folder=tmp_path).slab(SlabKey(5, 0.7))
+        for storage in ("on_the_fly", "memory", "disk", "disk")
+    ]
+    assert all(torch.equal(slab, slabs[0]) for slab in slabs)
+    assert slabs[0].float().std() > 0
+
+
+def test_disk_cache_is_kept_and_keyed(tmp_path):
+    keys = [SlabKey(seed, 1.0) for seed in range(3)]
+    assert store("disk", tmp_path).fill(keys) == 3
+    assert store("disk", tmp_path).fill(keys) == 0
+    assert store("disk", tmp_path, source="b").fill(keys) == 3  # another generator
+    assert cache_key("a", SLAB) != cache_key("a", dataclasses.replace(SLAB, grid="skewed"))
+    assert cache_key("a", SLAB) != cache_key("a", dataclasses.replace(SLAB, psi=0.5))
+    names = sorted(path.name for path in store("disk", tmp_path).path(keys[0]).parent.iterdir())
+    assert names == ["s_0.npy", "s_1.npy", "s_2.npy", "slabs.json"]  # no temporary files are left
+
+
+@pytest.mark.parametrize("damage", ["cut", "shape", "type", "pickle", "empty"])
+def test_damaged_cache_files_are_named(tmp_path, damage):
+    disk, key = store("disk", tmp_path), SlabKey(1, 1.0)
+    disk.slab(key)
+    path = disk.path(key)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-7])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    else:
+        array = np.zeros((2, 3, 4), np.float16) if damage == "shape" else np.zeros(slab_shape(SLAB), np.float64)
+        np.save(path, np.array([{}], dtype=object) if damage == "pickle" else array, allow_pickle=True)
+    with pytest.raises(ValueError, match=r"s_1\.npy.*delete it") as error:
+        disk.slab(key)
+    assert "\n" not in str(error.value)
+
+
+def test_density_beyond_half_is_refused():
+    bad = SlabStore(lambda seed, cfg: torch.full(slab_shape(cfg), 1e6), SLAB, source="a")
+    with pytest.raises(ValueError, match=r"seed 3.*half precision"):
+        bad.slab(SlabKey(3, 1.0))
+
+
+def test_store_arguments():
+    with pytest.raises(ValueError, match="memory, disk, on_the_fly"):
+        store("tape")
+    with pytest.raises(ValueError, match=r"data\.slab_dir"):
+        store("disk")
+
+
+def ranked(num: int, size: int = 2, psi: float = 1.0) -> list[Ranking]:
+    return [Ranking(n, tuple(range(10 * n, 10 * n + size)), "x", psi) for n in range(num)]
+
+
+def config(**changes) -> DataConfig:
+    return DataConfig(slab=SLAB, anchors=AnchorConfig(num_train=5, num_val=2, num_test=2), **changes)
+
+
+def test_published_split_sizes_and_disjoint_seeds():
+    splits = make_splits(ranked(4346), DataConfig(), seed=42)
+    assert [len(splits.rows[s]) for s in ("train", "val", "test")] == [3042, 652, 652]
+    assert [len(splits.anchors[s]) for s in ("train", "val", "test")] == [700, 150, 150]
+    seeds = [set(splits.keys(s)) for s in ("train", "val", "test")]
+    assert sum(len(s) for s in seeds) == len(set.union(*seeds)) == 2 * 4346 + 1000
+
+
+def test_rows_are_anchor_winner_loser():
+    cfg = config()
+    rows = RankedSeeds(make_splits(ranked(20, size=4), cfg, seed=1), "train", store(), cfg, seed=1)
+    for row in range(len(rows)):
+        anchor, *items = rows.items(0, row)
+        assert anchor.psi == 0.25
+        assert anchor.seed >= 100000
+        assert items == [rows.rows[row].items[0], rows.rows[row].items[-1]]
+    whole = RankedSeeds(make_splits(ranked(20, size=4), cfg, seed=1), "train", store(), config(reduction="all"), seed=1)
+    assert len(whole.items(0, 0)) == 5
+
+
+def test_anchors_differ_by_epoch_and_repeat_for_the_same_one():
+    seeds = np.arange(50)
+    drawn = [[row_anchor(seeds, seed=1, epoch=e, row=r, probability=1) for r in range(30)] for e in (0, 1, 0)]
+    assert drawn[0] == drawn[2] != drawn[1]
+    some = [row_anchor(seeds, seed=1, epoch=0, row=r, probability=0.3) for r in range(400)]
+    assert 80 < sum(anchor is not None for anchor in some) < 160
+    assert row_anchor(seeds, seed=1, epoch=0, row=0, probability=0) is None
+    assert row_anchor(seeds[:0], seed=1, epoch=0, row=0, probability=1) is None
+
+
+def test_batches_hold_each_sample_once_and_pad():
+    cfg = config(anchor_probability=0.5)
+    rows = RankedSeeds(make_splits(ranked(40), cfg, seed=1), "train", store(), cfg, seed=1)
+    samples = [rows[(0, row)] for row in range(len(rows))]
+    batch = collate(samples)
+    keys = list(dict.fromkeys(key for sample in samples for key in sample.items))
+    assert len(batch.slabs) == len(keys)
+    for sample, index in zip(samples, batch.index.tolist(), strict=True):
+        assert [keys[i] for i in index if i >= 0] == list(sample.items)
+        assert index[len(sample.items) :] == [-1] * (3 - len(sample.items))
+
+
+@pytest.mark.parametrize("start", range(8))
+def test_plan_resumes_at_any_step(start):
+    """7 rows in batches of 3: 3 batches an epoch, the small one kept."""
+    position = {"steps": 0}
+    plan = PlannedBatches(7, 3, seed=4, position=lambda: position["steps"])
+    whole = []
+    for epoch in range(3):
+        position["steps"] = 3 * epoch
+        whole += list(plan)
+    position["steps"] = start
+    rest = list(plan)
+    assert rest == whole[start : start + len(rest)]
+    assert len(rest) == 3 - start % 3
+    for epoch in range(3):
+        batches = whole[3 * epoch : 3 * epoch + 3]
+        assert sorted(row for batch in batches for _, row in batch) == list(range(7))
+    assert not np.array_equal(epoch_order(7, seed=4, epoch=0), epoch_order(7, seed=4, epoch=1))
+
+
+def test_mixed_psi_is_refused():
+    with pytest.raises(ValueError, match=r"one psi, found \[0\.7, 1\.0\]"):
+        make_splits(ranked(5) + [Ranking(9, (900, 901), "x", 0.7)], DataConfig(), seed=1)
+
+
+def test_proportion_keeps_a_named_share():
+    full, part = (make_splits(ranked(100), config(proportion=p), seed=3) for p in (1.0, 0.2))
+    assert [len(part.rows[s]) for s in ("train", "val", "test")] == [14, 3, 3]
+    assert set(part.rows["train"]) < set(full.rows["train"])
+
+
+def test_faults_of_a_data_config():
+    faults = config(storage="memory", num_workers=2, batch_size=0, reduction="some", anchor_probability=2).validate()
+    for name in ("num_workers", "batch_size", "reduction", "anchor_probability"):
+        assert any(name in fault for fault in faults)
