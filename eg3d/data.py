@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import threading
 import zipfile
 from collections import deque
@@ -37,15 +38,15 @@ class ImageDataset:
                 f"data: {self.path} does not exist; make the synthetic heads with "
                 f"'python -m dataset_preprocessing.synthetic_heads out={self.path}'"
             )
-        self._zip = zipfile.ZipFile(self.path) if self.path.is_file() else None
+        self._zip = self._opened_zip() if self.path.is_file() else None
         self._lock = threading.Lock()
         entries = self._labels_table()
-        self.names: list[str] = [str(name) for name, _ in entries]
-        self.labels: Tensor = torch.tensor([label for _, label in entries], dtype=torch.float32)
-        if self.labels.ndim != 2 or self.labels.shape[1] != LABEL_SIZE:
-            raise ValueError(f"{self.path}: labels must have {LABEL_SIZE} numbers each (c2w, K), got {self.labels.shape}")
-        self.codes: Tensor | None = self._codes()
-        self.resolution: int = self._decode(self.names[0]).shape[-1]
+        order = sorted(range(len(entries)), key=lambda index: entries[index][0])  # by path, whatever the file's order
+        self.names: list[str] = [entries[index][0] for index in order]
+        self.labels: Tensor = torch.tensor([entries[index][1] for index in order], dtype=torch.float32)
+        self.codes: Tensor | None = self._codes(order)
+        self._check_names()
+        self.resolution: int = self._pixels(self.names[0]).shape[-1]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -58,7 +59,13 @@ class ImageDataset:
         """Population standard deviation of every label component, [25]."""
         return self.labels.std(dim=0, unbiased=False)
 
-    def _labels_table(self) -> list[list[Any]]:
+    def _opened_zip(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(self.path)
+        except zipfile.BadZipFile:
+            raise ValueError(f"{self.path}: not a zip file; give an EG3D data set (zip or folder)") from None
+
+    def _labels_table(self) -> list[tuple[str, list[float]]]:
         try:
             table = json.loads(self._bytes("dataset.json"))
         except (KeyError, FileNotFoundError):
@@ -68,17 +75,41 @@ class ImageDataset:
         labels = table.get("labels") if isinstance(table, dict) else None
         if not labels:
             raise ValueError(f"{self.path}: dataset.json has no labels; expected a list of [path, 25 numbers]")
-        return sorted(labels, key=lambda item: item[0])
+        if not isinstance(labels, list):
+            raise ValueError(f"{self.path}: labels must be a list of [path, 25 numbers], got {type(labels).__name__}")
+        return [self._checked_entry(index, item) for index, item in enumerate(labels)]
 
-    def _codes(self) -> Tensor | None:
+    def _checked_entry(self, index: int, item: Any) -> tuple[str, list[float]]:
+        if not (isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)):
+            raise ValueError(f"{self.path}: entry {index} of labels is not [path, {LABEL_SIZE} numbers]")
+        name, label = item
+        numbers = label if isinstance(label, list) else [label]
+        is_good = all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+        if not is_good or len(numbers) != LABEL_SIZE:
+            found = f"{len(numbers)} values" if is_good else "values that are not finite numbers"
+            raise ValueError(f"{self.path}: the label of {name} must have {LABEL_SIZE} numbers (c2w, K), got {found}")
+        return name, numbers
+
+    def _check_names(self) -> None:
+        """Every image must be there; one that is not is better found now than in the middle of a run."""
+        there = set(self._zip.namelist()) if self._zip else None
+        for name in self.names:
+            if not (name in there if there is not None else (self.path / name).is_file()):
+                raise ValueError(f"{self.path}: dataset.json names {name}, which is not in the set")
+
+    def _codes(self, order: list[int]) -> Tensor | None:
+        """Head parameters, from the order of dataset.json into that of `names`."""
         try:
             raw = self._bytes("codes.npy")
         except (KeyError, FileNotFoundError):
             return None
-        codes = np.load(io.BytesIO(raw), allow_pickle=False)
+        try:
+            codes = np.load(io.BytesIO(raw), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{self.path}: codes.npy is not a readable array ({error})") from None
         if codes.ndim != 2 or len(codes) != len(self):
             raise ValueError(f"{self.path}: codes.npy is {list(codes.shape)}, expected [{len(self)}, K]")
-        return torch.from_numpy(codes.astype(np.float32))
+        return torch.from_numpy(codes[order].astype(np.float32))
 
     def _bytes(self, name: str) -> bytes:
         if self._zip is None:
@@ -87,11 +118,21 @@ class ImageDataset:
             return self._zip.read(name)
 
     def _decode(self, name: str) -> np.ndarray:
+        """uint8 [3, H, H] of an image of the set's size."""
+        pixels = self._pixels(name)
+        if pixels.shape[-1] != self.resolution:
+            side = pixels.shape[-1]
+            raise ValueError(f"{self.path}: {name} has {side} pixels a side, the first image {self.resolution}")
+        return pixels
+
+    def _pixels(self, name: str) -> np.ndarray:
         try:
             with PIL.Image.open(io.BytesIO(self._bytes(name))) as image:
                 pixels = np.asarray(image.convert("RGB"))
-        except (KeyError, FileNotFoundError):
-            raise ValueError(f"{self.path}: dataset.json names {name}, which is not in the set") from None
+        except (OSError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{self.path}: {name} is not a readable image ({error})") from None
+        if pixels.shape[0] != pixels.shape[1]:
+            raise ValueError(f"{self.path}: {name} is {pixels.shape[1]} by {pixels.shape[0]} pixels, expected a square")
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 

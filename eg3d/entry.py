@@ -15,16 +15,18 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
+_CLEAN = (ValueError, OSError, RuntimeError)  # errors of the work that a user can act on: one line, no trace
+_OPTIONS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 
 
 class ConfigError(ValueError):
@@ -37,15 +39,14 @@ def entry(*, config_name: str, schema: type) -> Callable[[Callable[[Any], None]]
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
         @functools.wraps(main)
         def command() -> None:
-            arguments = sys.argv[1:]
+            sys.argv[1:] = arguments = [_without_plus(argument) for argument in sys.argv[1:]]
             if any(argument in ("-h", "--help") for argument in arguments):
                 print(help_text(main, config_name, schema))
                 return
             is_sweep = any(argument in ("-m", "--multirun") for argument in arguments)
-            overrides = [a for a in arguments if not a.startswith("-") and a != "job"]
             try:
                 if not is_sweep:
-                    compose_config(config_name, schema, overrides)
+                    compose_config(config_name, schema, _overrides(arguments))
             except ConfigError as error:
                 print(f"error: {error}", file=sys.stderr)
                 raise SystemExit(2) from None
@@ -65,11 +66,15 @@ def compose_config(config_name: str, schema: type, overrides: Sequence[str] = ()
     Raises ConfigError (one line, names the key and the choices) for anything that does not fit.
     """
     _register(config_name, schema)
+    overrides = [_without_plus(override) for override in overrides]
+    _check_groups(config_name, overrides)
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            cfg = hydra.compose(config_name, overrides=list(overrides))
+            cfg = hydra.compose(config_name, overrides=overrides)
         return _instance(cfg)
+    except OverrideParseException as error:
+        raise ConfigError(f"{error.override}: not an override; write key=value") from None
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_one_line(error, schema)) from None
 
@@ -83,12 +88,8 @@ def experiments_for(config_name: str) -> list[str]:
 
 def help_text(main: Callable[[Any], None], config_name: str, schema: type) -> str:
     """Usage, experiments and every field with its default, as text."""
-    module = main.__module__
-    if module == "__main__":
-        spec = getattr(sys.modules["__main__"], "__spec__", None)
-        module = spec.name if spec else Path(sys.argv[0]).stem
     lines = [
-        f"usage: python -m {module.removesuffix('.__main__')} [experiment=NAME] [key=value ...]",
+        f"usage: python {_command_name(main)} [experiment=NAME] [key=value ...]",
         "",
         (main.__doc__ or "").strip(),
         "",
@@ -117,7 +118,7 @@ def one_of(name: str, value: str, choices: Sequence[str]) -> list[str]:
         return []
     near = difflib.get_close_matches(str(value), choices, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return [f"{name}: {value!r} is not one of {', '.join(choices)}{hint}"]
+    return [f"{name}: {value!r} is not one of {', '.join(choices) or 'none'}{hint}"]
 
 
 def log_to_console() -> None:
@@ -128,14 +129,62 @@ def log_to_console() -> None:
 def _run(main: Callable[[Any], None], cfg: Any) -> None:
     try:
         main(_instance(cfg))
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except InstantiationException as error:  # of a `_target_`: what went wrong in it is the news
+        cause = error.__cause__
+        if cause is not None and not isinstance(cause, (*_CLEAN, ImportError)):
+            raise
+        _fail(cause if isinstance(cause, _CLEAN) else ConfigError(" ".join(str(error).split())))
+    except _CLEAN as error:
         if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
+        _fail(error)
     except KeyboardInterrupt:
         print("stopped by the keyboard", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _fail(error: BaseException) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
+
+
+def _command_name(main: Callable[[Any], None]) -> str:
+    """What stands after `python` when the command is run: `-m package.module`, or the path of a script."""
+    module = main.__module__
+    if module == "__main__":
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        if spec is None:
+            return sys.argv[0]
+        module = spec.name
+    return f"-m {module.removesuffix('.__main__')}"
+
+
+def _without_plus(argument: str) -> str:
+    """`+overlay=smoke` as `overlay=smoke`: both groups stand in the defaults of every command, so both spellings do."""
+    return argument[1:] if argument.startswith(("+overlay=", "+experiment=")) else argument
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    """The arguments that are overrides: neither Hydra's options nor their values."""
+    found, is_value = [], False
+    for argument in arguments:
+        if not is_value and not argument.startswith("-"):
+            found.append(argument)
+        is_value = argument in _OPTIONS_WITH_VALUE
+    return found
+
+
+def _check_groups(config_name: str, overrides: Sequence[str]) -> None:
+    """Raise ConfigError for an experiment or overlay that does not exist or belongs to another command."""
+    overlays = sorted(path.stem for path in (CONFIG_DIR / "overlay").glob("*.yaml"))
+    choices = {"experiment": experiments_for(config_name), "overlay": overlays}
+    faults = []
+    for override in overrides:
+        group, _, name = override.partition("=")
+        if group in choices and name not in ("", "null"):
+            faults += one_of(group, name, choices[group])
+    if faults:
+        raise ConfigError("; ".join(faults))
 
 
 def _register(config_name: str, schema: type) -> None:

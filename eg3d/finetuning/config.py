@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from eg3d.entry import one_of
-from eg3d.training.config import TrainConfig
+from eg3d.training.config import TrainConfig, at_least, batch_faults
 
 MODES = ("separate", "joint")
 
@@ -34,7 +34,7 @@ class RewardTermConfig:
     truncation_cutoff: int = 14
     camera_factor: float = 1.0  # multiplies the conditioning label; 0 = unconditioned
     update_w_average: bool = True  # published: reward sampling moves the truncation centre
-    micro_batch: int = 1  # slabs a pass; the clip acts on their mean score
+    micro_batch: int = 1  # slabs a pass, 0 = as the other phases; the clip acts on their mean score
 
     def validate(self) -> list[str]:
         faults = []
@@ -56,7 +56,8 @@ class ConsistencyConfig:
     truncation_cutoff: int = 14
 
     def validate(self) -> list[str]:
-        return one_of("grid", self.grid, ("exact", "skewed"))
+        faults = at_least(self, 0, "weight") + at_least(self, 2, "resolution")
+        return faults + one_of("grid", self.grid, ("exact", "skewed"))
 
 
 @dataclass
@@ -67,6 +68,9 @@ class TrackingConfig:
     num_seeds: int = 200
     psi: float = 1.0
     batch: int = 4
+
+    def validate(self) -> list[str]:
+        return at_least(self, 0, "first_seed", "num_seeds") + at_least(self, 1, "batch")
 
 
 @dataclass
@@ -87,6 +91,6 @@ class FinetuneConfig(TrainConfig):
         faults = super().validate() + one_of("mode", self.mode, MODES)
         if not self.start:
             faults.append("start: fine-tuning needs networks to start from; give a .safetensors file or a manifest name")
-        if self.reward_term.micro_batch < 1 or self.batch % self.reward_term.micro_batch:
-            faults.append(f"reward_term.micro_batch: {self.reward_term.micro_batch} does not divide batch {self.batch}")
-        return faults
+        if self.batch > 0:
+            faults += batch_faults(self.batch, self.reward_term.micro_batch, name="reward_term.micro_batch")
+        return faults + at_least(self, 0, "reward_lr")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from torch import nn
+
 from eg3d.checkpoints.store import load_generator
 from eg3d.finetuning.config import FinetuneConfig
 from eg3d.finetuning.objective import GeometryObjective, Reward, add_geometry_terms
@@ -15,6 +19,8 @@ def finetune(cfg: FinetuneConfig, reward: Reward) -> TrainingRun:
     Raises ValueError when config, data set and networks do not fit together.
     """
     trainer = Trainer(cfg)
+    if isinstance(reward, nn.Module):
+        reward.eval().requires_grad_(False)
     frozen = load_generator(str(cfg.start), net="G_ema", device=str(trainer.device)).eval().requires_grad_(False)
     objective = GeometryObjective(cfg, trainer.generator, frozen, reward, trainer.stats)
     add_geometry_terms(trainer.phases, objective, cfg)
@@ -23,7 +29,7 @@ def finetune(cfg: FinetuneConfig, reward: Reward) -> TrainingRun:
     return trainer.run()
 
 
-def _tracker(trajectories: Trajectories, reward: Reward):
+def _tracker(trajectories: Trajectories, reward: Reward) -> Callable[[Trainer], None]:
     def record(trainer: Trainer) -> None:
         progress = trainer.progress
         scores = trajectories.record(trainer.average, reward, tick=progress.tick, num_images=progress.num_images)

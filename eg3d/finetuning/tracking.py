@@ -43,7 +43,8 @@ class Trajectories:
     def record(self, generator: TriPlaneGenerator, reward: Reward, *, tick: int, num_images: int) -> Tensor:
         """Score all seeds and write the table anew with them; returns the scores."""
         scores = score_seeds(generator, reward, self.seeds, psi=self.cfg.psi, batch=self.cfg.batch)
-        rows = pd.DataFrame({"tick": tick, "num_images": num_images, "seed": self.seeds, "score": scores.numpy()})
+        texts = [repr(score) for score in scores.tolist()]  # as text, so that rewriting the table changes no digit
+        rows = pd.DataFrame({"tick": tick, "num_images": num_images, "seed": self.seeds, "score": texts})
         table = pd.concat([self._earlier(tick), rows]) if tick > 0 else rows
         with atomic_path(self.path) as temporary:
             table[COLUMNS].to_csv(temporary, index=False)
@@ -52,5 +53,5 @@ class Trajectories:
     def _earlier(self, tick: int) -> pd.DataFrame:
         if not self.path.exists():
             return pd.DataFrame(columns=COLUMNS)
-        table = pd.read_csv(self.path)
+        table = pd.read_csv(self.path, dtype={"score": str})
         return table[table["tick"] < tick]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from eg3d.entry import one_of
 from eg3d.generator import GeneratorConfig
 from eg3d.networks.discriminator import DiscriminatorConfig
+
+DENSITY_REG_TYPES = ("l1", "monotonic-detach", "monotonic-fixed")
 
 
 @dataclass
@@ -36,6 +39,7 @@ class LossConfig:
     density_reg_interval: int = 4  # iterations; 0 = off
     density_reg_std: float = 0.004  # world units
     density_reg_points: int = 1000
+    density_reg_type: str = "l1"  # l1 | monotonic-detach | monotonic-fixed: also, density must not fall away from +z
     lazy_gain: bool = True  # multiply a regulariser by its interval; False = the published fine-tuning fork
     swap_final: float | None = 0.5  # chance of a swapped conditioning camera; null = no conditioning
     swap_fade_kimg: float = 1000.0
@@ -43,7 +47,7 @@ class LossConfig:
     blur_fade_kimg: float = 200.0
 
     def validate(self) -> list[str]:
-        faults = []
+        faults = one_of("density_reg_type", self.density_reg_type, DENSITY_REG_TYPES)
         if self.swap_final is not None and not 0 <= self.swap_final <= 1:
             faults.append(f"swap_final: {self.swap_final} is not a probability; give 0 to 1 or null")
         intervals = ("r1_interval", "density_reg_interval")
@@ -66,6 +70,7 @@ class WarmStartConfig:
     reconstruction_beta1: float = 0.9
     style_scale: float = 1.0  # multiplies the initial style weights: below 1, the common shape is learned first
     edge_weight: float = 1.0  # weight of the L1 of image gradients
+    silhouette_weight: float = 0.0  # weight of |opacity - mask|; the mask is where an image is not black
     spread_weight: float = 0.0  # weight of the rays' depth variance, per world unit squared: turns fog into surfaces
     discriminator_kimg: float = 0.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import math
 import time
@@ -70,8 +71,9 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._resume()
         write_run_record(self.folder, self.cfg, seed=self.cfg.seed)
-        writer = StatsWriter(self.folder, num_images=self.progress.num_images)
-        if self.progress.num_images == 0:
+        is_new = self.progress.tick == 0
+        writer = StatsWriter(self.folder, num_images=-1 if is_new else self.progress.num_images)
+        if is_new:
             self._save_reals()
             self._tick(writer, seconds=0.0, images=0)
         stream = batches(
@@ -107,11 +109,12 @@ class Trainer:
 
     def save_snapshot(self) -> Path:
         """Write G, D and G_ema with their configs; returns the path."""
-        path = self.snapshot_path()
+        path, resolution = self.snapshot_path(), self.objective.neural_resolution
+        cfg = dataclasses.replace(self.generator.cfg, neural_rendering_resolution=resolution)
         save_networks(
             path,
             {"G": self.generator, "D": self.discriminator, "G_ema": self.average},
-            configs={"G": self.generator.cfg, "D": self.discriminator.cfg, "G_ema": self.average.cfg},
+            configs={"G": cfg, "D": self.discriminator.cfg, "G_ema": cfg},
             extra={"num_images": self.progress.num_images, "command": command_line()},
         )
         return path
@@ -124,6 +127,7 @@ class Trainer:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.cfg.seed)
                 generator, discriminator = TriPlaneGenerator(self.cfg.generator), DualDiscriminator(self.cfg.discriminator)
+            scale_styles(generator, self.cfg.warm_start.style_scale)
         if generator.cfg.img_resolution != self.dataset.resolution:
             raise ValueError(
                 f"data: {self.dataset.path} has {self.dataset.resolution}-pixel images, the generator makes "
@@ -148,13 +152,19 @@ class Trainer:
             return
         if not self.cfg.resume:
             raise ValueError(f"out: {self.folder} holds a run already; give resume=true, another out, or delete it")
-        load_state(
+        saved = load_state(
             self.state_path,
             networks=self._saved_networks(),
             optimizers=self._optimizers(),
             rng=self.rng,
             progress=self.progress,
         )
+        for key, value in saved.items():
+            if getattr(self.cfg, key) != value:
+                raise ValueError(
+                    f"{key}: the run in {self.folder} has {value}, not {getattr(self.cfg, key)}; "
+                    f"give {key}={value} to continue it, or another out"
+                )
         log.info("resuming at %.1f kimg from %s", self.progress.num_images / 1000, self.state_path)
 
     def _save_state(self) -> None:
@@ -232,6 +242,14 @@ class Trainer:
         pictures["_depth"] = grids.depth_to_rgb(torch.cat(made["image_depth"]))
         for suffix, images in pictures.items():
             grids.save_grid(images, self.folder / f"fakes{kimg:06d}{suffix}.png", columns=columns)
+
+
+@torch.no_grad()
+def scale_styles(generator: TriPlaneGenerator, factor: float) -> None:
+    """Multiply the weights (not the biases) of all style affines: near 0 every latent makes the same head at first."""
+    for name, parameter in generator.named_parameters():
+        if name.endswith("affine.weight"):
+            parameter.mul_(factor)
 
 
 def train(cfg: TrainConfig) -> TrainingRun:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eg3d.safe_write import write_text
+
 
 class Stats:
     """Mean and deviation of named values since the last tick."""
@@ -33,14 +35,17 @@ class Stats:
 
 
 class StatsWriter:
-    """stats.jsonl and TensorBoard events of one run folder; continues a run from `num_images` without double lines."""
+    """stats.jsonl and TensorBoard events of one run folder.
+
+    A run that continues from `num_images` gets no double lines: later ones are dropped. -1 is a run that has no state.
+    """
 
     def __init__(self, folder: Path, *, num_images: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._path = folder / "stats.jsonl"
         self._drop_later_lines(num_images)
-        self._events = SummaryWriter(str(folder), purge_step=num_images // 1000 if num_images else None)
+        self._events = SummaryWriter(str(folder), purge_step=num_images // 1000 + 1 if num_images > 0 else None)
 
     def write(self, collected: dict[str, dict[str, float]], *, num_images: int) -> None:
         """One line a tick; non-finite numbers are written as null."""
@@ -59,8 +64,16 @@ class StatsWriter:
         if not self._path.exists():
             return
         lines = self._path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["num_images"] <= num_images]
-        self._path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        kept = [line for line in lines if -1 < _images_of(line) <= num_images]
+        write_text(self._path, "".join(f"{line}\n" for line in kept))
+
+
+def _images_of(line: str) -> int:
+    """`num_images` of a line of stats.jsonl; -1 for a line that a stop cut short."""
+    try:
+        return int(json.loads(line)["num_images"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return -1
 
 
 def finite(value: float) -> float | None:

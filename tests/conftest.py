@@ -1,0 +1,159 @@
+"""Shared toy pieces: networks of a few hundred weights, a data set of a dozen images, configs that take milliseconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from eg3d.checkpoints.store import save_networks
+from eg3d.finetuning.config import ConsistencyConfig, FinetuneConfig, RewardSource, RewardTermConfig, TrackingConfig
+from eg3d.generator import CameraConfig, GeneratorConfig, TriPlaneGenerator
+from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
+from eg3d.rendering.renderer import RenderingConfig
+from eg3d.training.config import LossConfig, TrainConfig
+
+NUM_IMAGES, NUM_CODES, SIDE = 12, 5, 16
+
+
+def tiny_generator_config() -> GeneratorConfig:
+    return GeneratorConfig(
+        z_dim=8,
+        w_dim=8,
+        plane_resolution=8,
+        plane_channels=2,
+        channel_base=64,
+        channel_max=8,
+        decoder_hidden=4,
+        feature_channels=4,
+        img_resolution=SIDE,
+        neural_rendering_resolution=8,
+        superresolution="2X",
+        sr_channels=[4, 4],
+        sr_input_resolution=8,
+        sr_num_fp16_res=0,
+        rendering=RenderingConfig(depth_resolution=4, depth_resolution_importance=2),
+    )
+
+
+def tiny_discriminator_config() -> DiscriminatorConfig:
+    return DiscriminatorConfig(
+        img_resolution=SIDE, channel_base=64, channel_max=8, mapping_layers=1, mbstd_group_size=2, num_fp16_res=0
+    )
+
+
+def tiny_train_config(out: Path, data: Path) -> TrainConfig:
+    """9 steps of 4 images in 3 ticks, the lazy phases out of step with the ticks."""
+    return TrainConfig(
+        out=str(out),
+        data=str(data),
+        device="cpu",
+        threads=1,
+        workers=1,
+        batch=4,
+        total_kimg=0.036,
+        tick_kimg=0.012,
+        snapshot_ticks=10,
+        grid=[2, 1],
+        generator=tiny_generator_config(),
+        discriminator=tiny_discriminator_config(),
+        loss=LossConfig(r1_interval=3, density_reg_interval=2, density_reg_points=20, blur_init_sigma=1.0),
+    )
+
+
+def flat_overrides(config: Any, prefix: str = "") -> list[str]:
+    """A config dataclass as the command line that gives it."""
+    found = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found += flat_overrides(value, f"{prefix}{field.name}.")
+        else:
+            text = "null" if value is None else json.dumps(value) if not isinstance(value, str) else value
+            found.append(f"{prefix}{field.name}={text}")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _restored_process_state() -> Iterator[None]:
+    """A run sets torch's threads and the root logger; the next test gets them as they were."""
+    threads, handlers = torch.get_num_threads(), list(logging.getLogger().handlers)
+    yield
+    torch.set_num_threads(threads)
+    logging.getLogger().handlers[:] = handlers
+
+
+@pytest.fixture
+def generator_config() -> GeneratorConfig:
+    return tiny_generator_config()
+
+
+@pytest.fixture
+def discriminator_config() -> DiscriminatorConfig:
+    return tiny_discriminator_config()
+
+
+@pytest.fixture(scope="session")
+def toy_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set folder: 12 random 16-pixel images, cameras on the FFHQ sphere, 5 head parameters each."""
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.RandomState(0)
+    yaw, pitch = torch.from_numpy(rng.uniform(-0.4, 0.4, (2, NUM_IMAGES))).float()
+    labels = CameraConfig().label(yaw, pitch)
+    names = [f"00000/img{index:08d}.png" for index in range(NUM_IMAGES)]
+    (folder / "00000").mkdir()
+    for name in names:
+        pixels = rng.randint(0, 256, (4, 4, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+        PIL.Image.fromarray(pixels).save(folder / name)
+    table = {"labels": [[name, label.tolist()] for name, label in zip(names, labels, strict=True)]}
+    (folder / "dataset.json").write_text(json.dumps(table), encoding="utf-8")
+    np.save(folder / "codes.npy", rng.randn(NUM_IMAGES, NUM_CODES).astype(np.float32))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network file with G, D and G_ema of toy size."""
+    path = tmp_path_factory.mktemp("networks") / "toy.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        made = TriPlaneGenerator(tiny_generator_config()), DualDiscriminator(tiny_discriminator_config())
+    networks = {"G": made[0], "D": made[1], "G_ema": made[0]}
+    save_networks(path, networks, configs={name: network.cfg for name, network in networks.items()})
+    return path
+
+
+@pytest.fixture
+def train_config(tmp_path: Path, toy_images: Path) -> Callable[..., TrainConfig]:
+    """Makes variants of `tiny_train_config` in the test's own folder."""
+
+    def make(**changes: Any) -> TrainConfig:
+        return dataclasses.replace(tiny_train_config(tmp_path / "run", toy_images), **changes)
+
+    return make
+
+
+@pytest.fixture
+def finetune_config(train_config: Callable[..., TrainConfig], toy_networks: Path) -> Callable[..., FinetuneConfig]:
+    """Makes a fine-tuning config of the same length, from the toy networks, with a reward of tests/finetuning."""
+
+    def make(**changes: Any) -> FinetuneConfig:
+        base = train_config()
+        shared = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
+        config = FinetuneConfig(
+            **shared | {"start": str(toy_networks), "ema_rampup": None},
+            reward=RewardSource(_target_="toy_reward.load", path="toy"),
+            reward_term=RewardTermConfig(micro_batch=2),
+            consistency=ConsistencyConfig(resolution=6, grid="exact"),
+            tracking=TrackingConfig(num_seeds=3, batch=2),
+        )
+        return dataclasses.replace(config, **changes)
+
+    return make

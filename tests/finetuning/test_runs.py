@@ -1,0 +1,105 @@
+"""Whole fine-tuning runs: the same as training without its terms, exact after a stop, and logged."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import flat_overrides
+from run_records import ROOT, assert_same_run, kill_after_first_tick, lines_of, rows_of, start, state_of
+from toy_reward import ToyReward
+
+from eg3d.finetuning.config import ConsistencyConfig, FinetuneConfig, RewardTermConfig, TrackingConfig
+from eg3d.finetuning.loop import finetune
+from eg3d.training.config import TrainConfig
+from eg3d.training.loop import Trainer, train
+
+Make = Callable[..., FinetuneConfig]
+
+
+def _without_prefix(lines: list[dict[str, object]], *prefixes: str) -> list[dict[str, object]]:
+    return [{k: v for k, v in line.items() if not k.startswith(prefixes)} for line in lines]
+
+
+@pytest.mark.parametrize("mode", ["separate", "joint"])
+def test_without_weights_it_is_plain_training_bit_for_bit(finetune_config: Make, tmp_path: Path, mode: str) -> None:
+    off = {"reward_term": RewardTermConfig(weight=0), "consistency": ConsistencyConfig(weight=0)}
+    cfg = finetune_config(mode=mode, total_kimg=0.016, tracking=TrackingConfig(num_seeds=2), **off)
+    tuned = finetune(cfg, ToyReward())
+    fields = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(TrainConfig)}
+    plain = train(TrainConfig(**fields | {"out": str(tmp_path / "plain")}))
+    one, other = state_of(tuned.folder), state_of(plain.folder)
+    assert one[0].keys() == other[0].keys()
+    assert all((value == other[0][key]).all() for key, value in one[0].items())
+    assert _without_prefix(lines_of(tuned.folder), "Reward/tracked") == lines_of(plain.folder)
+
+
+def test_what_is_logged(finetune_config: Make) -> None:
+    run = finetune(finetune_config(total_kimg=0.024), ToyReward())
+    lines = lines_of(run.folder)
+    assert "Reward/score" not in lines[0]
+    terms = ("Gmain/adversarial", "Greg/density_reg", "Dmain/fake", "Dmain/real", "Dreg/r1")
+    norms = [f"GradNorm/{term}" for term in (*terms, "Ggeometry/reward", "Ggeometry/consistency")]
+    for name in ("Reward/score", "Reward/consistency", "Loss/G/loss", *norms):
+        assert math.isfinite(lines[1][name]["mean"]), name
+    assert lines[1]["Reward/score"]["num"] == 3 * 4 // 2  # 3 steps of 4 slabs, 2 a pass
+    rows = rows_of(run.folder)
+    assert [(row["tick"], row["num_images"]) for row in rows[::3]] == [("0", "0"), ("1", "12"), ("2", "24")]
+    assert [row["seed"] for row in rows[:3]] == ["300000", "300001", "300002"]
+    for line, tick in zip(lines, range(3), strict=True):
+        mean = sum(float(row["score"]) for row in rows if row["tick"] == str(tick)) / 3
+        assert line["Reward/tracked_mean"]["mean"] == pytest.approx(mean, rel=1e-5)
+
+
+def test_the_reward_is_frozen_by_the_run(finetune_config: Make) -> None:
+    reward = ToyReward().train()
+    finetune(finetune_config(total_kimg=0.004), reward)
+    assert not reward.training
+    assert not reward.scale.requires_grad
+    assert float(reward.scale) == 1.0
+
+
+def test_no_tracking_without_seeds(finetune_config: Make) -> None:
+    run = finetune(finetune_config(total_kimg=0.004, tracking=TrackingConfig(num_seeds=0)), ToyReward())
+    assert not (run.folder / "trajectories.csv").exists()
+
+
+@pytest.mark.parametrize(("method", "call"), [("_save_state", 1), ("_save_state", 3), ("step", 5)])
+def test_stopped_anywhere(finetune_config: Make, tmp_path: Path, method: str, call: int) -> None:
+    cfg = finetune_config(total_kimg=0.024)
+    whole = finetune(dataclasses.replace(cfg, out=str(tmp_path / "whole")), ToyReward()).folder
+    original, calls = getattr(Trainer, method), []
+
+    class Stopped(BaseException):
+        pass
+
+    def stopping(self: Trainer, *args: object) -> None:
+        calls.append(1)
+        if len(calls) == call:
+            raise Stopped
+        original(self, *args)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(Trainer, method, stopping)
+        with pytest.raises(Stopped):
+            finetune(cfg, ToyReward())
+    run = finetune(cfg, ToyReward())
+    assert_same_run(run.folder, whole)
+    assert rows_of(run.folder) == rows_of(whole)
+
+
+def test_killed_command(finetune_config: Make, tmp_path: Path) -> None:
+    cfg = finetune_config(total_kimg=0.12)
+    process = start("eg3d.train_rlhf", flat_overrides(cfg), path=ROOT / "tests" / "finetuning")
+    kill_after_first_tick(process, Path(cfg.out))
+    assert json.loads(state_of(Path(cfg.out))[1]["progress"])["num_images"] < 120
+    finetune(cfg, ToyReward())
+    whole = finetune(dataclasses.replace(cfg, out=str(tmp_path / "whole")), ToyReward()).folder
+    assert_same_run(Path(cfg.out), whole)
+    rows = rows_of(Path(cfg.out))
+    assert rows == rows_of(whole)
+    assert len({(row["tick"], row["seed"]) for row in rows}) == len(rows) == 11 * 3

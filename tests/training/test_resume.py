@@ -1,0 +1,138 @@
+"""A run that was stopped anywhere and started again ends in the same weights, with the same log."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import flat_overrides, tiny_train_config
+from run_records import assert_same_run, kill_after_first_tick, lines_of, start, state_of
+
+from eg3d.training.config import TrainConfig, WarmStartConfig
+from eg3d.training.loop import Trainer, train
+from eg3d.training.stats import StatsWriter
+
+Make = Callable[..., TrainConfig]
+WARM = WarmStartConfig(reconstruction_kimg=0.008, discriminator_kimg=0.008)
+
+
+class Stopped(BaseException):
+    """Stands in for the power cut."""
+
+
+def _stop_at(monkeypatch: pytest.MonkeyPatch, method: str, call: int, *, before: bool) -> None:
+    """Stop the run at the `call`-th call of a Trainer method, before or after its work."""
+    original, calls = getattr(Trainer, method), []
+
+    def stopping(self: Trainer, *args: object) -> object:
+        calls.append(method)
+        if len(calls) == call and before:
+            raise Stopped
+        result = original(self, *args)
+        if len(calls) == call:
+            raise Stopped
+        return result
+
+    monkeypatch.setattr(Trainer, method, stopping)
+
+
+def _run_with_stop(cfg: TrainConfig, method: str, call: int, *, before: bool) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _stop_at(monkeypatch, method, call, before=before)
+        with pytest.raises(Stopped):
+            train(cfg)
+    train(cfg)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, toy_images: Path) -> Path:
+    """A run that nothing stopped."""
+    cfg = tiny_train_config(tmp_path_factory.mktemp("whole") / "run", toy_images)
+    return train(dataclasses.replace(cfg, warm_start=WARM)).folder
+
+
+@pytest.mark.parametrize(
+    ("method", "call", "before"),
+    [
+        ("_save_state", 1, True),  # the first tick is logged, nothing is saved
+        ("step", 4, False),  # just after the warm start and its first tick
+        ("_save_state", 3, True),  # a tick is logged and not saved
+        ("_save_state", 4, True),  # all steps done, the end not saved
+        ("_save_state", 4, False),  # nothing left to do
+    ],
+)
+def test_stopped_anywhere(train_config: Make, whole: Path, method: str, call: int, before: bool) -> None:
+    cfg = train_config(warm_start=WARM)
+    _run_with_stop(cfg, method, call, before=before)
+    assert_same_run(Path(cfg.out), whole)
+    assert [line["num_images"] for line in lines_of(whole)] == [0, 12, 24, 36]
+
+
+def test_killed_command(train_config: Make, tmp_path: Path) -> None:
+    cfg = train_config(total_kimg=0.12)
+    process = start("eg3d.train", flat_overrides(cfg))
+    kill_after_first_tick(process, Path(cfg.out))
+    assert json.loads(state_of(Path(cfg.out))[1]["progress"])["num_images"] < 120
+    again = start("eg3d.train", flat_overrides(cfg))
+    output, _ = again.communicate(timeout=240)
+    assert again.returncode == 0, output
+    assert "resuming at" in output
+    assert output.splitlines()[-1] == f"snapshot: {cfg.out}/network-snapshot-000000.safetensors"
+    whole = train(dataclasses.replace(cfg, out=str(tmp_path / "whole"))).folder
+    assert_same_run(Path(cfg.out), whole)
+
+
+def test_more_training_continues_a_finished_run(train_config: Make, tmp_path: Path) -> None:
+    short = train_config(total_kimg=0.024)
+    train(short)
+    train(dataclasses.replace(short, total_kimg=0.036))
+    whole = train(train_config(out=str(tmp_path / "whole"))).folder
+    assert_same_run(Path(short.out), whole)
+
+
+def test_another_seed_or_batch_cannot_continue_a_run(train_config: Make) -> None:
+    train(train_config(total_kimg=0.004))
+    with pytest.raises(ValueError, match=r"seed: the run in .* has 0, not 1; give seed=0"):
+        train(train_config(seed=1))
+    with pytest.raises(ValueError, match="batch: the run in"):
+        train(train_config(batch=2))
+
+
+def test_a_run_is_not_overwritten(train_config: Make) -> None:
+    train(train_config(total_kimg=0.004))
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(train_config(resume=False))
+
+
+def test_other_networks_cannot_take_the_state(train_config: Make) -> None:
+    cfg = train_config(total_kimg=0.004)
+    train(cfg)
+    with pytest.raises(ValueError, match="G does not fit this config"):
+        train(train_config(generator=dataclasses.replace(cfg.generator, decoder_hidden=5)))
+
+
+def test_optimisers_that_the_config_lacks(train_config: Make) -> None:
+    cfg = train_config(total_kimg=0.004, warm_start=WARM)
+    train(cfg)
+    with pytest.raises(ValueError, match="has an optimiser Grec that this config lacks"):
+        train(train_config())
+
+
+def test_a_damaged_state_is_named(train_config: Make) -> None:
+    cfg = train_config(total_kimg=0.004)
+    train(cfg)
+    state = Path(cfg.out) / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(ValueError, match="not a readable training state") as error:
+        train(cfg)
+    assert "\n" not in str(error.value)
+
+
+def test_statistics_that_a_stop_cut_short_are_dropped(tmp_path: Path) -> None:
+    whole = '{"num_images": 4, "Loss/a": {"num": 1, "mean": 0.5, "std": 0.0}}\n'
+    (tmp_path / "stats.jsonl").write_text(whole + whole.replace("4", "8", 1) + '{"Loss/a": {"num": 1}', encoding="utf-8")
+    StatsWriter(tmp_path, num_images=4).close()
+    assert (tmp_path / "stats.jsonl").read_text(encoding="utf-8") == whole
