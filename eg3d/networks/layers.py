@@ -1,8 +1,9 @@
 """Elementary layers of the style-based networks: resampling, convolution, modulation, bias-activation.
 
 Shape letters: N batch, I and O input and output channels, H and W image sides, k kernel side.
-Everything here is twice differentiable. On a CPU images run channels-last, where the small depthwise filters
-are several times faster than in the default layout; results do not depend on the layout.
+Everything here is twice differentiable. On a CPU images run channels-last: with two threads the depthwise
+filters took 4 + 4 ms there against 9 + 30 ms (16 x 48 x 64 x 64, forward + backward); with one thread whole
+networks take the same time either way. Values agree to rounding in any layout.
 Sources: StyleGAN2 (Karras et al., 2020), sections 2 and appendix B; EG3D (Chan et al., 2022).
 """
 
