@@ -148,7 +148,8 @@ class DiscriminatorBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         full = self.conv0.weight.dtype
         dtype = compute_dtype(self.precision, x.device, full) if self.low_precision else full
-        x = fast_layout(x.to(dtype))
+        # Evaluation keeps the published layout too, since it decides the order of sums (see Conv2dLayer.forward).
+        x = fast_layout(x.to(dtype)) if self.training else x.to(dtype).contiguous()
         if self.has_fromrgb:
             x = self.fromrgb(x)
         y = self.skip(x, gain=math.sqrt(0.5))

@@ -334,11 +334,13 @@ class Conv2dLayer(nn.Module):
     def forward(self, x: Tensor, *, gain: float = 1.0) -> Tensor:
         act_gain = ACTIVATION_GAIN[self.activation] * gain
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-        if x.dtype in (torch.float16, torch.bfloat16) or self.up != 1:
+        # Evaluation keeps the published order of operations. A gradient through leaky ReLUs jumps where rounding
+        # changes a sign; published weights give published input gradients only with the same rounding.
+        if not self.training or x.dtype in (torch.float16, torch.bfloat16) or self.up != 1:
             w = (self.weight * self.weight_gain).to(x.dtype)
             y = conv2d_resample(x, w, self.resample_filter, up=self.up, down=self.down)
             return bias_act(y, self.bias, act=self.activation, gain=act_gain, clamp=clamp)
-        # In full precision gain and bias ride inside the convolution: same values, two passes fewer.
+        # In training gain and bias ride inside the convolution: the same values, two passes fewer.
         w = self.weight * (self.weight_gain * act_gain)
         b = None if self.bias is None else self.bias * act_gain
         y = conv2d_resample(x, w, self.resample_filter, down=self.down, bias=b)
