@@ -8,6 +8,7 @@ skipped.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset_preprocessing.synthetic_heads.run import HeadsConfig
-from eg3d.checkpoints.manifest import resolve
+from eg3d.checkpoints.manifest import resolve, sha256_of
 from eg3d.entry import compose_config, entry, log_to_console
 from eg3d.finetuning.config import FinetuneConfig
 from eg3d.runs import as_plain, choose_device
@@ -31,7 +32,11 @@ from paper_result_analyses.measure.twin_geometry import GeometryConfig
 from paper_result_analyses.report import write_report
 from paper_result_analyses.stages import Progress, Stage
 
-ARMS = ("tuned", "control", "continuation")
+ARMS = {"tuned": "sfield", "control": "control", "continuation": "continuation"}  # arm: run folder
+    "tuned": "sfield",
+    "control": "control",
+    "continuation": "continuation",
+}  # arm: run folder, as the experiments say
 MEASURES = ("geometry", "before_after", "image_change", "trajectories", "pictures")
 NOT_DECIDING = ("device", "workers", "threads", "num_threads", "shows_progress")  # settings that leave results alone
 
@@ -63,7 +68,7 @@ class PipelineConfig:
     def validate(self) -> list[str]:
         faults = []
         for name, given, known in (
-            ("finetuning", self.finetuning, ARMS),
+            ("finetuning", self.finetuning, tuple(ARMS)),
             ("measures", self.measures, MEASURES),
             ("redo", self.redo, stage_names(self)),
         ):
@@ -84,6 +89,7 @@ def stage_names(cfg: PipelineConfig) -> list[str]:
 def run_pipeline(cfg: PipelineConfig) -> Path:
     """Do every stage of `cfg` that is not done yet; returns the path of report.html."""
     pipeline = Pipeline(cfg)
+    pipeline.check()
     data = pipeline.heads()
     generator = pipeline.pretrain(data)
     reward = pipeline.reward(generator)
@@ -101,6 +107,13 @@ class Pipeline:
         self.cfg, self.out = cfg, Path(cfg.out)
         self.progress = Progress(self.out, stage_names(cfg), cfg.redo)
         self.tables = self.out / "tables"
+
+    def check(self) -> None:
+        """Raise FileNotFoundError or ValueError now, not after an hour, when shipped networks are missing or damaged."""
+        if not self.cfg.pretraining:
+            resolve(self.cfg.generator)
+        if not self.cfg.reward_training:
+            reward_folder(self.cfg.reward)
 
     def heads(self) -> Path:
         """The data set of synthetic heads; one that is there already is taken when it was made by the same recipe."""
@@ -193,8 +206,10 @@ class Pipeline:
 
         from eg3d.finetuning.loop import finetune
 
-        folder = self.out / arm
-        paths = {"data": data, "start": generator, "reward.path": reward, "out": folder}
+        folder = self.out / ARMS[arm]
+        start = generator if self.cfg.pretraining else self.cfg.generator  # a name stays a name
+        bundle = reward if self.cfg.reward_training else self.cfg.reward
+        paths = {"data": data, "start": start, "reward.path": bundle, "out": folder}
         words = [*shlex.split(self.cfg.finetuning[arm]), *(_word(key, path) for key, path in paths.items())]
         words.append(f"device={self.cfg.device}")
         stage_cfg = compose_config("finetune", FinetuneConfig, words)
@@ -354,21 +369,35 @@ def reward_folder(path_or_name: str) -> Path:
 
 
 def check_run_folder(cfg: TrainConfig) -> None:
-    """Refuse to continue a training run that was begun with other settings; raises ValueError naming them."""
+    """Refuse to continue a training run that was begun with other settings; raises ValueError naming them.
+
+    Networks are compared by their contents, so that a name and a path of the same file are the same.
+    """
     from omegaconf import OmegaConf
 
     path = Path(cfg.out) / "config.yaml"
     if not path.is_file():
         return
-    began = OmegaConf.to_container(OmegaConf.load(path))
-    wanted = OmegaConf.to_container(OmegaConf.structured(cfg))
-    assert isinstance(began, dict) and isinstance(wanted, dict)
+    began = _by_contents(OmegaConf.to_container(OmegaConf.load(path)))
+    wanted = _by_contents(OmegaConf.to_container(OmegaConf.structured(cfg)))
     differing = [k for k in wanted if k in began and k not in NOT_DECIDING and began[k] != wanted[k]]
     if differing:
         raise ValueError(
             f"{cfg.out} holds a run with other settings ({', '.join(map(str, differing))}); "
             "give another out, or delete it"
         )
+
+
+def _by_contents(settings: Any) -> dict[str, Any]:
+    """Settings of a training run with SHA-256 sums where they name networks that can be found."""
+    found = dict(settings)
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        if found.get("start"):
+            found["start"] = sha256_of(resolve(found["start"]))
+        if found.get("reward"):
+            weights = reward_folder(found["reward"]["path"]) / "reward.safetensors"
+            found["reward"] = {**found["reward"], "path": sha256_of(weights)}
+    return found
 
 
 def check_recipe(cfg: HeadsConfig) -> None:

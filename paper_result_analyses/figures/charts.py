@@ -28,7 +28,8 @@ def draw_rewards(folder: str | Path, out: str | Path) -> Path:
         panel.set_xlabel("reward (scalar head)")
         panel.set_ylabel("held-out seeds")
         panel.set_title(f"{NAMES[arm]}, n = {len(after)}", fontsize=9)
-        panel.legend(fontsize=7, frameon=False)
+        panel.set_ylim(0, 1.28 * panel.get_ylim()[1])  # room for the legend
+        panel.legend(fontsize=7, frameon=False, loc="upper left")
         plain(panel)
     return save(figure, out)
 
@@ -66,7 +67,8 @@ def draw_preferences(folder: str | Path, out: str | Path) -> Path:
         panel.axvline(0.5, color="black", linewidth=0.8, linestyle=":")
         if name == "preferred":
             panel.axvline(REQUIRED_SHARE, color="black", linewidth=0.8, linestyle="--")
-        panel.set_xlim(0, 1)
+        panel.set_xlim(0, 1.02)
+        panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"], fontsize=8)
         panel.invert_yaxis()
         panel.set_xlabel(f"share of {int(table['n'].max())} held-out seeds, 95 % interval", fontsize=8)
         panel.set_title(label, fontsize=9)
@@ -80,7 +82,7 @@ def draw_scores(folder: str | Path, out: str | Path) -> Path:
     table = read_table(Path(folder) / "before_after.csv", columns=before_after.COLUMNS)
     scores = table.pivot(index="seed", columns="arm", values="simulated_score")
     arms = [arm for arm in table["arm"].unique() if arm != before_after.START]
-    figure, axes = canvas(3.2 * len(arms), 3.3, columns=len(arms))
+    figure, axes = canvas(3.2 * len(arms), 3.5, columns=len(arms))
     low, high = float(scores.min().min()), float(scores.max().max())
     for panel, arm in zip(axes[0], arms, strict=True):
         panel.plot([low, high], [low, high], color="black", linewidth=0.8, linestyle=":")
@@ -88,6 +90,6 @@ def draw_scores(folder: str | Path, out: str | Path) -> Path:
         panel.set_xlabel("simulated score before")
         panel.set_ylabel("simulated score after")
         panel.set_title(NAMES[arm], fontsize=9)
-        panel.set_aspect("equal")
+        panel.set(xlim=(low - 0.2, high + 0.2), ylim=(low - 0.2, high + 0.2), box_aspect=1)
         plain(panel)
     return save(figure, out)

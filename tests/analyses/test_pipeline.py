@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from eg3d.entry import ConfigError, compose_config
-from paper_result_analyses.pipeline import PipelineConfig, run_pipeline, stage_names
+from paper_result_analyses.pipeline import PipelineConfig, check_run_folder, run_pipeline, stage_names
 from paper_result_analyses.registry import FIGURES
 from paper_result_analyses.stages import Progress, Stage
 from tests.analyses.tiny_run import SIDE, save_tiny_networks, save_tiny_reward
@@ -102,6 +103,32 @@ def test_faults_are_one_line():
         compose_config("pipeline", PipelineConfig, ["pipeline=demo", "measures=[speed]"])
     with pytest.raises(ConfigError, match="nothing to fine-tune"):
         compose_config("pipeline", PipelineConfig)
+
+
+def test_missing_networks_are_named_before_any_work(tmp_path):
+    words = [
+        "pipeline=demo",
+        f"out={tmp_path}/run",
+        f"data={tmp_path}/heads.zip",
+        f"generator={tmp_path}/none.safetensors",
+    ]
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
+        run_pipeline(compose_config("pipeline", PipelineConfig, words))
+    assert not (tmp_path / "heads.zip").exists()
+
+
+def test_runs_begun_by_hand_are_taken_over_only_with_the_same_settings(tmp_path):
+    from eg3d.runs import write_run_record
+    from eg3d.training.config import TrainConfig
+
+    original = save_tiny_networks(tmp_path / "a.safetensors")
+    copy = tmp_path / "b.safetensors"
+    copy.write_bytes(original.read_bytes())
+    begun = TrainConfig(out=str(tmp_path / "run"), start=str(original))
+    write_run_record(begun.out, begun, seed=0)
+    check_run_folder(replace(begun, start=str(copy), threads=3))
+    with pytest.raises(ValueError, match=r"other settings \(batch\)"):
+        check_run_folder(replace(begun, batch=1))
 
 
 def test_a_stopped_stage_adds_up_its_sessions(tmp_path):
