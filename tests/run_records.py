@@ -46,9 +46,10 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert lines_of(one) == lines_of(other)
 
 
-def start(module: str, overrides: list[str], *, path: Path = ROOT) -> subprocess.Popen[str]:
+def start(program: list[str], overrides: list[str], *, path: Path = ROOT) -> subprocess.Popen[str]:
+    """A command of this repository in its own process, with one thread; `path` goes before the installed modules."""
     environment = os.environ | {"PYTHONPATH": str(path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", module, *overrides]
+    command = [sys.executable, *program, *overrides]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -98,7 +98,8 @@ def test_separate_mode_has_its_own_adam_at_the_end(finetune_config: Make) -> Non
 
 
 def test_joint_mode_is_one_step_along_the_summed_gradient(finetune_config: Make) -> None:
-    setup = Setup(finetune_config(mode="joint"))
+    # With update_w_average the reward would move the truncation centre that the consistency after it uses.
+    setup = Setup(finetune_config(mode="joint", reward_term=RewardTermConfig(update_w_average=False, micro_batch=2)))
     assert [phase.name for phase in setup.trainer.phases] == ["Gmain", "Greg", "Dmain", "Dreg"]
     main = setup.phase("Gmain")
     assert [term.name for term in main.terms] == ["adversarial", "reward", "consistency"]

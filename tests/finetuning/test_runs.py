@@ -94,7 +94,7 @@ def test_stopped_anywhere(finetune_config: Make, tmp_path: Path, method: str, ca
 
 def test_killed_command(finetune_config: Make, tmp_path: Path) -> None:
     cfg = finetune_config(total_kimg=0.12)
-    process = start("eg3d.train_rlhf", flat_overrides(cfg), path=ROOT / "tests" / "finetuning")
+    process = start(["eg3d/train_rlhf.py"], flat_overrides(cfg), path=ROOT / "tests" / "finetuning")
     kill_after_first_tick(process, Path(cfg.out))
     assert json.loads(state_of(Path(cfg.out))[1]["progress"])["num_images"] < 120
     finetune(cfg, ToyReward())

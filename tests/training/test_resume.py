@@ -73,10 +73,10 @@ def test_stopped_anywhere(train_config: Make, whole: Path, method: str, call: in
 
 def test_killed_command(train_config: Make, tmp_path: Path) -> None:
     cfg = train_config(total_kimg=0.12)
-    process = start("eg3d.train", flat_overrides(cfg))
+    process = start(["-m", "eg3d.train"], flat_overrides(cfg))
     kill_after_first_tick(process, Path(cfg.out))
     assert json.loads(state_of(Path(cfg.out))[1]["progress"])["num_images"] < 120
-    again = start("eg3d.train", flat_overrides(cfg))
+    again = start(["-m", "eg3d.train"], flat_overrides(cfg))
     output, _ = again.communicate(timeout=240)
     assert again.returncode == 0, output
     assert "resuming at" in output

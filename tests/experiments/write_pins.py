@@ -1,0 +1,22 @@
+"""Writes the pinned values again: python tests/experiments/write_pins.py. Look at the difference before committing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from eg3d.entry import compose_config
+from eg3d.finetuning.config import FinetuneConfig
+
+PIN = Path(__file__).with_name("ffhq_sfield.yaml")
+
+
+def main() -> None:
+    cfg = compose_config("finetune", FinetuneConfig, ["experiment=ffhq_sfield"])
+    PIN.write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)), encoding="utf-8")
+    print(f"pin: {PIN}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Commands as a user runs them: help, a good call, and every kind of bad one, each in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from conftest import flat_overrides
+from omegaconf import OmegaConf
+
+from eg3d import entry as entry_module
+from eg3d import train, train_rlhf
+from eg3d.entry import ConfigError, compose_config, experiments_for, faults_of, one_of
+from eg3d.finetuning.config import FinetuneConfig
+from eg3d.runs import choose_device
+from eg3d.training.config import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Result:
+    """What a command printed and its exit code."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    def the_error(self) -> str:
+        """The text of the one error line; fails when there is more, or a trace."""
+        assert "Traceback" not in self.err + self.out
+        lines = self.err.splitlines()
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("error: ")
+        return lines[0].removeprefix("error: ")
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs the main function of a command module in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(module: object, *arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["command.py", *arguments])
+        code = 0
+        try:
+            module.main()  # type: ignore[attr-defined]
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        logging.getLogger().handlers[:] = []
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return command
+
+
+def test_help_shows_usage_fields_and_experiments_that_fit(run: Run) -> None:
+    result = run(train, "--help")
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
+    assert lines[0] == "usage: python -m eg3d.train [experiment=NAME] [key=value ...]"
+    assert "snapshot_ticks: 50" in lines
+    experiments = next(line for line in lines if line.startswith("experiments: "))
+    assert "twin" in experiments
+    assert "twin_sfield" not in experiments
+    assert "experiments: " + ", ".join(experiments_for("finetune")) in run(train_rlhf, "-h").out
+
+
+def test_cfg_prints_the_resolved_config(run: Run, tmp_path: Path) -> None:
+    result = run(train, "--cfg", "job", "batch=6", "generator.z_dim=7")
+    assert result.code == 0
+    printed = OmegaConf.create(result.out)
+    assert (printed.batch, printed.generator.z_dim, printed.optim.beta2) == (6, 7, 0.99)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_good_call(run: Run, train_config: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    cfg = train_config(total_kimg=0.008)
+    result = run(train, *flat_overrides(cfg))
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
+    assert lines[0].startswith("tick 0  kimg 0.0/0.008")
+    assert lines[-1] == f"snapshot: {cfg.out}/network-snapshot-000000.safetensors"
+    saved = compose_from_yaml(Path(cfg.out) / "config.yaml")
+    assert saved == OmegaConf.to_container(OmegaConf.structured(cfg))
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}  # nothing of Hydra's beside it
+
+
+def compose_from_yaml(path: Path) -> object:
+    return OmegaConf.to_container(OmegaConf.load(path))
+
+
+BAD = {
+    "unknown key": (train, ["bach=4"], ["bach: no such key", "did you mean 'batch'?"]),
+    "unknown nested key": (train, ["loss.r1_gama=4"], ["loss.r1_gama: no such key", "density_reg_std", "did you mean 'r1_gamma'?"]),
+    "value of another type": (train, ["batch=many"], ["batch: ", "'many'", "Integer"]),
+    "empty value": (train, ["batch="], ["batch: "]),
+    "no value": (train, ["batch"], ["batch: not an override; write key=value"]),
+    "broken list": (train, ["grid=[1,"], ["grid=[1,: not an override; write key=value"]),
+    "bad choice": (train_rlhf, ["start=a", "reward.path=b", "mode=jont"], ["mode: 'jont' is not one of separate, joint; did you mean 'joint'?"]),
+    "bad nested choice": (train, ["generator.superresolution=9X"], ["generator.superresolution: '9X' is not one of 2X, 4X, 8X, 8XDC, none"]),
+    "missing value": (train_rlhf, ["start=a"], ["no value for reward.path; give reward.path=... on the command line"]),
+    "unknown experiment": (train, ["experiment=twim"], ["experiment: 'twim' is not one of twin, ", "did you mean 'twin'?"]),
+    "experiment of another command": (train, ["experiment=twin_control"], ["experiment: 'twin_control' is not one of twin, "]),
+    "unknown overlay": (train, ["+overlay=smok"], ["overlay: 'smok' is not one of smoke; did you mean 'smoke'?"]),
+    "group for a value": (train, ["generator=5"], ["generator: "]),
+    "bad numbers": (train, ["tick_kimg=0", "snapshot_ticks=0", "micro_batch=-1"], ["tick_kimg: ", "snapshot_ticks: 0 is below 1", "micro_batch: -1 is negative"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_command_line_is_one_line_and_exit_code_2(run: Run, tmp_path: Path, kind: str) -> None:
+    module, arguments, parts = BAD[kind]
+    result = run(module, *arguments)
+    text = result.the_error()
+    assert (result.code, result.out) == (2, "")
+    for part in parts:
+        assert part in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_experiment_names_only_those_that_fit(run: Run) -> None:
+    text = run(train_rlhf, "experiment=twin_field").the_error()
+    fitting = ", ".join(experiments_for("finetune"))
+    assert text == f"experiment: 'twin_field' is not one of {fitting}; did you mean 'twin_sfield'?"
+
+
+def test_all_faults_are_reported_at_once(run: Run) -> None:
+    arguments = ["batch=4", "micro_batch=3", "grid=[1]", "loss.swap_final=2", "optim.beta2=1", "generator.rendering.box_warp=0"]
+    faults = run(train, *arguments).the_error().split("; ")
+    named = [fault.split(":")[0] for fault in faults if ":" in fault]
+    assert named == ["micro_batch", "grid", "generator.rendering.box_warp", "optim.beta2", "loss.swap_final"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["data=nowhere.zip"], "data: nowhere.zip does not exist; make the synthetic heads"),
+        (["start=nowhere.safetensors"], "no network file at nowhere.safetensors"),
+        (["device=warp"], "device: 'warp' is not a device; give auto, cpu, cuda or cuda:N"),
+    ],
+)
+def test_work_that_fails_is_one_line_and_exit_code_1(
+    run: Run, train_config: Callable[..., TrainConfig], changes: list[str], message: str
+) -> None:
+    result = run(train, *flat_overrides(train_config()), *changes)
+    assert result.code == 1
+    assert message in result.the_error()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        (["reward._target_=toy_reward.load", "reward.path=nowhere"], 1, "no reward bundle at nowhere"),
+        (["reward._target_=no_such_module.load", "reward.path=toy"], 2, "no_such_module"),
+    ],
+)
+def test_a_reward_that_does_not_load(
+    run: Run,
+    finetune_config: Callable[..., FinetuneConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    changes: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "finetuning"))
+    result = run(train_rlhf, *flat_overrides(finetune_config()), *changes)
+    assert message in result.the_error()
+    assert result.code == code
+
+
+def test_both_spellings_of_an_overlay() -> None:
+    for spelling in ("overlay=smoke", "+overlay=smoke"):
+        cfg = compose_config("train", TrainConfig, ["experiment=twin", spelling])
+        assert (cfg.batch, cfg.total_kimg) == (4, 0.008)
+
+
+def test_composing_gives_instances_all_the_way_down() -> None:
+    cfg = compose_config("train", TrainConfig, ["generator.rendering.ray_start=auto", "generator.rendering.ray_end=auto"])
+    assert isinstance(cfg, TrainConfig)
+    assert cfg == dataclasses.replace(TrainConfig(), generator=cfg.generator)
+    assert cfg.generator.rendering.ray_end == "auto"
+
+
+def test_one_of() -> None:
+    assert one_of("grid", "exact", ("exact", "skewed")) == []
+    assert one_of("grid", "zzz", ("exact", "skewed")) == ["grid: 'zzz' is not one of exact, skewed"]
+
+
+@dataclass
+class _Inner:
+    size: int = 1
+
+    def validate(self) -> list[str]:
+        return [f"size: {self.size} is odd"] if self.size % 2 else []
+
+
+@dataclass
+class _Outer:
+    inner: _Inner = field(default_factory=_Inner)
+    other: _Inner = field(default_factory=lambda: _Inner(2))
+
+
+def test_faults_carry_their_path() -> None:
+    assert faults_of(_Outer()) == ["inner.size: 1 is odd"]
+    with pytest.raises(ConfigError, match="inner.size: 1 is odd"):
+        entry_module._instance(OmegaConf.structured(_Outer()))
+
+
+def test_devices() -> None:
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(ValueError, match="is not a device"):
+        choose_device("gpu")
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [(["-m", "eg3d.train_rlhf"], "-m eg3d.train_rlhf"), (["eg3d/train_rlhf.py"], "eg3d/train_rlhf.py")],
+)
+def test_fine_tuning_runs_as_a_module_and_as_a_script(command: list[str], usage: str) -> None:
+    run = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.splitlines()[0] == f"usage: python {usage} [experiment=NAME] [key=value ...]"

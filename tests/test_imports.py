@@ -1,0 +1,131 @@
+"""Every module imports anywhere; packages import one way; nothing loads data that could run code."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("eg3d", "dataset_preprocessing", "reward_model_training", "paper_result_analyses")
+MAY_IMPORT = {
+    "eg3d": {"eg3d"},
+    "dataset_preprocessing": {"eg3d", "dataset_preprocessing"},
+    "reward_model_training": {"eg3d", "reward_model_training"},
+    "paper_result_analyses": set(PACKAGES),
+}
+RUNS_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def _sources() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and full name of every import, those inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.lineno, ("." * node.level) + (node.module or "")
+
+
+def _dotted(node: ast.expr) -> str:
+    """`a.b.c` of an expression that is a name or an attribute; empty for anything else."""
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _keywords(call: ast.Call) -> dict[str, object]:
+    return {k.arg: k.value.value for k in call.keywords if k.arg and isinstance(k.value, ast.Constant)}
+
+
+def forbidden(tree: ast.AST) -> list[str]:
+    """Calls and imports that could run what a file holds, as `line N: what`."""
+    found = [f"line {line}: import {name}" for line, name in _imports(tree) if name.split(".")[0] in RUNS_CODE]
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name, keywords = _dotted(node.func), _keywords(node)
+        is_bad = name in ("eval", "exec", "compile", "__import__", "os.system", "os.popen")
+        is_bad |= name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "torch.hub.load", "pd.read_pickle")
+        is_bad |= name.split(".")[-1] == "load" and name.startswith("torch.") and keywords.get("weights_only") is not True
+        is_bad |= keywords.get("allow_pickle") is True or keywords.get("shell") is True
+        if is_bad:
+            found.append(f"line {node.lineno}: {name}(...)")
+    return found
+
+
+@pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way_and_nothing_runs_from_files(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = path.relative_to(ROOT).parts[0]
+    ours = {(line, name.split(".")[0]) for line, name in _imports(tree) if name.split(".")[0] in PACKAGES}
+    assert [f"line {line}: {name}" for line, name in sorted(ours) if name not in MAY_IMPORT[package]] == []
+    assert forbidden(tree) == []
+    named = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    docstrings = {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, _DOCUMENTED)}
+    strangers = tuple(f"{other}." for other in PACKAGES if other not in MAY_IMPORT[package])
+    assert [text for text in named - docstrings if text.startswith(strangers)] == []  # importlib and `_target_` by name
+
+
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle", "from pickle import loads", "torch.load(f)", "torch.load(f, weights_only=False)",
+        "np.load(f, allow_pickle=True)", "yaml.load(f, Loader=yaml.Loader)", "eval('1')", "exec(text)",
+        "subprocess.run(text, shell=True)", "pd.read_pickle(f)",
+    ],
+)  # fmt: skip
+def test_the_check_finds_what_it_looks_for(line: str) -> None:
+    assert len(forbidden(ast.parse(line))) == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["torch.load(f, weights_only=True)", "np.load(f, allow_pickle=False)", "model.eval()", "yaml.safe_load(f)"]
+)
+def test_the_check_lets_good_lines_pass(line: str) -> None:
+    assert forbidden(ast.parse(line)) == []
+
+
+IMPORT_ALL = """
+import importlib, json, os, sys
+failures = {}
+before = set(os.listdir("."))
+for name in json.load(sys.stdin):
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        failures[name] = f"{type(error).__name__}: {error}"
+import torch
+failures |= {"GPU": "initialised"} if torch.cuda.is_initialized() else {}
+failures |= {"files": str(set(os.listdir(".")) - before)} if set(os.listdir(".")) != before else {}
+print(json.dumps(failures))
+"""
+
+
+def test_every_module_imports_without_a_gpu(tmp_path: Path) -> None:
+    modules = [name for name in map(_module, _sources()) if not name.endswith(".__main__")]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    environment.pop("DISPLAY", None)
+    run = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL],
+        input=json.dumps(modules), capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout.splitlines()[-1]) == {}
