@@ -33,10 +33,6 @@ from paper_result_analyses.report import write_report
 from paper_result_analyses.stages import Progress, Stage
 
 ARMS = {"tuned": "sfield", "control": "control", "continuation": "continuation"}  # arm: run folder
-    "tuned": "sfield",
-    "control": "control",
-    "continuation": "continuation",
-}  # arm: run folder, as the experiments say
 MEASURES = ("geometry", "before_after", "image_change", "trajectories", "pictures")
 NOT_DECIDING = ("device", "workers", "threads", "num_threads", "shows_progress")  # settings that leave results alone
 
@@ -109,7 +105,7 @@ class Pipeline:
         self.tables = self.out / "tables"
 
     def check(self) -> None:
-        """Raise FileNotFoundError or ValueError now, not after an hour, when shipped networks are missing or damaged."""
+        """Raise FileNotFoundError or ValueError, before any work, when shipped networks are missing or damaged."""
         if not self.cfg.pretraining:
             resolve(self.cfg.generator)
         if not self.cfg.reward_training:
