@@ -161,7 +161,7 @@ def shuffled_indices(num_images: int, *, seed: int, start: int) -> Iterator[int]
 def batches(
     dataset: ImageDataset, batch: int, *, seed: int, start: int = 0, workers: int = 2, prefetch: int = 2
 ) -> Iterator[Batch]:
-    """Endless batches in the order of `shuffled_indices`, decoded ahead by threads; the order does not depend on them."""
+    """Endless batches in the order of `shuffled_indices`, decoded ahead by threads; they do not change the order."""
     order = shuffled_indices(len(dataset), seed=seed, start=start)
 
     def load(indices: list[int]) -> Batch:

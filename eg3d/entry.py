@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 _CLEAN = (ValueError, OSError, RuntimeError)  # errors of the work that a user can act on: one line, no trace
-_OPTIONS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
+_VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 
 
 class ConfigError(ValueError):
@@ -170,7 +170,7 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         if not is_value and not argument.startswith("-"):
             found.append(argument)
-        is_value = argument in _OPTIONS_WITH_VALUE
+        is_value = argument in _VALUED
     return found
 
 

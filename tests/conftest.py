@@ -1,4 +1,4 @@
-"""Shared toy pieces: networks of a few hundred weights, a data set of a dozen images, configs that take milliseconds."""
+"""Shared toy pieces: networks of a few thousand weights, a data set of a dozen images, runs of a second."""
 
 from __future__ import annotations
 

@@ -142,6 +142,7 @@ def _replace_image(folder: Path, *, size: tuple[int, int]) -> None:
     PIL.Image.new("RGB", size).save(folder / _table(folder)[0][0])
 
 
+IMAGES = "00000"
 BAD = {
     "no table": (lambda f: (f / "dataset.json").unlink(), "no dataset.json"),
     "table is not JSON": (lambda f: (f / "dataset.json").write_text("{"), "dataset.json is not JSON"),
@@ -154,13 +155,13 @@ BAD = {
     "label is short": (_spoil_label([0.0] * 16), "must have 25 numbers .* got 16 values"),
     "label is text": (_spoil_label(["x"] * 25), "not finite numbers"),
     "label is not a number": (_spoil_label([float("nan")] * 25), "not finite numbers"),
-    "image is missing": (lambda f: (f / "00000" / "img00000003.png").unlink(), "img00000003.png, which is not in the set"),
-    "image is not an image": (lambda f: (f / "00000" / "img00000000.png").write_text("x"), "not a readable image"),
+    "image is missing": (lambda f: (f / IMAGES / "img00000003.png").unlink(), "img00000003.png, which is not in"),
+    "image is not an image": (lambda f: (f / IMAGES / "img00000000.png").write_text("x"), "not a readable image"),
     "image is not square": (lambda f: _replace_image(f, size=(16, 8)), "16 by 8 pixels, expected a square"),
-    "codes are too few": (lambda f: np.save(f / "codes.npy", np.zeros((3, 2))), r"codes.npy is \[3, 2\], expected \[12, K\]"),
+    "codes are too few": (lambda f: np.save(f / "codes.npy", np.zeros((3, 2))), r"is \[3, 2\], expected \[12, K\]"),
     "codes are not an array": (lambda f: (f / "codes.npy").write_bytes(b"no"), "codes.npy is not a readable array"),
     "codes are objects": (lambda f: np.save(f / "codes.npy", np.array([{}])), "codes.npy is not a readable array"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BAD)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from conftest import tiny_discriminator_config, tiny_generator_config
-from omegaconf import OmegaConf
 from finetuning.toy_reward import ToyReward
+from omegaconf import OmegaConf
 
 from eg3d.checkpoints.store import save_networks
 from eg3d.entry import CONFIG_DIR, compose_config, experiments_for, faults_of
@@ -79,7 +79,7 @@ def test_a_primary_config_names_its_command(path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in EXPERIMENTS if p.stem.startswith("ffhq_")))
 def test_reported_experiments_are_pinned_whole(name: str) -> None:
-    """A change here is a change of what is reported: renew the pin with experiments/write_pins.py, in its own commit."""
+    """A change here changes what is reported: renew the pin with experiments/write_pins.py, in its own commit."""
     assert name in FFHQ, f"{name} is not pinned; add it to FFHQ"
     wanted = OmegaConf.load(PINS / "ffhq_sfield.yaml")
     for key, value in FFHQ[name].items():
@@ -166,5 +166,3 @@ def test_an_experiment_builds_and_steps_at_toy_size(path: Path, tmp_path: Path, 
     assert faults_of(cfg) == []
     run = finetune(cfg, ToyReward()) if isinstance(cfg, FinetuneConfig) else train(cfg)
     assert run.num_images == 4
-
-

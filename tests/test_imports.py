@@ -61,7 +61,9 @@ def forbidden(tree: ast.AST) -> list[str]:
         name, keywords = _dotted(node.func), _keywords(node)
         is_bad = name in ("eval", "exec", "compile", "__import__", "os.system", "os.popen")
         is_bad |= name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "torch.hub.load", "pd.read_pickle")
-        is_bad |= name.split(".")[-1] == "load" and name.startswith("torch.") and keywords.get("weights_only") is not True
+        is_bad |= (
+            name.split(".")[-1] == "load" and name.startswith("torch.") and keywords.get("weights_only") is not True
+        )
         is_bad |= keywords.get("allow_pickle") is True or keywords.get("shell") is True
         if is_bad:
             found.append(f"line {node.lineno}: {name}(...)")

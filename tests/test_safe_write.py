@@ -34,7 +34,7 @@ def test_the_target_is_untouched_until_the_end(tmp_path: Path) -> None:
 def test_an_error_keeps_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "table.csv"
     write_text(path, "old")
-    with pytest.raises(error), atomic_path(path) as temporary:
+    with pytest.raises(error), atomic_path(path) as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise error
     assert path.read_text() == "old"

@@ -80,7 +80,7 @@ class FinetuneConfig(TrainConfig):
     out: str = "runs/finetune"
     batch: int = 16
     ema_rampup: float | None = None
-    mode: str = "separate"  # separate: own Adam, own step (the reported run) | joint: one summed loss (the paper's text)
+    mode: str = "separate"  # own Adam and step for the reward (the reported run) | joint: one summed loss (the paper)
     reward_lr: float = 0.0025  # of the separate Adam
     reward: RewardSource = field(default_factory=RewardSource)
     reward_term: RewardTermConfig = field(default_factory=RewardTermConfig)
@@ -90,7 +90,7 @@ class FinetuneConfig(TrainConfig):
     def validate(self) -> list[str]:
         faults = super().validate() + one_of("mode", self.mode, MODES)
         if not self.start:
-            faults.append("start: fine-tuning needs networks to start from; give a .safetensors file or a manifest name")
+            faults.append("start: fine-tuning needs networks to start from; give a network file or a manifest name")
         if self.batch > 0:
             faults += batch_faults(self.batch, self.reward_term.micro_batch, name="reward_term.micro_batch")
         return faults + at_least(self, 0, "reward_lr")

@@ -126,7 +126,8 @@ class Trainer:
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.cfg.seed)
-                generator, discriminator = TriPlaneGenerator(self.cfg.generator), DualDiscriminator(self.cfg.discriminator)
+                generator = TriPlaneGenerator(self.cfg.generator)
+                discriminator = DualDiscriminator(self.cfg.discriminator)
             scale_styles(generator, self.cfg.warm_start.style_scale)
         if generator.cfg.img_resolution != self.dataset.resolution:
             raise ValueError(
@@ -193,8 +194,8 @@ class Trainer:
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.generator.parameters(), strict=True):
                 mean.copy_(value.lerp(mean, beta))
-            for mean, value in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-                mean.copy_(value)
+            for kept, buffer in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+                kept.copy_(buffer)
         self.average.neural_rendering_resolution = self.objective.neural_resolution
 
     def _tick(self, writer: StatsWriter, *, seconds: float, images: int, is_last: bool = False) -> None:
@@ -262,8 +263,8 @@ def status_line(collected: dict[str, dict[str, float]], total_kimg: float) -> st
     mean = {name: stat["mean"] for name, stat in collected.items()}
     kimg, speed = mean["Progress/kimg"], mean["Timing/sec_per_kimg"]
     remaining = max(total_kimg - kimg, 0) * speed
-    shown = [(name.removeprefix("Loss/"), value) for name, value in mean.items() if name.startswith(("Loss/", "Reward/"))]
-    losses = "  ".join(f"{name} {value:.3g}" for name, value in shown if math.isfinite(value))
+    shown = {name: value for name, value in mean.items() if name.startswith(("Loss/", "Reward/"))}
+    losses = "  ".join(f"{k.removeprefix('Loss/')} {v:.3g}" for k, v in shown.items() if math.isfinite(v))
     return (
         f"tick {mean['Progress/tick']:.0f}  kimg {kimg:.1f}/{total_kimg:g}  sec/kimg {speed:.1f}  "
         f"mem {mean['Resources/cpu_mem_gb']:.2f} GB  eta {duration(remaining)}  {losses}"
@@ -277,5 +278,3 @@ def duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds // size}{unit} {seconds % size // part:02d}{smaller}"
     return f"{seconds}s"
-
-

@@ -14,6 +14,7 @@ from eg3d.networks.discriminator import resize_raw
 from eg3d.training.schedules import blur_taps
 
 Images = dict[str, Tensor]
+MONOTONIC_POINTS, MONOTONIC_STEPS = 2000, 256  # published: points a sample; steps across the box
 
 
 def generator_loss(logits: Tensor) -> Tensor:
@@ -79,6 +80,23 @@ def density_regularisation(
     return (sigma[:, :num_points] - sigma[:, num_points:]).abs().mean()
 
 
+def monotonic_regularisation(
+    generator: TriPlaneGenerator, planes: Tensor, *, is_detached: bool, rng: torch.Generator
+) -> Tensor:
+    """10 * mean relu(sigma(P) - sigma(P')) with P' one 256th of the box further from the frontal camera, along -z.
+
+    P ~ U[-1, 1]^3, 2,000 points a sample. Fills what the surface hides. With `is_detached` only the point behind is
+    moved. Source: EG3D (2022), the regularisers `monotonic-detach` and `monotonic-fixed`.
+    """
+    shape = (planes.shape[0], MONOTONIC_POINTS, 3)
+    points = torch.rand(shape, device=planes.device, generator=rng) * 2 - 1
+    step = generator.cfg.rendering.box_warp / MONOTONIC_STEPS
+    behind = points - torch.tensor([0.0, 0.0, step], device=planes.device)
+    sigma = generator.sigma(planes, torch.cat([points, behind], dim=1))
+    front, back = sigma.split(MONOTONIC_POINTS, dim=1)
+    return 10 * ((front.detach() if is_detached else front) - back).relu().mean()
+
+
 def reconstruction_loss(rendered: Images, image: Tensor, *, edge_weight: float) -> Tensor:
     """L1 to the real image at both sizes, plus L1 of horizontal and vertical differences.
 
@@ -92,6 +110,16 @@ def reconstruction_loss(rendered: Images, image: Tensor, *, edge_weight: float) 
         edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
         loss = loss + edge_weight * edges
     return loss
+
+
+def silhouette_loss(rendered: Images, image: Tensor) -> Tensor:
+    """Mean |opacity - mask| at the neural resolution; the mask is where the real image [N, 3, H, H] is not black.
+
+    Only for images before an exactly black background, which is what empty rays render to.
+    """
+    opacity = rendered["weights"]
+    mask = (image > -1).any(dim=1, keepdim=True).to(image.dtype)
+    return (opacity - resize_raw(mask, opacity.shape[-1])).abs().mean()
 
 
 def swapped_labels(c: Tensor, probability: float | None, rng: torch.Generator, *, whole_batch: bool = False) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from eg3d.generator import TriPlaneGenerator
 from eg3d.networks.discriminator import DualDiscriminator
 from eg3d.training import losses, schedules
-from eg3d.training.config import LossConfig, TrainConfig, WarmStartConfig
+from eg3d.training.config import TrainConfig, WarmStartConfig
 from eg3d.training.phases import Draw, Phase, Term
 from eg3d.training.stats import Stats
 
@@ -58,9 +58,7 @@ class AdversarialObjective:
     @property
     def swap_probability(self) -> float | None:
         loss = self.loss
-        return schedules.swap_probability(
-            self.adversarial_images, final=loss.swap_final, fade_kimg=loss.swap_fade_kimg
-        )
+        return schedules.swap_probability(self.adversarial_images, final=loss.swap_final, fade_kimg=loss.swap_fade_kimg)
 
     @property
     def neural_resolution(self) -> int:
@@ -90,10 +88,23 @@ class AdversarialObjective:
         ws = self.generator.mapping(draw.z, conditioning)
         planes = self.generator.planes(ws, noise_mode="random", rng=self.rng)
         loss = losses.density_regularisation(
-            self.generator, planes, num_points=self.loss.density_reg_points, std=self.loss.density_reg_std, rng=self.rng
+            self.generator, planes, num_points=self.loss.density_reg_points, std=self._density_std(), rng=self.rng
         )
         self.stats.report("Loss/G/density_reg", loss)
         return loss * self.loss.density_reg * self._gain(self.loss.density_reg_interval)
+
+    def monotonic(self, draw: Draw) -> Tensor:
+        conditioning = losses.swapped_labels(draw.c, self.swap_probability, self.rng, whole_batch=True)
+        ws = self.generator.mapping(draw.z, conditioning)
+        planes = self.generator.planes(ws, noise_mode="random", rng=self.rng)
+        is_detached = self.loss.density_reg_type == "monotonic-detach"
+        loss = losses.monotonic_regularisation(self.generator, planes, is_detached=is_detached, rng=self.rng)
+        return self._reported("Loss/G/monotonic", loss) * self._gain(self.loss.density_reg_interval)
+
+    def density_terms(self) -> list[Term]:
+        """The terms of the density regulariser that the config asks for."""
+        terms = [Term("density_reg", self.density)]
+        return terms if self.loss.density_reg_type == "l1" else [Term("monotonic", self.monotonic), *terms]
 
     def discriminator_fake(self, draw: Draw) -> Tensor:
         with torch.no_grad():
@@ -114,17 +125,26 @@ class AdversarialObjective:
     def reconstruction(self, draw: Draw) -> Tensor:
         """The data set's own heads from their own cameras; the conditioning camera is a neighbour's."""
         if draw.real.code is None:
-            raise ValueError("warm_start.reconstruction_kimg: the data set has no codes.npy; give 0, or synthetic heads")
+            raise ValueError("warm_start.reconstruction_kimg: the data set has no codes.npy; give 0 or synthetic heads")
         z = codes_to_latents(draw.real.code, self.generator.cfg.z_dim, self.rng)
-        ws = self.generator.mapping(z, draw.real.label.roll(1, dims=0), update_emas=True)
-        rendered = self.generator.synthesis(ws, draw.real.label, noise_mode="random", rng=self.rng)
-        loss = losses.reconstruction_loss(rendered, draw.real.image, edge_weight=self.cfg.warm_start.edge_weight)
-        spread = rendered["depth_spread"].mean()
-        self.stats.report("Loss/depth_spread", spread)
-        return self._reported("Loss/reconstruction", loss) + self.cfg.warm_start.spread_weight * spread
+        generator, warm = self.generator, self.cfg.warm_start
+        ws = generator.mapping(z, draw.real.label.roll(1, dims=0), update_emas=True)
+        planes = generator.planes(ws, noise_mode="random", rng=self.rng)
+        rendered = generator.render(planes, ws, draw.real.label, rng=self.rng)
+        terms = {
+            "reconstruction": losses.reconstruction_loss(rendered, draw.real.image, edge_weight=warm.edge_weight),
+            "silhouette": warm.silhouette_weight * losses.silhouette_loss(rendered, draw.real.image),
+            "spread": warm.spread_weight * rendered["depth_spread"].mean(),
+        }
+        return sum((self._reported(f"Loss/{name}", term) for name, term in terms.items()), torch.zeros_like(z[0, 0]))
 
     def _real(self, draw: Draw) -> losses.Images:
         return losses.real_images(draw.real.image, self.neural_resolution, self.blur_sigma)
+
+    def _density_std(self) -> float:
+        """Published: the monotonic types perturb by one 256th of the box, whatever the configured deviation."""
+        is_l1 = self.loss.density_reg_type == "l1"
+        return self.loss.density_reg_std if is_l1 else self.generator.cfg.rendering.box_warp / losses.MONOTONIC_STEPS
 
     def _gain(self, interval: int) -> float:
         return float(interval) if self.loss.lazy_gain else 1.0
@@ -152,7 +172,8 @@ def codes_to_latents(codes: Tensor, z_dim: int, rng: torch.Generator) -> Tensor:
 
 def latent_rotation(z_dim: int) -> Tensor:
     """The fixed orthogonal matrix of `codes_to_latents`, [z_dim, z_dim]."""
-    matrix = torch.randn(z_dim, z_dim, generator=torch.Generator().manual_seed(LATENT_ROTATION_SEED), dtype=torch.float64)
+    rng = torch.Generator().manual_seed(LATENT_ROTATION_SEED)
+    matrix = torch.randn(z_dim, z_dim, generator=rng, dtype=torch.float64)
     q, r = torch.linalg.qr(matrix)
     return (q * r.diagonal().sign()).to(torch.float32)
 
@@ -167,11 +188,10 @@ def adversarial_phases(objective: AdversarialObjective) -> list[Phase]:
     d_opt = adam(cfg, discriminator, cfg.optim.discriminator_lr, loss.r1_interval if has_r1 else None)
     d_start = 1000 * warm.reconstruction_kimg
     g_start = d_start + 1000 * warm.discriminator_kimg
-    phases = _warm_phases(objective, warm, has_density, loss)
+    phases = _warm_phases(objective, warm)
     phases.append(Phase("Gmain", generator, g_opt, [Term("adversarial", objective.generator_main)], 1, g_start))
     if has_density:
-        term = Term("density_reg", objective.density)
-        phases.append(Phase("Greg", generator, g_opt, [term], loss.density_reg_interval, g_start))
+        phases.append(Phase("Greg", generator, g_opt, objective.density_terms(), loss.density_reg_interval, g_start))
     d_terms = [Term("fake", objective.discriminator_fake), Term("real", objective.discriminator_real)]
     phases.append(Phase("Dmain", discriminator, d_opt, d_terms, 1, d_start))
     if has_r1:
@@ -186,9 +206,7 @@ def adam(cfg: TrainConfig, network: torch.nn.Module, lr: float, lazy_interval: i
     return torch.optim.Adam(network.parameters(), lr=lr * ratio, betas=betas, eps=optim.eps)
 
 
-def _warm_phases(
-    objective: AdversarialObjective, warm: WarmStartConfig, has_density: bool, loss: LossConfig
-) -> list[Phase]:
+def _warm_phases(objective: AdversarialObjective, warm: WarmStartConfig) -> list[Phase]:
     if warm.reconstruction_kimg <= 0:
         return []
     last, generator = 1000 * warm.reconstruction_kimg, objective.generator
@@ -201,10 +219,4 @@ def _warm_phases(
         return warm.reconstruction_final_lr + cosine * (warm.reconstruction_lr - warm.reconstruction_final_lr)
 
     term = Term("reconstruction", objective.reconstruction)
-    phases = [Phase("Grec", generator, optimizer, [term], 1, 0, last, rate)]
-    if has_density:
-        regulariser = Term("density_reg", objective.density)
-        phases.append(
-            Phase("Grec_reg", generator, optimizer, [regulariser], loss.density_reg_interval, 0, last, rate)
-        )
-    return phases
+    return [Phase("Grec", generator, optimizer, [term], 1, 0, last, rate)]

@@ -1,4 +1,4 @@
-"""Schedules of EG3D training as pure functions of the number of images shown. Source: EG3D (2022), sec. 4 and code facts.
+"""Schedules of EG3D training as pure functions of the number of images shown. Source: EG3D (2022), section 4.
 
 `num_images` counts real images shown since the start of the run; durations are in kimg (1,000 images).
 """

@@ -65,7 +65,8 @@ def load_state(
         raise ValueError(f"{path}: format {metadata.get('format')!r}, expected {FORMAT!r}; delete it to start anew")
     foreign = {key.split("/")[1] for key in tensors if key.startswith("optimizer/")} - set(optimizers)
     if foreign:
-        raise ValueError(f"{path}: has an optimiser {sorted(foreign)[0]} that this config lacks; use the run's own config.yaml")
+        name = min(foreign)
+        raise ValueError(f"{path}: has an optimiser {name} that this config lacks; use the run's own config.yaml")
     for name, network in networks.items():
         _load_network(path, name, network, _under(tensors, f"network/{name}/"))
     for name, optimizer in optimizers.items():

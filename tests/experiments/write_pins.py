@@ -1,4 +1,4 @@
-"""Writes the pinned values again: python tests/experiments/write_pins.py. Look at the difference before committing it."""
+"""Writes the pinned values again: python tests/experiments/write_pins.py. Read the difference before committing it."""
 
 from __future__ import annotations
 

@@ -69,8 +69,10 @@ def test_a_start_takes_networks_and_average(train_config: Make, toy_networks: Pa
 
 
 def test_same_seed_same_run_and_another_seed_another(train_config: Make, tmp_path: Path) -> None:
-    folders = [train(train_config(out=str(tmp_path / name), total_kimg=0.008, seed=seed)).folder for name, seed in (("a", 3), ("b", 3), ("c", 4))]
-    first, second, other = (lines_of(folder) for folder in folders)
+    def lines(name: str, seed: int) -> list[dict[str, object]]:
+        return lines_of(train(train_config(out=str(tmp_path / name), total_kimg=0.008, seed=seed)).folder)
+
+    first, second, other = lines("a", 3), lines("b", 3), lines("c", 4)
     assert first == second
     assert first != other
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eg3d.generator import GeneratorConfig
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
 from eg3d.training import losses
 from eg3d.training.schedules import blur_taps
@@ -52,15 +53,16 @@ def test_only_the_final_image_of_a_fake_is_blurred() -> None:
 
 
 class _Quadratic(nn.Module):
-    """a/2 |image|^2 + b/2 |raw|^2: its R1 penalty is a^2 |image|^2 + b^2 |raw|^2."""
+    """a/2 |image|^2 + b/2 |raw|^2 with a = 2, b = 3: its R1 penalty is a^2 |image|^2 + b^2 |raw|^2."""
 
     def forward(self, images: losses.Images, c: Tensor) -> Tensor:
-        parts = (2.0 * images["image"].square() / 2).sum((1, 2, 3)), (3.0 * images["image_raw"].square() / 2).sum((1, 2, 3))
+        parts = [a / 2 * images[name].square().sum((1, 2, 3)) for name, a in (("image", 2.0), ("image_raw", 3.0))]
         return (parts[0] + parts[1])[:, None]
 
 
 def test_r1_of_a_quadratic_has_a_closed_form() -> None:
-    images = {"image": torch.randn(3, 3, 4, 4, generator=_rng()), "image_raw": torch.randn(3, 3, 2, 2, generator=_rng(1))}
+    rng = _rng()
+    images = {name: torch.randn(3, 3, side, side, generator=rng) for name, side in (("image", 4), ("image_raw", 2))}
     penalty, logits = losses.r1_penalty(_Quadratic(), images, torch.zeros(3, 25))
     squares = [images[name].square().sum((1, 2, 3)) for name in ("image", "image_raw")]
     assert torch.allclose(penalty, 4 * squares[0] + 9 * squares[1], rtol=1e-6)
@@ -70,8 +72,9 @@ def test_r1_of_a_quadratic_has_a_closed_form() -> None:
 def test_r1_gradient_equals_finite_differences(discriminator_config: DiscriminatorConfig) -> None:
     torch.manual_seed(0)
     network = DualDiscriminator(discriminator_config).double()
-    images = {name: torch.randn(2, 3, side, side, generator=_rng()).double() for name, side in (("image", 16), ("image_raw", 8))}
-    c = torch.randn(2, 25, generator=_rng()).double()
+    rng, wide = _rng(), {"dtype": torch.float64}
+    images = {n: torch.randn(2, 3, side, side, generator=rng, **wide) for n, side in (("image", 16), ("image_raw", 8))}
+    c = torch.randn(2, 25, generator=rng, **wide)
 
     def penalty() -> Tensor:
         return losses.r1_penalty(network, images, c)[0].mean()
@@ -121,6 +124,43 @@ def test_density_regulariser_of_a_constant_field_is_zero() -> None:
     assert float(loss) == 0
 
 
+class _Ramp(nn.Module):
+    """A density that rises along z by a learned slope, in a box of one world unit."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(slope))
+        self.cfg = GeneratorConfig()
+
+    def sigma(self, planes: Tensor, points: Tensor) -> Tensor:
+        return self.slope * points[..., 2:]
+
+
+@pytest.mark.parametrize(("slope", "wanted"), [(2.0, 10 * 2 / 256), (-2.0, 0.0)])
+def test_monotonic_regulariser_of_a_ramp(slope: float, wanted: float) -> None:
+    loss = losses.monotonic_regularisation(_Ramp(slope), torch.zeros(2, 1), is_detached=False, rng=_rng())  # type: ignore[arg-type]
+    assert float(loss.detach()) == pytest.approx(wanted, abs=1e-6)  # differences of float32 points near 1
+
+
+@pytest.mark.parametrize(("is_detached", "slope"), [(False, 10 / 256), (True, None)])
+def test_a_detached_monotonic_regulariser_moves_only_the_point_behind(is_detached: bool, slope: float | None) -> None:
+    field = _Ramp(1.0)
+    losses.monotonic_regularisation(field, torch.zeros(1, 1), is_detached=is_detached, rng=_rng()).backward()  # type: ignore[arg-type]
+    points = torch.rand(1, losses.MONOTONIC_POINTS, 3, generator=_rng()) * 2 - 1
+    behind = -10 * (points[..., 2] - 1 / 256).mean()
+    assert float(field.slope.grad) == pytest.approx(float(behind) if slope is None else slope, abs=1e-5)  # type: ignore[arg-type]
+
+
+def test_silhouette_of_the_right_opacity_is_zero() -> None:
+    image = torch.full((1, 3, 16, 16), -1.0)
+    image[:, 1, 4:12, 4:12] = 0.5
+    mask = (image > -1).any(1, keepdim=True).float()
+    opacity = losses.resize_raw(mask, 8)
+    assert float(losses.silhouette_loss({"weights": opacity}, image)) == 0
+    share = float(opacity.mean())
+    assert float(losses.silhouette_loss({"weights": torch.zeros(1, 1, 8, 8)}, image)) == pytest.approx(share)
+
+
 def test_swapped_labels() -> None:
     c = torch.arange(4.0)[:, None].expand(4, 25)
     assert torch.equal(losses.swapped_labels(c, 1.0, _rng()), c.roll(1, 0))
@@ -132,9 +172,9 @@ def test_swapping_draws_per_sample_or_once() -> None:
     c = torch.arange(4000.0)[:, None].expand(-1, 25)
     is_swapped = (losses.swapped_labels(c, 0.3, _rng()) != c)[:, 0]
     assert is_swapped.float().mean() == pytest.approx(0.3, abs=0.03)
-    rng = _rng()
-    shares = [float((losses.swapped_labels(c[:50], 0.5, rng, whole_batch=True) != c[:50]).float().mean()) for _ in range(20)]
-    assert set(shares) == {0.0, 1.0}
+    rng, c = _rng(), c[:50]
+    swapped = [losses.swapped_labels(c, 0.5, rng, whole_batch=True) for _ in range(20)]
+    assert {float((labels != c).float().mean()) for labels in swapped} == {0.0, 1.0}
 
 
 def test_reconstruction_of_the_image_itself_is_zero() -> None:

@@ -36,6 +36,34 @@ def test_published_order_rates_and_betas(train_config: Make) -> None:
     assert g["eps"] == d["eps"] == 1e-8
 
 
+def test_monotonic_types_add_a_term_and_fix_the_deviation(train_config: Make) -> None:
+    plain = Trainer(train_config()).objective
+    assert ([term.name for term in plain.density_terms()], plain._density_std()) == (["density_reg"], 0.004)
+    for kind in ("monotonic-detach", "monotonic-fixed"):
+        trainer = Trainer(train_config(loss=LossConfig(density_reg_type=kind, density_reg_points=20)))
+        assert [term.name for term in trainer.phases[1].terms] == ["monotonic", "density_reg"]
+        assert trainer.objective._density_std() == 1 / 256
+        trainer.phases[1].step(_draw(trainer), micro_batch=4, num_images=0)
+        assert all(norm > 0 for norm in trainer.phases[1].norms.values())
+
+
+def test_style_scale_touches_the_affine_weights_alone(train_config: Make) -> None:
+    plain, scaled = (Trainer(train_config(warm_start=WarmStartConfig(style_scale=s))).generator for s in (1.0, 0.25))
+    for (name, one), other in zip(plain.named_parameters(), scaled.parameters(), strict=True):
+        factor = 0.25 if name.endswith("affine.weight") else 1.0
+        assert torch.equal(other, factor * one), name
+
+
+def test_reconstruction_adds_its_weighted_parts(train_config: Make) -> None:
+    warm = WarmStartConfig(reconstruction_kimg=1, silhouette_weight=0.5, spread_weight=3.0)
+    trainer = Trainer(train_config(warm_start=warm))
+    loss = float(trainer.objective.reconstruction(_draw(trainer)))
+    parts = trainer.stats.collect()
+    named = [parts[f"Loss/{name}"]["mean"] for name in ("reconstruction", "silhouette", "spread")]
+    assert all(part > 0 for part in named)
+    assert loss == pytest.approx(sum(named), rel=1e-6)
+
+
 def test_without_regularisers_the_rates_are_not_scaled(train_config: Make) -> None:
     phases = _phases(train_config(loss=LossConfig(r1_gamma=0, density_reg_interval=0)))
     assert list(phases) == ["Gmain", "Dmain"]
@@ -49,8 +77,7 @@ def test_warm_start_phases_follow_each_other(train_config: Make) -> None:
     windows = {name: (p.first_image, p.last_image) for name, p in phases.items()}
     end = float("inf")
     assert windows == {
-        "Grec": (0, 2000), "Grec_reg": (0, 2000), "Gmain": (3000, end), "Greg": (3000, end),
-        "Dmain": (2000, end), "Dreg": (2000, end),
+        "Grec": (0, 2000), "Gmain": (3000, end), "Greg": (3000, end), "Dmain": (2000, end), "Dreg": (2000, end),
     }  # fmt: skip
     rate = phases["Grec"].lr
     assert rate is not None

@@ -101,7 +101,8 @@ def test_gradients_are_wanted_only_during_the_step() -> None:
 
 def test_when_a_phase_is_due() -> None:
     network = _network()
-    phase = Phase("toy", network, torch.optim.SGD(network.parameters()), [], interval=4, first_image=100, last_image=200)
+    optimizer = torch.optim.SGD(network.parameters())
+    phase = Phase("toy", network, optimizer, [], interval=4, first_image=100, last_image=200)
     assert [phase.is_due(4, n) for n in (99, 100, 199, 200)] == [False, True, True, False]
     assert [phase.is_due(k, 100) for k in (0, 1, 4, 6)] == [True, False, True, False]
 

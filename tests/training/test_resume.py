@@ -133,6 +133,7 @@ def test_a_damaged_state_is_named(train_config: Make) -> None:
 
 def test_statistics_that_a_stop_cut_short_are_dropped(tmp_path: Path) -> None:
     whole = '{"num_images": 4, "Loss/a": {"num": 1, "mean": 0.5, "std": 0.0}}\n'
-    (tmp_path / "stats.jsonl").write_text(whole + whole.replace("4", "8", 1) + '{"Loss/a": {"num": 1}', encoding="utf-8")
+    later, cut = whole.replace("4", "8", 1), '{"Loss/a": {"num": 1}'
+    (tmp_path / "stats.jsonl").write_text(whole + later + cut, encoding="utf-8")
     StatsWriter(tmp_path, num_images=4).close()
     assert (tmp_path / "stats.jsonl").read_text(encoding="utf-8") == whole
