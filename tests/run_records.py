@@ -55,7 +55,7 @@ def start(program: list[str], overrides: list[str], *, path: Path = ROOT) -> sub
     )
 
 
-def kill_after_first_tick(process: subprocess.Popen[str], folder: Path, *, timeout: float = 240) -> None:
+def kill_after_first_tick(process: subprocess.Popen[str], folder: Path, *, timeout: float = 600) -> None:
     """SIGKILL as soon as the state of the first tick after training began is on disk."""
     end = time.monotonic() + timeout
     while time.monotonic() < end and process.poll() is None:

@@ -239,6 +239,6 @@ def test_devices() -> None:
     [(["-m", "eg3d.train_rlhf"], "-m eg3d.train_rlhf"), (["eg3d/train_rlhf.py"], "eg3d/train_rlhf.py")],
 )
 def test_fine_tuning_runs_as_a_module_and_as_a_script(command: list[str], usage: str) -> None:
-    run = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    run = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.splitlines()[0] == f"usage: python {usage} [experiment=NAME] [key=value ...]"

@@ -77,7 +77,7 @@ def test_killed_command(train_config: Make, tmp_path: Path) -> None:
     kill_after_first_tick(process, Path(cfg.out))
     assert json.loads(state_of(Path(cfg.out))[1]["progress"])["num_images"] < 120
     again = start(["-m", "eg3d.train"], flat_overrides(cfg))
-    output, _ = again.communicate(timeout=240)
+    output, _ = again.communicate(timeout=600)
     assert again.returncode == 0, output
     assert "resuming at" in output
     assert output.splitlines()[-1] == f"snapshot: {cfg.out}/network-snapshot-000000.safetensors"
