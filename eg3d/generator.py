@@ -274,7 +274,8 @@ class TriPlaneGenerator(nn.Module):
         """Images of planes from cameras c [N, 25].
 
         Returns image [N, 3, img_resolution, img_resolution] (only if `superresolve`), image_raw and image_raw_clean
-        [N, 3, R, R], image_depth [N, 1, R, R] (world units along the ray), weights [N, 1, R, R] (opacity), depth_spread [N, 1, R, R].
+        [N, 3, R, R], image_depth [N, 1, R, R] (world units along the ray), weights [N, 1, R, R] (opacity) and
+        depth_spread [N, 1, R, R] (variance of depth times opacity, world units squared).
         image_raw_clean is what the renderer made; image_raw is the same unless cfg.image_raw is "published" and the
         published super-resolution would have changed it in place. R: neural_rendering_resolution, or the attribute.
         """

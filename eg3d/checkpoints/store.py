@@ -133,7 +133,8 @@ def config_from_data(cls: type[Config], data: Mapping[str, Any], source: str) ->
     known = {f.name for f in dataclasses.fields(cls)}
     unknown = [key for key in data if key not in known]
     if unknown:
-        raise ValueError(f"{source}: {cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        there = ", ".join(sorted(known))
+        raise ValueError(f"{source}: {cls.__name__} has no field {', '.join(unknown)}; it has {there}")
     values = {}
     for key, value in data.items():
         hint = hints[key]

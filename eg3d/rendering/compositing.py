@@ -51,8 +51,8 @@ def expected_depth(weights: Tensor, t: Tensor, clamp: str = "batch") -> Tensor:
 def depth_spread(weights: Tensor, t: Tensor) -> Tensor:
     """Variance of the stopping distance of each ray, [N, R], world units squared, times its opacity.
 
-    0 for a hard surface and for an empty ray, large for fog. weights [N, R, S - 1]; t [N, R, S]. Source: the idea of the
-    distortion loss, Mip-NeRF 360 (2022), eq. 15, in closed form for the second moment. Differentiable in the weights.
+    0 for a hard surface and for an empty ray, large for fog. weights [N, R, S - 1]; t [N, R, S]. Differentiable in the
+    weights. Source: the idea of the distortion loss, Mip-NeRF 360 (2022), eq. 15, as a second moment in closed form.
     """
     middle = 0.5 * (t[..., :-1] + t[..., 1:])
     total = weights.sum(dim=-1, keepdim=True)

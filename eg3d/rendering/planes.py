@@ -17,13 +17,6 @@ PLANE_AXES: dict[str, tuple[tuple[int, int], ...]] = {
 }
 
 
-def project(points: Tensor, plane_axes: str) -> tuple[Tensor, ...]:
-    """(width, height) coordinates [N, P, 2] of points [N, P, 3] on each plane, in the unit of the points."""
-    if plane_axes not in PLANE_AXES:
-        raise ValueError(f"plane_axes: {plane_axes!r} is not one of {', '.join(PLANE_AXES)}")
-    return tuple(torch.stack([points[..., a], points[..., b]], dim=-1) for a, b in PLANE_AXES[plane_axes])
-
-
 def sample_planes(planes: Tensor, points: Tensor, *, box_warp: float, plane_axes: str = "xy_xz_zx") -> Tensor:
     """Mean over the planes of bilinear samples. Source: EG3D (2022), section 3; texel centres, zero padding.
 

@@ -96,7 +96,9 @@ def ray_limits(rays: RayBundle, cfg: RenderingConfig) -> tuple[Tensor, Tensor]:
     return torch.full_like(like, float(cfg.ray_start)), torch.full_like(like, float(cfg.ray_end))
 
 
-def render_rays(field: Field, rays: RayBundle, cfg: RenderingConfig, rng: torch.Generator | None = None) -> RenderedRays:
+def render_rays(
+    field: Field, rays: RayBundle, cfg: RenderingConfig, rng: torch.Generator | None = None
+) -> RenderedRays:
     """Render rays through a field. Source: EG3D (2022), section 4; NeRF (2020), section 5.2.
 
     Gradients flow to the field and to the rays, never through the choice of fine distances. With `rng` the draws

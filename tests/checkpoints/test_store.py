@@ -118,7 +118,7 @@ def test_names_resolve_and_are_verified(saved):
     listed = manifest(path.parent, twin=entry(path))
     assert resolve("twin", manifest=listed) == path
     assert resolve(path, manifest=listed) == path
-    with pytest.raises(FileNotFoundError, match="'other' is neither a file nor in .*; known names: twin"):
+    with pytest.raises(FileNotFoundError, match=r"'other' is neither a file nor in .*; known names: twin"):
         resolve("other", manifest=listed)
     with pytest.raises(ValueError, match=r"has SHA-256 .*, the manifest says 0000.*get it again from make twin"):
         resolve("twin", manifest=manifest(path.parent, twin=entry(path, sha256="0" * 64)))
