@@ -11,6 +11,7 @@ A new network is one more entry of RUNNERS: a file-name pattern and a function t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import re
 import sys
@@ -137,6 +138,16 @@ def _moments(x: Tensor, *, largest: bool = False) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------- discriminators
 
 
+@contextlib.contextmanager
+def _plain_convolutions() -> Iterator[None]:
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
+
+
 def run_discriminator(file: str, golden: Golden, salt: str) -> Arrays:
     """Logits and gradients with respect to both images (the quantities of the R1 penalty)."""
     from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
@@ -154,7 +165,7 @@ def run_discriminator(file: str, golden: Golden, salt: str) -> Arrays:
     # These gradients jump when rounding changes the sign of one leaky ReLU's input: two right implementations can
     # differ by 2e-4. PyTorch's plain convolution adds in the order of the stored run; oneDNN's order is another one
     # and depends on the number of threads.
-    with torch.backends.mkldnn.flags(enabled=False):
+    with _plain_convolutions():
         logits = D({"image": image, "image_raw": image_raw}, torch.from_numpy(golden["labels"]))
         grad, grad_raw = torch.autograd.grad(logits.sum(), (image, image_raw))
     yield "labels", golden["labels"]
