@@ -130,7 +130,8 @@ def check_archive(path: str | Path) -> ArchiveSummary:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} does not exist; make it with 'python -m dataset_preprocessing.synthetic_heads out={path}'")
+            f"{path} does not exist; make it with 'python -m dataset_preprocessing.synthetic_heads out={path}'"
+        )
     if path.is_dir():
         files = {f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file()}
         return _check_files(path, files, lambda name: (path / name).read_bytes())
@@ -192,5 +193,6 @@ def _check_images(path: Path, names: Sequence[str], read: Callable[[str], bytes]
             raise ValueError(f"{path}: {name} is {size[0]}x{size[1]}; images must be square with a power-of-two side")
         if size != expected:
             raise ValueError(
-                f"{path}: {name} is {size[0]}x{size[1]}, expected {expected[0]}x{expected[1]} as the first image")
+                f"{path}: {name} is {size[0]}x{size[1]}, expected {expected[0]}x{expected[1]} as the first image"
+            )
     return expected[0]

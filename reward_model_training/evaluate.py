@@ -4,7 +4,7 @@ Rows of the table: split; filter (`all_seeds` = with an anchor in front of each 
 samples only, the published names); pairs (`best_worst` of a ranking, or `all` of its pairs); head; reference
 (`rankings` as given, or `noise_free_simulated`: the simulated annotator's own scores without its noise).
 The head `annotator` compares the rankings themselves with the noise-free order: the noise that training saw.
-Source: specification 4.2.
+Source: Sculpting NeRF Geometry (2026) and its released behaviour.
 """
 
 from __future__ import annotations

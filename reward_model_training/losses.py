@@ -1,6 +1,6 @@
 """Losses of reward training, as pure functions of head outputs.
 
-Shapes: B ranked rows, K items a row (best first), P ordered pairs of a batch. Source: specification 4.1.
+Shapes: B ranked rows, K items a row (best first), P ordered pairs of a batch. Source: the released system.
 
 Two published terms are left out because they do nothing: the norm of the strengths (weight 1e-8, taken of
 detached values, so without gradient) and the norm of the features (weight 0).

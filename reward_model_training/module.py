@@ -1,6 +1,6 @@
 """Lightning module of reward training: steps, metrics and the optimiser, nothing else.
 
-Shapes: M slabs of a batch, B rows, K items a row, P pairs. Source: specification 4.1-4.3.
+Shapes: M slabs of a batch, B rows, K items a row, P pairs. Source: the released system.
 """
 
 from __future__ import annotations
@@ -77,9 +77,7 @@ class RewardModule(LightningModule):
         """Unweighted loss terms and their weighted sum `loss`."""
         cfg, orders = self.loss_cfg, None
         if 0 <= cfg.single_order_from_epoch <= self.current_epoch:
-            orders = random_orders(
-                len(pairs.first), seed=self.seed, step=self.global_step, device=out.forward.device
-            )
+            orders = random_orders(len(pairs.first), seed=self.seed, step=self.global_step, device=out.forward.device)
         terms = {
             "pairs_loss": pairs_loss(out.forward, out.backward, pairs.weight, takes_forward=orders),
             "scalar_loss": preference_loss(out.scalar[pairs.first], out.scalar[pairs.second], pairs.weight),

@@ -18,6 +18,7 @@ from reward_model_training.preferences.rankings import read_rankings
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
+    from reward_model_training.bundle import Reward
     from reward_model_training.data.slab_store import SlabStore
     from reward_model_training.evaluate import Accuracy
 
@@ -30,8 +31,18 @@ HARMLESS_WARNINGS = (
     "smaller than the logging interval",
     "dataloader is not resumable",  # it is: PlannedBatches starts at the step that comes next
 )
+CENTRED_ROWS = 200  # training rows whose mean score is put at 0
 # Settings that may change when a stopped run continues: they do not touch the numbers of a step.
-_FREE = ("out", "max_epochs", "patience", "device", "num_threads", "state_every_n_steps", "shows_progress")
+_FREE = (
+    "out",
+    "centre_scores",
+    "max_epochs",
+    "patience",
+    "device",
+    "num_threads",
+    "state_every_n_steps",
+    "shows_progress",
+)
 _FREE_DATA = ("storage", "slab_dir", "num_workers", "rankings", "generator", "scores")  # the files are compared
 
 
@@ -47,6 +58,7 @@ class RewardTrainConfig:
     max_epochs: int = 10
     patience: int = 3  # epochs without a better monitored loss before stopping
     monitor: str = "pairs"  # validation loss that picks the best epoch: pairs (published) or scalar
+    centre_scores: bool = True  # shift the scalar head so that its training scores have mean 0; False = published
     seed: int = 42  # initial weights, order of rows, anchors
     state_every_n_steps: int = 200  # steps between states inside an epoch; 0 = after each epoch only
     device: str = "auto"  # auto, cpu, cuda or cuda:N
@@ -163,9 +175,7 @@ def _trainer(cfg: RewardTrainConfig, folder: Path) -> Trainer:
     )
 
 
-def _finish(
-    cfg: RewardTrainConfig, splits: Splits, store: SlabStore, folder: Path, annotators: str
-) -> RewardRun:
+def _finish(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, folder: Path, annotators: str) -> RewardRun:
     """Evaluate the best weights, write the table and the bundle."""
     from eg3d.checkpoints.store import load_state
     from eg3d.runs import choose_device
@@ -189,15 +199,32 @@ def _finish(
         items_at_once=cfg.optimiser.items_at_once,
     )
     card.metrics = [asdict(row) for row in table]
+    if cfg.centre_scores:
+        card.training["score_shift"] = centre_scores(reward, splits, store)
     metrics_csv = folder / "final_metrics.csv"
     write_table(metrics_csv, table)
     save_reward(folder, model, card)
     return RewardRun(folder, metrics_csv, table)
 
 
-def _provenance(
-    cfg: RewardTrainConfig, splits: Splits, store: SlabStore, annotators: str
-) -> dict[str, dict[str, Any]]:
+def centre_scores(reward: Reward, splits: Splits, store: SlabStore) -> float:
+    """Shift the scalar head so that the mean score of training samples is 0; returns the shift, in score units.
+
+    Rankings fix scores up to a constant only, and fine-tuning clips the score to an interval around 0: an arbitrary
+    constant can put every sample outside, where the gradient is 0. Uses the first CENTRED_ROWS training rows.
+    """
+    import torch
+
+    keys = dict.fromkeys(item for row in splits.rows["train"][:CENTRED_ROWS] for item in row.items)
+    device = next(reward.parameters()).device
+    with torch.no_grad():
+        scores = [reward(store.slab(key)[None].float().to(device)) for key in keys]
+        shift = -float(torch.cat(scores).mean())
+        reward.model.scalar_rwd_head.output_layer.bias += shift
+    return shift
+
+
+def _provenance(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, annotators: str) -> dict[str, dict[str, Any]]:
     """What a bundle says about its making: names and hashes, no paths of this machine."""
     from eg3d.runs import sha256_of, versions
 

@@ -103,7 +103,8 @@ def _march(rays: _Rays, params: HeadParameters, *, steps: int, reach: float, clo
         near = reach * going_rays.t
         is_far = distance >= near
         going_rays.t = going_rays.t + torch.where(
-            is_far, torch.maximum(distance * STEP_SCALE, closest * going_rays.t), distance - near)
+            is_far, torch.maximum(distance * STEP_SCALE, closest * going_rays.t), distance - near
+        )
         rays.t[active] = going_rays.t
         is_gone = is_far & (going_rays.t >= RAY_END)
         hit[active] = ~is_gone & (distance < 4.0 * near)
@@ -189,8 +190,13 @@ def render_views(params: HeadParameters, c2w: Tensor, *, resolution: int, focal:
     samples = SUBPIXELS * SUBPIXELS
     rays = _rays(c2w, focal, resolution * SUBPIXELS, _split(index, resolution, SUBPIXELS), t.repeat_interleave(samples))
     hit = _march(rays, params, steps=RAY_STEPS, reach=HIT_PIXELS * slope, closest=0.4 * slope)
-    colour = shade(rays.points().reshape(-1, samples, 3), hit.reshape(-1, samples), rays.head[::samples], params,
-                   flat=FLAT_PIXELS * slope * RAY_START)
+    colour = shade(
+        rays.points().reshape(-1, samples, 3),
+        hit.reshape(-1, samples),
+        rays.head[::samples],
+        params,
+        flat=FLAT_PIXELS * slope * RAY_START,
+    )
     image = torch.zeros(num_heads * views * resolution**2, 3)
     image[index] = colour.mean(dim=1)
     return (image * 255.0 + 0.5).to(torch.uint8).reshape(num_heads, views, resolution, resolution, 3).numpy()
@@ -213,8 +219,9 @@ def _split(index: Tensor, side: int, factor: int) -> Tensor:
     return ((picture[:, None, None] * fine + rows) * fine + columns).reshape(-1)
 
 
-def contact_sheet(seeds: list[int], *, resolution: int = 128, poses: list[tuple[float, float]] | None = None
-                  ) -> np.ndarray:
+def contact_sheet(
+    seeds: list[int], *, resolution: int = 128, poses: list[tuple[float, float]] | None = None
+) -> np.ndarray:
     """A table of pictures, one row a head, one column a (yaw, pitch) in radians: uint8 [rows*R, columns*R, 3]."""
     poses = poses or [(-0.5, 0.0), (-0.25, -0.12), (0.0, 0.0), (0.25, 0.12), (0.5, 0.0), (0.0, -0.25), (0.0, 0.25)]
     yaw, pitch = torch.tensor(poses, dtype=torch.float32).unbind(-1)

@@ -35,21 +35,22 @@ class HeadsConfig:
     out: str = "data/heads64.zip"  # .zip or a new folder
     num_images: int = 10_000
     views_per_head: int = 2
-    resolution: int = 64         # pixels a side, a power of two
+    resolution: int = 64  # pixels a side, a power of two
     seed: int = 0
-    workers: int = 2             # processes; the bytes do not depend on it
-    yaw_std: float = 0.30        # radians
-    yaw_max: float = 0.50        # radians
-    pitch_std: float = 0.12      # radians, nominal: the real elevation is 0.64 of it
-    pitch_max: float = 0.25      # radians
-    contact_sheet: str = ""      # a PNG path: also draw the first heads from the extreme poses
-    contact_heads: int = 6       # rows of that sheet
+    workers: int = 2  # processes; the bytes do not depend on it
+    yaw_std: float = 0.30  # radians
+    yaw_max: float = 0.50  # radians
+    pitch_std: float = 0.12  # radians, nominal: the real elevation is 0.64 of it
+    pitch_max: float = 0.25  # radians
+    contact_sheet: str = ""  # a PNG path: also draw the first heads from the extreme poses
+    contact_heads: int = 6  # rows of that sheet
 
     def validate(self) -> list[str]:
         """All faults, one line each."""
         faults = [
             f"{name}: {getattr(self, name)} must be at least 1"
-            for name in ("views_per_head", "workers", "contact_heads") if getattr(self, name) < 1
+            for name in ("views_per_head", "workers", "contact_heads")
+            if getattr(self, name) < 1
         ]
         if self.num_images < (0 if self.contact_sheet else 1):
             faults.append(f"num_images: {self.num_images} must be at least 1, or 0 with a contact_sheet only")
@@ -124,8 +125,13 @@ def make_heads(cfg: HeadsConfig, *, advance: Callable[[int], None] = lambda imag
 def _recipe(cfg: HeadsConfig, seeds: list[int]) -> dict:
     skip = ("out", "workers", "contact_sheet", "contact_heads")  # nothing that leaves the content as it is
     settings = {k: v for k, v in asdict(cfg).items() if k not in skip}
-    return {"maker": "dataset_preprocessing.synthetic_heads", **settings, "focal": FFHQ_FOCAL,
-            "code_names": list(CODE_NAMES), "head_seeds": seeds}
+    return {
+        "maker": "dataset_preprocessing.synthetic_heads",
+        **settings,
+        "focal": FFHQ_FOCAL,
+        "code_names": list(CODE_NAMES),
+        "head_seeds": seeds,
+    }
 
 
 def _all_portraits(cfg: HeadsConfig, num_groups: int) -> Iterator[list[tuple[bytes, list[float]]]]:

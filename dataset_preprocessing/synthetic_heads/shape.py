@@ -71,10 +71,12 @@ class HeadParameters:
         if codes.ndim != 2 or codes.shape[1] != NUM_CODES:
             raise ValueError(f"head codes must be [N, {NUM_CODES}], got {list(codes.shape)}")
         limited = 2.0 * torch.tanh(codes / 2.0)
-        return cls(**{
-            name: spread.mean + spread.spread * limited[:, i : i + 1]
-            for i, (name, spread) in enumerate(SPREADS.items())
-        })
+        return cls(
+            **{
+                name: spread.mean + spread.spread * limited[:, i : i + 1]
+                for i, (name, spread) in enumerate(SPREADS.items())
+            }
+        )
 
 
 SPREADS: dict[str, Spread] = {
@@ -164,8 +166,14 @@ def _nose_and_mouth(d: Tensor, x: Tensor, y: Tensor, z: Tensor, p: HeadParameter
     tip_y = EYE_Y - p.nose_length
     root, tip = (0.0, 0.040, p.nose_bridge - 0.006), (0.0, tip_y, p.nose_projection - 0.004)
     bridge = _tapered_capsule(x, y, z, root, tip, 0.013, p.nose_width * 0.70)
-    wing = _ellipsoid(x - p.nose_width * 0.62, y - tip_y + 0.005, z - p.nose_projection + 0.034,
-                      p.nose_width * 0.50, p.nose_width * 0.46, 0.024)
+    wing = _ellipsoid(
+        x - p.nose_width * 0.62,
+        y - tip_y + 0.005,
+        z - p.nose_projection + 0.034,
+        p.nose_width * 0.50,
+        p.nose_width * 0.46,
+        0.024,
+    )
     d = _smooth_min(d, _smooth_min(bridge, wing, 0.018), 0.024)
     muzzle = _ellipsoid(x, y - MOUTH_Y, z - 0.213, p.mouth_width + 0.010, 0.050, 0.052)
     d = _smooth_min(d, muzzle, 0.030)
@@ -179,7 +187,8 @@ def lips(x: Tensor, y: Tensor, z: Tensor, p: HeadParameters) -> tuple[Tensor, Te
     bend = x * x * 5.5
     upper = _ellipsoid(x, y - MOUTH_Y - p.lip_fullness * 0.85, z - 0.255 + bend, p.mouth_width, p.lip_fullness, 0.026)
     lower = _ellipsoid(
-        x, y - MOUTH_Y + p.lip_fullness * 1.05, z - 0.252 + bend, p.mouth_width * 0.86, p.lip_fullness * 1.15, 0.026)
+        x, y - MOUTH_Y + p.lip_fullness * 1.05, z - 0.252 + bend, p.mouth_width * 0.86, p.lip_fullness * 1.15, 0.026
+    )
     return upper, lower
 
 

@@ -22,9 +22,7 @@ class _Geometry(NamedTuple):
     transposed: bool
 
 
-def conv2d(
-    x: Tensor, w: Tensor, bias: Tensor | None = None, *, stride=1, padding: int = 0, groups: int = 1
-) -> Tensor:
+def conv2d(x: Tensor, w: Tensor, bias: Tensor | None = None, *, stride=1, padding: int = 0, groups: int = 1) -> Tensor:
     """As torch.nn.functional.conv2d: x [N, I, H, W], w [O, I/groups, k, k], bias [O]; stride int or pair."""
     return _convolve(x, w, bias, _Geometry(_pair(stride), _pair(padding), (0, 0), groups, False))
 
@@ -59,9 +57,7 @@ def _adjoint(g: _Geometry, x_shape, y_shape, kernel) -> _Geometry:
     """Geometry of the map from output gradients to input gradients (same weight tensor)."""
     if g.transposed:
         return g._replace(transposed=False, output_padding=(0, 0))
-    extra = tuple(
-        x_shape[2 + d] - ((y_shape[2 + d] - 1) * g.stride[d] - 2 * g.padding[d] + kernel[d]) for d in (0, 1)
-    )
+    extra = tuple(x_shape[2 + d] - ((y_shape[2 + d] - 1) * g.stride[d] - 2 * g.padding[d] + kernel[d]) for d in (0, 1))
     return g._replace(transposed=True, output_padding=extra)
 
 

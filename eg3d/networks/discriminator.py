@@ -67,9 +67,7 @@ class DiscriminatorConfig:
         return faults
 
 
-def resize_raw(
-    x: Tensor, size: int, *, mode: str | float = "antialiased", f: Tensor | None = None
-) -> Tensor:
+def resize_raw(x: Tensor, size: int, *, mode: str | float = "antialiased", f: Tensor | None = None) -> Tensor:
     """Resize images [N, C, H, H] to [N, C, size, size]; also shrinks real images to the raw resolution.
 
     antialiased: bilinear with antialiasing. none: plain bilinear. classic: filtered enlargement by 2, bilinear
@@ -162,9 +160,7 @@ class DiscriminatorEpilogue(nn.Module):
     def __init__(self, channels: int, cmap_dim: int, *, group_size: int, conv_clamp: float | None):
         super().__init__()
         self.group_size = group_size
-        self.conv = Conv2dLayer(
-            channels + MBSTD_CHANNELS, channels, 3, activation="lrelu", conv_clamp=conv_clamp
-        )
+        self.conv = Conv2dLayer(channels + MBSTD_CHANNELS, channels, 3, activation="lrelu", conv_clamp=conv_clamp)
         self.fc = FullyConnected(channels * 16, channels, activation="lrelu")
         self.out = FullyConnected(channels, cmap_dim or 1)
 
@@ -206,13 +202,9 @@ class DualDiscriminator(nn.Module):
         self.cmap_dim = channels if cfg.c_dim > 0 else 0
         if cfg.c_dim > 0:
             self.mapping = MappingNetwork(0, cfg.c_dim, self.cmap_dim, None, num_layers=cfg.mapping_layers)
-        self.b4 = DiscriminatorEpilogue(
-            channels, self.cmap_dim, group_size=cfg.mbstd_group_size, conv_clamp=conv_clamp
-        )
+        self.b4 = DiscriminatorEpilogue(channels, self.cmap_dim, group_size=cfg.mbstd_group_size, conv_clamp=conv_clamp)
 
-    def forward(
-        self, img: dict[str, Tensor], c: Tensor | None, *, rng: torch.Generator | None = None
-    ) -> Tensor:
+    def forward(self, img: dict[str, Tensor], c: Tensor | None, *, rng: torch.Generator | None = None) -> Tensor:
         """img: image [N, 3, H, H] and image_raw [N, 3, R, R], -1 to 1; c [N, c_dim] -> logits [N, 1].
 
         Twice differentiable in both images. rng is needed only with disc_c_noise > 0; c is never modified.

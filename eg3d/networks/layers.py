@@ -108,9 +108,7 @@ def _depthwise(x: Tensor, f: Tensor, gain: float) -> Tensor:
     return (f * gain).to(x.dtype)[None, None].expand(x.shape[1], 1, -1, -1)
 
 
-def filter2d(
-    x: Tensor, f: Tensor, *, gain: float = 1.0, padding: int | None = None, stride: int = 1
-) -> Tensor:
+def filter2d(x: Tensor, f: Tensor, *, gain: float = 1.0, padding: int | None = None, stride: int = 1) -> Tensor:
     """Convolve every channel of x [N, C, H, W] with a symmetric filter, zero padded.
 
     f [n, n], or [n] for a separable one. padding None keeps the size (n odd) or pads floor(n/2) before
@@ -232,7 +230,6 @@ def _modulated_grouped(
     y = conv2d_resample(x.reshape(1, -1, *x.shape[2:]), wn, f, up=up, groups=n)
     y = y.reshape(n, o, *y.shape[2:])
     return y if offset is None else y + offset.to(y.dtype)
-
 
 
 def _modulated_pointwise(

@@ -78,9 +78,7 @@ class SynthesisLayer(nn.Module):
         gain = ACTIVATION_GAIN["lrelu"]
         if x.dtype in (torch.float16, torch.bfloat16):
             offset = None if noise is None else noise.permute(0, 3, 1, 2)
-            y = modulated_conv2d(
-                x, self.weight, styles, f=self.resample_filter, up=self.up, fused=fused, offset=offset
-            )
+            y = modulated_conv2d(x, self.weight, styles, f=self.resample_filter, up=self.up, fused=fused, offset=offset)
             return bias_act(y, self.bias, act="lrelu", clamp=self.conv_clamp)
         # Full precision: bias, noise and the positive gain join the demodulation in one multiply-add.
         offset = self.bias if noise is None else noise + self.bias

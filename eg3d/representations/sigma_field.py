@@ -2,7 +2,7 @@
 
 Shape letters: N batch, D grid side, X, Y, Z sides of the slab, C plane channels, H hidden width of the decoder.
 A volume is stored in the order (x, y, z); x is image right, y up, z towards the camera. It is never mirrored.
-Source: spec rlhf.md 2.1-2.4 (the published slab and its grid).
+Source: Sculpting NeRF Geometry (2026) and its released behaviour (the published slab and its grid).
 """
 
 from __future__ import annotations
@@ -140,9 +140,7 @@ def sigma_by_points(
     One sample and one chunk of points at a time; where gradients are needed and there are several chunks, each chunk
     is computed again in the backward pass instead of being kept.
     """
-    points = grid_points(
-        resolution, box_warp=G.cfg.rendering.box_warp, grid=grid, slices=slices, device=planes.device
-    )
+    points = grid_points(resolution, box_warp=G.cfg.rendering.box_warp, grid=grid, slices=slices, device=planes.device)
     pieces = points.split(chunk)
     needs_grad = torch.is_grad_enabled() and (
         planes.requires_grad or any(p.requires_grad for p in G.decoder.parameters())
@@ -215,14 +213,10 @@ def _sigma_on(
     return sigma_by_points(G, planes, resolution, slices, grid=grid, chunk=chunk)
 
 
-def _axis_coordinates(
-    resolution: int, slices: Slices, box_warp: float, device: torch.device
-) -> Sequence[Tensor]:
+def _axis_coordinates(resolution: int, slices: Slices, box_warp: float, device: torch.device) -> Sequence[Tensor]:
     """World coordinates of the exact grid along x, y and z, float32, equal to those of grid_points."""
     step = box_warp / (resolution - 1)
-    return [
-        torch.arange(r.start, r.stop, device=device).to(torch.float32) * step - box_warp / 2 for r in slices
-    ]
+    return [torch.arange(r.start, r.stop, device=device).to(torch.float32) * step - box_warp / 2 for r in slices]
 
 
 def _check_grid(resolution: int, grid: str) -> None:

@@ -1,7 +1,7 @@
 """Rows of ranked seeds with their slabs, and their plan: which rows, with which anchors, in which batch.
 
 Everything random is named by (seed, epoch, row), so that a resumed run sees the same rows as an unbroken one.
-Shapes: B rows, K items a row (best first), M distinct slabs of a batch. Source: specification 1.3, 1.7, 1.8.
+Shapes: B rows, K items a row (best first), M distinct slabs of a batch. Source: the released system.
 """
 
 from __future__ import annotations
@@ -144,9 +144,7 @@ class RankedSeeds(Dataset[Sample]):
 
     def items(self, epoch: int, row: int) -> tuple[SlabKey, ...]:
         """Samples of a row in an epoch, best first."""
-        anchor = row_anchor(
-            self.anchors, seed=self.seed, epoch=epoch, row=row, probability=self.cfg.anchor_probability
-        )
+        anchor = row_anchor(self.anchors, seed=self.seed, epoch=epoch, row=row, probability=self.cfg.anchor_probability)
         front = () if anchor is None else (SlabKey(anchor, self.anchor_psi),)
         return front + reduced(self.rows[row], self.cfg.reduction)
 

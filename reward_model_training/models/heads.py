@@ -1,6 +1,6 @@
 """The perceptron block of the reward models and the three heads on its output.
 
-Shapes: N items, P pairs, D trunk width. Source: specification 3.1.
+Shapes: N items, P pairs, D trunk width. Source: Sculpting NeRF Geometry (2026) and its released behaviour.
 """
 
 from __future__ import annotations
@@ -71,9 +71,7 @@ class MLPBlock(nn.Module):
         self.activation = activation
         self.residual = residual
         self.input_layer = nn.Linear(in_size, hidden[0])
-        self.hidden_layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(a, b)) for a, b in pairwise(hidden)
-        )
+        self.hidden_layers = nn.ModuleList(nn.Sequential(nn.Linear(a, b)) for a, b in pairwise(hidden))
         self.output_layer = nn.Linear(hidden[-1], out_size)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""High-quality anchors: near-mean faces (psi 0.25) that stand above every ranked pair. Source: spec rlhf.md 1.3."""
+"""High-quality anchors: near-mean faces (psi 0.25) that stand above every ranked pair. Source: the released system."""
 
 from __future__ import annotations
 

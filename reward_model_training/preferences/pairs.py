@@ -1,4 +1,4 @@
-"""Rankings -> (winner, loser) pairs, and the published split by batch. Source: spec rlhf.md 1.2, 1.7."""
+"""Rankings -> (winner, loser) pairs, and the published split by batch. Source: the released system."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def to_pairs(rankings: Sequence[Ranking], *, all_pairs: bool = False) -> list[Pa
     return [
         Pair(winner, loser, ranking.batch)
         for ranking in rankings
-        for winner, loser in (
-            combinations(ranking.seeds, 2) if all_pairs else [(ranking.seeds[0], ranking.seeds[-1])]
-        )
+        for winner, loser in (combinations(ranking.seeds, 2) if all_pairs else [(ranking.seeds[0], ranking.seeds[-1])])
     ]
 
 

@@ -10,7 +10,7 @@ Schema of `rankings.csv` (UTF-8, header line, one ranking a row):
 | rank1 ... rank6 | seeds, best first; 2 to 6 of them, then blank cells |
 
 A seed occurs once in a row, and a pair of annotator and batch once in a table. The released `rankedseedsall.csv`
-(header `,rank1,rank2`; spec rlhf.md 1.1) is read as well: its running index is the batch, its psi is 1.
+(header `,rank1,rank2`) is read as well: its running index is the batch, its psi is 1.
 """
 
 from __future__ import annotations

@@ -172,9 +172,7 @@ def _outer_solid(values: np.ndarray, level: float) -> np.ndarray:
     return ~np.isin(air, in_front[in_front > 0])
 
 
-def _judge_mesh(
-    values: np.ndarray, solid: np.ndarray, cfg: AnnotatorConfig, voxel: float
-) -> tuple[float, float, int]:
+def _judge_mesh(values: np.ndarray, solid: np.ndarray, cfg: AnnotatorConfig, voxel: float) -> tuple[float, float, int]:
     """Roughness (world units), stray share and number of tunnels of the outer surface."""
     # Hollows are filled just above the level, so that only the outer surface is meshed; the margin closes it.
     filled = np.where(solid & (values < cfg.level), cfg.level + 1, values)

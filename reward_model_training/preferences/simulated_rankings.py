@@ -66,17 +66,13 @@ class RankConfig:
         return range(self.first_seed, self.first_seed + self.count)
 
 
-def score_seed(
-    G: TriPlaneGenerator, seed: int, slab: SigmaFieldConfig, annotator: SimulatedAnnotator
-) -> SurfaceScore:
+def score_seed(G: TriPlaneGenerator, seed: int, slab: SigmaFieldConfig, annotator: SimulatedAnnotator) -> SurfaceScore:
     """Simulated score of the shape that `seed` names."""
     voxel = G.cfg.rendering.box_warp / (slab.resolution - 1)
     return annotator.score(seed_slab(G, seed, slab), voxel=voxel)
 
 
-def score_seeds(
-    cfg: RankConfig, *, on_seed: Callable[[int, int], None] | None = None
-) -> dict[int, SurfaceScore]:
+def score_seeds(cfg: RankConfig, *, on_seed: Callable[[int, int], None] | None = None) -> dict[int, SurfaceScore]:
     """Scores of all seeds of `cfg`, by seed; those already in scores.csv are taken from there.
 
     on_seed(num_done, num_all) is called after each seed. Raises ValueError if scores.csv belongs to another generator,

@@ -205,7 +205,8 @@ def test_config_names_every_fault():
 def test_command(tmp_path, arguments, code, text):
     arguments = [argument.format(tmp_path) for argument in arguments]
     done = subprocess.run(
-        [sys.executable, "-m", "dataset_preprocessing.synthetic_heads", *arguments], capture_output=True, text=True)
+        [sys.executable, "-m", "dataset_preprocessing.synthetic_heads", *arguments], capture_output=True, text=True
+    )
     assert done.returncode == code, done.stderr
     assert text in done.stdout + done.stderr
     assert "Traceback" not in done.stderr

@@ -133,9 +133,7 @@ def test_modulated_convolution_forms_agree_with_per_sample_weights(k, up, demodu
         expected.append(conv2d_resample(x[n : n + 1], wn, FILTER, up=up))
     expected = 1.5 * torch.cat(expected) + (0 if offset is None else offset)
     for fused in (False, True):
-        ours = modulated_conv2d(
-            x, w, s, f=FILTER, up=up, demodulate=demodulate, fused=fused, offset=offset, gain=1.5
-        )
+        ours = modulated_conv2d(x, w, s, f=FILTER, up=up, demodulate=demodulate, fused=fused, offset=offset, gain=1.5)
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
 
 

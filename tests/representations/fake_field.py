@@ -1,4 +1,4 @@
-"""A field as small as it can be, written after spec eg3d.md 3.1-3.3: three planes, their mean, two linear layers."""
+"""A field as small as it can be, after EG3D (2022): three planes, their mean, two linear layers."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def tiny_config() -> ModelConfig:
 
 
 def published_names() -> dict[str, list[int]]:
-    """Names and shapes of specification 3.3, written out here by its rules."""
+    """Names and shapes of the released state dict, written out here by its rules."""
     names: dict[str, list[int]] = {}
 
     def block(prefix: str, sizes: list[int]) -> None:

@@ -1,7 +1,7 @@
 """Residual 3D U-Net with squeeze-and-excitation: the encoder of the density-slab reward.
 
 Shapes: N slabs, C channels, (Z, Y, X) voxels, F final feature length. Module names give the published
-state-dict keys (`encoders.0.basic_module.conv2.groupnorm.weight`, ...). Source: specification 3.2 and 3.3.
+state-dict keys (`encoders.0.basic_module.conv2.groupnorm.weight`, ...). Source: the released system.
 """
 
 from __future__ import annotations
@@ -134,9 +134,7 @@ class TransposedUpsample(nn.Module):
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.conv_transposed = nn.ConvTranspose3d(
-            in_channels, channels, 3, stride=2, padding=1, bias=False
-        )
+        self.conv_transposed = nn.ConvTranspose3d(in_channels, channels, 3, stride=2, padding=1, bias=False)
 
     def forward(self, x: Tensor, size: torch.Size) -> Tensor:
         # The published order: 2n - 1 voxels first, then a nearest resize to the skip's size.
@@ -178,7 +176,7 @@ def depth_profile_feature(m: Tensor, size: int) -> Tensor:
 
 
 class SigmaUNet3D(nn.Module):
-    """Normalised slab -> global feature and reconstruction. Source: specification 3.2."""
+    """Normalised slab -> global feature and reconstruction. Source: the released system."""
 
     def __init__(self, cfg: SigmaUNetConfig) -> None:
         super().__init__()
@@ -190,8 +188,7 @@ class SigmaUNet3D(nn.Module):
             for level, (before, width) in enumerate(zip([1, *widths], widths, strict=False))
         )
         self.decoders = nn.ModuleList(
-            DecoderLevel(deep, shallow, groups)
-            for deep, shallow in zip(widths[::-1], widths[-2::-1], strict=False)
+            DecoderLevel(deep, shallow, groups) for deep, shallow in zip(widths[::-1], widths[-2::-1], strict=False)
         )
         self.final_conv = nn.Conv3d(widths[0], out_channels, 1)
         self.conv1d_for_recon = nn.Conv1d(1, 1, 1)  # published key, read by nothing
