@@ -36,9 +36,9 @@ def lookat_c2w(
     parametrisation maps the vertical angle through arccos(1 - 2v/pi). radius and lookat in world units.
     Returns [N, 4, 4], rotation columns right, down, forward. Gradients flow to yaw, pitch and a tensor `lookat`.
     """
-    yaw, pitch = torch.broadcast_tensors(_angles(yaw), _angles(pitch))
-    vertical = (math.pi / 2 + pitch).clamp(1e-5, math.pi - 1e-5)
-    theta = math.pi / 2 + yaw
+    yaws, pitches = torch.broadcast_tensors(_angles(yaw), _angles(pitch))
+    vertical = (math.pi / 2 + pitches).clamp(1e-5, math.pi - 1e-5)
+    theta = math.pi / 2 + yaws
     phi = torch.arccos(1 - 2 * vertical / math.pi)
     centre = radius * torch.stack(
         [phi.sin() * torch.cos(math.pi - theta), phi.cos(), phi.sin() * torch.sin(math.pi - theta)], dim=-1

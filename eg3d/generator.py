@@ -167,7 +167,7 @@ def _superresolution(cfg: GeneratorConfig) -> SuperResolution | None:
         w_dim=cfg.w_dim,
         img_resolution=cfg.img_resolution,
         input_resolution=cfg.sr_input_resolution or None,
-        channels=tuple(cfg.sr_channels) or None,
+        channels=(cfg.sr_channels[0], cfg.sr_channels[1]) if cfg.sr_channels else None,
         sr_num_fp16_res=cfg.sr_num_fp16_res,
         antialias=cfg.sr_antialias,
         precision=cfg.precision,

@@ -173,7 +173,11 @@ def _check_types(value: Any, example: Any, where: str) -> None:
             raise ValueError(f"{where}: {f.name} must be {allowed[0].__name__}, found {given!r}")
         if dataclasses.is_dataclass(default):
             _check_types(given, default, f"{where}, {f.name}")
-        elif isinstance(default, list) and default and not all(isinstance(v, type(default[0])) for v in given):
+        elif (
+            isinstance(default, list)
+            and default
+            and {type(item) for item in getattr(value, f.name)} - {type(default[0])}
+        ):
             raise ValueError(f"{where}: {f.name} must hold {type(default[0]).__name__} values, found {given!r}")
 
 

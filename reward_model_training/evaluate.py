@@ -209,7 +209,7 @@ def _accuracy(label: tuple[str, ...], head: str, reference: str, num_correct: in
     low, high = proportion_confint(num_correct, num_pairs, alpha=1 - CONFIDENCE, method="wilson")
     share = num_correct / num_pairs
     low, high = min(float(low), share), max(float(high), share)  # rounding puts the ends of 0 and 1 inside
-    return Accuracy(*label, head, reference, num_pairs, num_correct, share, low, high)
+    return Accuracy(*label, head, reference, num_pairs, num_correct, share, low, high)  # type: ignore
 
 
 @entry(config_name="reward_evaluate", schema=EvaluateConfig)

@@ -85,7 +85,8 @@ class RewardModule(LightningModule):
             "recon_loss": out.recon,
         }
         weights = (cfg.lambda_pairs, cfg.lambda_scalar_rwd, cfg.lambda_BT, cfg.lambda_recon)
-        terms["loss"] = sum(w * term for w, term in zip(weights, terms.values(), strict=True))
+        weighted = [w * term for w, term in zip(weights, terms.values(), strict=True)]
+        terms["loss"] = torch.stack(weighted).sum()
         return terms
 
     def training_step(self, batch: RankedBatch, _: int) -> Tensor:

@@ -31,14 +31,16 @@ def read_state(path: str | Path) -> dict[str, Any]:
 class AtomicCheckpoints(CheckpointIO):
     """Lightning's checkpoint files, written atomically and read as tensors and plain data only."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         with atomic_path(path) as temporary:
             torch.save(checkpoint, temporary)
 
-    def load_checkpoint(self, path: str, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         return read_state(path)
 
-    def remove_checkpoint(self, path: str) -> None:
+    def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
 
 

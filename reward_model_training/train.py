@@ -187,7 +187,7 @@ def _finish(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, folder: Pa
     model, best = build_model(cfg.model), read_state(folder / "best.ckpt")
     tensors = {name.removeprefix("model."): value for name, value in best["state_dict"].items()}
     load_state(model, tensors, str(folder / "best.ckpt"))
-    card = RewardCard(model=cfg.model, slab=cfg.data.slab, **_provenance(cfg, splits, store, annotators))
+    card = RewardCard(model=cfg.model, slab=cfg.data.slab, **_provenance(cfg, splits, store, annotators))  # type: ignore[arg-type]
     card.training["best_epoch"] = int(best["epoch"])
     reward = Reward(model, card).to(choose_device(cfg.device))
     table = accuracy_table(
@@ -220,7 +220,7 @@ def centre_scores(reward: Reward, splits: Splits, store: SlabStore) -> float:
     with torch.no_grad():
         scores = [reward(store.slab(key)[None].float().to(device)) for key in keys]
         shift = -float(torch.cat(scores).mean())
-        reward.model.scalar_rwd_head.output_layer.bias += shift
+        reward.model.scalar_rwd_head.output_layer.bias.add_(shift)
     return shift
 
 

@@ -130,7 +130,7 @@ def config_from_data(cls: type[Config], data: Mapping[str, Any], source: str) ->
     Keys that are absent take their defaults, so that files outlive new fields.
     """
     hints = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = [key for key in data if key not in known]
     if unknown:
         there = ", ".join(sorted(known))

@@ -286,7 +286,7 @@ class FullyConnected(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         w = (self.weight * self.weight_gain).to(x.dtype)
-        b = self.bias
+        b: Tensor | None = self.bias
         if b is not None and self.bias_gain != 1.0:
             b = b * self.bias_gain
         if self.activation == "linear":

@@ -39,7 +39,7 @@ def sample_planes(planes: Tensor, points: Tensor, *, box_warp: float, plane_axes
     return total
 
 
-def merged_tables(planes: Tensor, plane_axes: str) -> list[tuple[tuple[int, int], Tensor]]:
+def merged_tables(planes: Tensor, plane_axes: str) -> list[tuple[tuple[int, ...], Tensor]]:
     """Tables [N, C, H, W] with their (width, height) axes, whose samples add up to the mean over the planes.
 
     Planes that see the same two axes are added first, the second one transposed: with the published axes two look-ups
@@ -47,7 +47,8 @@ def merged_tables(planes: Tensor, plane_axes: str) -> list[tuple[tuple[int, int]
     """
     if plane_axes not in PLANE_AXES:
         raise ValueError(f"plane_axes: {plane_axes!r} is not one of {', '.join(PLANE_AXES)}")
-    scaled, tables = planes * (1 / 3), {}
+    scaled = planes * (1 / 3)
+    tables: dict[tuple[int, ...], Tensor] = {}
     for plane, axes in zip(scaled.unbind(1), PLANE_AXES[plane_axes], strict=True):
         if axes[::-1] in tables:
             tables[axes[::-1]] = tables[axes[::-1]] + plane.transpose(-1, -2)

@@ -56,7 +56,7 @@ def importance_depths(
     pdf = pdf / pdf.sum(dim=-1, keepdim=True)
     cdf = torch.cat([torch.zeros_like(pdf[..., :1]), pdf.cumsum(dim=-1)], dim=-1)
     edges = 0.5 * (t[..., :-1] + t[..., 1:]) if bins == "published" else t[..., 1:]
-    return _inverse_cdf(edges, cdf, _draws(t.shape[:2], num_samples, rng, t))
+    return _inverse_cdf(edges, cdf, _draws((t.shape[0], t.shape[1]), num_samples, rng, t))
 
 
 def _blurred(weights: Tensor) -> Tensor:

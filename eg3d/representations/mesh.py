@@ -115,4 +115,4 @@ def export_mesh(mesh: trimesh.Trimesh, path: str | Path) -> None:
         raise ValueError(f"{path.name}: a mesh file ends in {', '.join(MESH_SUFFIXES)}, not in {suffix!r}")
     data = mesh.export(file_type=suffix[1:])
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else bytes(data))  # type: ignore[arg-type]

@@ -84,7 +84,7 @@ class RankedBatch(NamedTuple):
     """Rows of one step; every sample is there once, however many rows name it."""
 
     slabs: Tensor  # [M, X, Y, Z] raw density, float16
-    index: Tensor  # [B, K] rows of `slabs`, best first, padded with -1
+    index: Tensor  # type: ignore[assignment]  # [B, K] rows of `slabs`, best first, padded with -1
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,8 @@ class AnnotatorConfig:
     seed: int = 0  # of the noise
 
     def validate(self) -> list[str]:
-        positive = ("smoothing", "counted_share", "roughness_half", "stray_half", "holes_half", "relief_wanted")
-        positive = (*positive, "pit_depth", "pit_width")
+        lengths = ("smoothing", "relief_wanted", "pit_depth", "pit_width")
+        positive = (*lengths, "counted_share", "roughness_half", "stray_half", "holes_half")
         faults = [f"{n}: must be above 0, got {getattr(self, n)}" for n in positive if not getattr(self, n) > 0]
         weights = [f.name for f in fields(self) if f.name.endswith("_weight")]
         faults += [f"{n}: must be 0 or more, got {getattr(self, n)}" for n in weights if not getattr(self, n) >= 0]
