@@ -16,7 +16,6 @@ import gc
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
@@ -75,11 +74,8 @@ def _generator(variant: str, salt: str) -> nn.Module:
         "afhq512-128": generator.afhq512_128,
         "shapenet128-64": generator.shapenet128_64,
     }
-    cfg = presets[variant]()
-    if variant == "shapenet128-64":  # these arrays condition on a zero label by scaling as well: the same numbers
-        cfg = replace(cfg, c_scale=1.0)
     with torch.no_grad():
-        G = generator.TriPlaneGenerator(cfg)
+        G = generator.TriPlaneGenerator(presets[variant]())
         set_named_weights(G, generator_rule, salt)
     return G.eval().requires_grad_(False)
 
