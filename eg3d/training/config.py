@@ -85,6 +85,7 @@ class TrainConfig:
     out: str = "runs/train"
     data: str = "data/heads64.zip"
     start: str | None = None  # networks to start from: a .safetensors file or a manifest name
+    start_net: str = "G"  # which generator of `start` is trained on: G (published) | G_ema, its average
     resume: bool = True  # continue from the state in `out` when there is one
     seed: int = 0
     device: str = "auto"
@@ -107,7 +108,7 @@ class TrainConfig:
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
 
     def validate(self) -> list[str]:
-        faults = batch_faults(self.batch, self.micro_batch)
+        faults = batch_faults(self.batch, self.micro_batch) + one_of("start_net", self.start_net, ("G", "G_ema"))
         if self.generator.img_resolution != self.discriminator.img_resolution:
             faults.append(
                 f"discriminator.img_resolution: {self.discriminator.img_resolution} differs from the generator's "

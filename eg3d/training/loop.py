@@ -121,7 +121,7 @@ class Trainer:
 
     def _networks(self) -> tuple[TriPlaneGenerator, DualDiscriminator]:
         if self.cfg.start:
-            generator = load_generator(self.cfg.start, net="G")
+            generator = load_generator(self.cfg.start, net=self.cfg.start_net)
             discriminator = load_discriminator(self.cfg.start)
         else:
             with torch.random.fork_rng(devices=[]):
