@@ -38,7 +38,7 @@ twin: install
 	$(BIN)/python -m paper_result_analyses.pipeline pipeline=twin
 
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import flat_overrides
 from omegaconf import OmegaConf
+from tiny import flat_overrides
 
 from eg3d import entry as entry_module
 from eg3d import train, train_rlhf

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import tiny_discriminator_config, tiny_generator_config
 from finetuning.toy_reward import ToyReward
 from omegaconf import OmegaConf
+from tiny import tiny_discriminator_config, tiny_generator_config
 
 from eg3d.checkpoints.store import save_networks
 from eg3d.entry import CONFIG_DIR, compose_config, experiments_for, faults_of

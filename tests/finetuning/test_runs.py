@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import flat_overrides
 from run_records import ROOT, assert_same_run, kill_after_first_tick, lines_of, rows_of, start, state_of
+from tiny import flat_overrides
 from toy_reward import ToyReward
 
 from eg3d.finetuning.config import ConsistencyConfig, FinetuneConfig, RewardTermConfig, TrackingConfig

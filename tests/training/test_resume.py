@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import flat_overrides, tiny_train_config
 from run_records import assert_same_run, kill_after_first_tick, lines_of, start, state_of
+from tiny import flat_overrides, tiny_train_config
 
 from eg3d.training.config import TrainConfig, WarmStartConfig
 from eg3d.training.loop import Trainer, train

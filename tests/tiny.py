@@ -1,0 +1,73 @@
+"""Toy configs: networks of a few thousand weights and runs of a second."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from eg3d.generator import GeneratorConfig
+from eg3d.networks.discriminator import DiscriminatorConfig
+from eg3d.rendering.renderer import RenderingConfig
+from eg3d.training.config import LossConfig, TrainConfig
+
+NUM_IMAGES, NUM_CODES, SIDE = 12, 5, 16
+
+
+def tiny_generator_config() -> GeneratorConfig:
+    return GeneratorConfig(
+        z_dim=8,
+        w_dim=8,
+        plane_resolution=8,
+        plane_channels=2,
+        channel_base=64,
+        channel_max=8,
+        decoder_hidden=4,
+        feature_channels=4,
+        img_resolution=SIDE,
+        neural_rendering_resolution=8,
+        superresolution="2X",
+        sr_channels=[4, 4],
+        sr_input_resolution=8,
+        sr_num_fp16_res=0,
+        rendering=RenderingConfig(depth_resolution=4, depth_resolution_importance=2),
+    )
+
+
+def tiny_discriminator_config() -> DiscriminatorConfig:
+    return DiscriminatorConfig(
+        img_resolution=SIDE, channel_base=64, channel_max=8, mapping_layers=1, mbstd_group_size=2, num_fp16_res=0
+    )
+
+
+def tiny_train_config(out: Path, data: Path) -> TrainConfig:
+    """9 steps of 4 images in 3 ticks, the lazy phases out of step with the ticks."""
+    return TrainConfig(
+        out=str(out),
+        data=str(data),
+        device="cpu",
+        threads=1,
+        workers=1,
+        batch=4,
+        total_kimg=0.036,
+        tick_kimg=0.012,
+        snapshot_ticks=10,
+        grid=[2, 1],
+        generator=tiny_generator_config(),
+        discriminator=tiny_discriminator_config(),
+        loss=LossConfig(r1_interval=3, density_reg_interval=2, density_reg_points=20, blur_init_sigma=1.0),
+    )
+
+
+def flat_overrides(config: Any, prefix: str = "") -> list[str]:
+    """A config dataclass as the command line that gives it."""
+    found = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found += flat_overrides(value, f"{prefix}{field.name}.")
+        else:
+            text = "null" if value is None else json.dumps(value) if not isinstance(value, str) else value
+            found.append(f"{prefix}{field.name}={text}")
+    return found
