@@ -154,6 +154,10 @@ def _preference_findings(table: pd.DataFrame) -> list[Finding]:
                 _verdict(share.value >= REQUIRED_PREFERRED) if is_tuned else "",
             )
         )
+    for arm, row in rows.iterrows():
+        share = Share(int(row["clearly"]), int(row["n"]), row["clearly_low"], row["clearly_high"])
+        what = f"{arm}: preferred by more than one standard deviation of the scores at the start (simulated)"
+        found.append(Finding(what, "for comparison", _text(share), f"{share.total} seeds"))
     if {"tuned", "control"} <= set(rows.index):
         row = rows.loc["tuned"]
         low, high = row["preferred_minus_control_low"], row["preferred_minus_control_high"]

@@ -41,6 +41,10 @@ SUMMARY_COLUMNS = {
     "preferred_share": "preferred / n",
     "preferred_low": "Wilson 95 % interval",
     "preferred_high": "Wilson 95 % interval",
+    "clearly": "seeds whose score rose by more than one standard deviation of the scores at the start",
+    "clearly_share": "clearly / n",
+    "clearly_low": "Wilson 95 % interval",
+    "clearly_high": "Wilson 95 % interval",
     "reward_rose": "seeds whose reward rose",
     "reward_rose_share": "reward_rose / n",
     "reward_rose_low": "Wilson 95 % interval",
@@ -106,9 +110,12 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     for arm in arms:
         preferred = wilson(int(is_better[arm].sum()), len(scores))
         rose = wilson(int((rewards[arm] > rewards[START]).sum()), len(scores))
+        # A small change that all seeds share makes every one of them preferred; this counts the visible ones.
+        clearly = wilson(int((scores[arm] - scores[START] > scores[START].std(ddof=0)).sum()), len(scores))
         row = {"arm": arm, "n": len(scores), "preferred": preferred.count, "reward_rose": rose.count}
+        row["clearly"] = clearly.count
         row["ties"] = int((scores[arm] == scores[START]).sum())
-        for name, share in (("preferred", preferred), ("reward_rose", rose)):
+        for name, share in (("preferred", preferred), ("clearly", clearly), ("reward_rose", rose)):
             row |= {f"{name}_share": share.value, f"{name}_low": share.low, f"{name}_high": share.high}
         for name, values in (("simulated_score", scores), ("reward", rewards)):
             change = mean_interval((values[arm] - values[START]).to_numpy())
