@@ -1,7 +1,8 @@
 """Data sets in the EG3D format, written and checked: a folder or an uncompressed zip of images with camera labels.
 
 Names are DDDDD/imgDDDDDDDD.png; `dataset.json` holds `labels`, a list of [name, 25 numbers], and `recipe`, how the set
-was made; `codes.npy` (optional) is float32 [num_images, K] in the order of `labels`. The same content gives the same
+was made. Optional arrays in the order of `labels`: `codes.npy`, float32 [num_images, K], the numbers that made each
+head, and `depths.npy`, float32 [num_images, R, R], its true distances in world units (0 = background). The same content gives the same
 bytes: fixed time stamps, fixed PNG settings, fixed order. `eg3d.data.ImageDataset` reads what is written here.
 """
 
@@ -68,14 +69,18 @@ class ArchiveWriter:
         self._labels.append((name, [float(v) for v in label]))
         return name
 
-    def finish(self, *, recipe: dict[str, Any], codes: np.ndarray | None = None) -> None:
-        """Write the table of labels and the codes [num_images, K], if there are any."""
-        if codes is not None:
-            if codes.ndim != 2 or len(codes) != len(self._labels):
-                raise ValueError(f"codes must be [{len(self._labels)}, K], got {list(codes.shape)}")
+    def finish(
+        self, *, recipe: dict[str, Any], codes: np.ndarray | None = None, depths: np.ndarray | None = None
+    ) -> None:
+        """Write the table of labels, and the codes [num_images, K] and depths [num_images, R, R] if there are any."""
+        for name, array, ndim, shape in (("codes", codes, 2, "K"), ("depths", depths, 3, "R, R")):
+            if array is None:
+                continue
+            if array.ndim != ndim or len(array) != len(self._labels):
+                raise ValueError(f"{name} must be [{len(self._labels)}, {shape}], got {list(array.shape)}")
             buffer = io.BytesIO()
-            np.save(buffer, np.ascontiguousarray(codes, dtype=np.float32), allow_pickle=False)
-            self._write("codes.npy", buffer.getvalue())
+            np.save(buffer, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
+            self._write(f"{name}.npy", buffer.getvalue())
         table = {"labels": [list(item) for item in self._labels], "recipe": recipe}
         self._write("dataset.json", json.dumps(table, allow_nan=False).encode())
 

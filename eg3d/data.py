@@ -1,8 +1,9 @@
 """Reading an EG3D data set: images and camera labels, in a folder or an uncompressed zip, in a repeatable order.
 
 Format (EG3D): image files, and `dataset.json` with `labels`: a list of [relative path, 25 numbers]. A set made by this
-project may also hold `codes.npy`, float32 [num_images, K], in the order of `labels`: the standard-normal parameters of
-the head in each image, used by the reconstruction warm start.
+project may also hold two arrays in the order of `labels`, used by the reconstruction warm start: `codes.npy`, float32
+[num_images, K], the standard-normal parameters of the head in each image, and `depths.npy`, float32 [num_images, H, H],
+the true distances along the rays through its pixel centres (world units, 0 = background).
 Letters: N batch, H image side, K head parameters.
 """
 
@@ -14,7 +15,7 @@ import math
 import threading
 import zipfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ LABEL_SIZE = 25
 
 
 class ImageDataset:
-    """Images and labels of one data set; reading is thread-safe and keeps nothing but the labels in memory."""
+    """Images and labels of one data set; reading is thread-safe and keeps labels, codes and depths in memory, but no images."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -44,7 +45,8 @@ class ImageDataset:
         order = sorted(range(len(entries)), key=lambda index: entries[index][0])  # by path, whatever the file's order
         self.names: list[str] = [entries[index][0] for index in order]
         self.labels: Tensor = torch.tensor([entries[index][1] for index in order], dtype=torch.float32)
-        self.codes: Tensor | None = self._codes(order)
+        self.codes: Tensor | None = self._array("codes.npy", order, ndim=2, shape="K")
+        self.depths: Tensor | None = self._array("depths.npy", order, ndim=3, shape="H, H")
         self._check_names()
         self.resolution: int = self._pixels(self.names[0]).shape[-1]
 
@@ -97,19 +99,19 @@ class ImageDataset:
             if not (name in there if there is not None else (self.path / name).is_file()):
                 raise ValueError(f"{self.path}: dataset.json names {name}, which is not in the set")
 
-    def _codes(self, order: list[int]) -> Tensor | None:
-        """Head parameters, from the order of dataset.json into that of `names`."""
+    def _array(self, name: str, order: list[int], *, ndim: int, shape: str) -> Tensor | None:
+        """An optional array with a row an image, from the order of dataset.json into that of `names`."""
         try:
-            raw = self._bytes("codes.npy")
+            raw = self._bytes(name)
         except (KeyError, FileNotFoundError):
             return None
         try:
-            codes = np.load(io.BytesIO(raw), allow_pickle=False)
+            array = np.load(io.BytesIO(raw), allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise ValueError(f"{self.path}: codes.npy is not a readable array ({error})") from None
-        if codes.ndim != 2 or len(codes) != len(self):
-            raise ValueError(f"{self.path}: codes.npy is {list(codes.shape)}, expected [{len(self)}, K]")
-        return torch.from_numpy(codes[order].astype(np.float32))
+            raise ValueError(f"{self.path}: {name} is not a readable array ({error})") from None
+        if array.ndim != ndim or len(array) != len(self):
+            raise ValueError(f"{self.path}: {name} is {list(array.shape)}, expected [{len(self)}, {shape}]")
+        return torch.from_numpy(array[order].astype(np.float32))
 
     def _bytes(self, name: str) -> bytes:
         if self._zip is None:
@@ -143,10 +145,18 @@ class Batch:
     image: Tensor  # [N, 3, H, H], -1 to 1
     label: Tensor  # [N, 25]
     code: Tensor | None  # [N, K] head parameters, where the set has them
+    depth: Tensor | None = None  # [N, H, H] world units along the rays, 0 = background, where the set has them
 
     def to(self, device: torch.device) -> Batch:
-        code = None if self.code is None else self.code.to(device)
-        return Batch(self.image.to(device), self.label.to(device), code)
+        return self._each(lambda tensor: tensor.to(device))
+
+    def part(self, part: slice) -> Batch:
+        """Some of the images."""
+        return self._each(lambda tensor: tensor[part])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        code, depth = (None if tensor is None else change(tensor) for tensor in (self.code, self.depth))
+        return Batch(change(self.image), change(self.label), code, depth)
 
 
 def shuffled_indices(num_images: int, *, seed: int, start: int) -> Iterator[int]:
@@ -166,8 +176,8 @@ def batches(
 
     def load(indices: list[int]) -> Batch:
         pixels = dataset.images(indices).to(torch.float32) / 127.5 - 1
-        code = None if dataset.codes is None else dataset.codes[indices]
-        return Batch(pixels, dataset.labels[indices], code)
+        code, depth = (None if rows is None else rows[indices] for rows in (dataset.codes, dataset.depths))
+        return Batch(pixels, dataset.labels[indices], code, depth)
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         waiting: deque[Future[Batch]] = deque()

@@ -51,6 +51,7 @@ class GeneratorConfig:
     c_dim: int = 25  # length of the camera label that conditions the mapping
     w_dim: int = 512
     mapping_layers: int = 2
+    mapping_lr_mul: float = 0.01  # learning rate of the mapping relative to the rest
     plane_resolution: int = 256  # texels
     plane_channels: int = 32  # features of each plane
     channel_base: int = 32768  # backbone channels at resolution r: min(channel_base / r, channel_max)
@@ -196,6 +197,7 @@ class TriPlaneGenerator(nn.Module):
             cfg.plane_resolution,
             3 * cfg.plane_channels,
             mapping_layers=cfg.mapping_layers,
+            mapping_lr_mul=cfg.mapping_lr_mul,
             channel_base=cfg.channel_base,
             channel_max=cfg.channel_max,
             num_fp16_res=cfg.num_fp16_res,

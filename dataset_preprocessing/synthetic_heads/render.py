@@ -31,6 +31,7 @@ RAY_START, RAY_END = 2.2, 3.35  # world units from the camera; the box's content
 STEP_SCALE = 0.95  # the distance is a bound of first order only
 CONE_STEPS, RAY_STEPS = 24, 32
 HIT_PIXELS = 0.3  # a ray has arrived when the surface is nearer than this part of a pixel; one Newton step follows
+DEPTH_PIXELS = 0.03  # the same for depth maps
 BLOCK = 8  # pixels a side that share the first, widest cone
 FLAT_PIXELS = 1.5  # sub-pixel hits within this many pixels of each other share one lighting computation
 EVALUATE_TOGETHER = 30_000  # points; larger temporaries leave the cache and are mapped anew by each operation
@@ -175,31 +176,57 @@ def render_views(params: HeadParameters, c2w: Tensor, *, resolution: int, focal:
     Marches cones of BLOCK^2 pixels, then of one pixel, then SUBPIXELS^2 rays for each pixel that may see the head.
     Source: Hart (1996), sphere tracing. Raises ValueError if the resolution is no multiple of BLOCK.
     """
-    if resolution % BLOCK:
-        raise ValueError(f"resolution {resolution} must be a multiple of {BLOCK}")
     num_heads, views = c2w.shape[:2]
-    slope = 1.0 / (resolution * focal)  # width of a pixel at distance 1
-    index = torch.arange(num_heads * views * (resolution // BLOCK) ** 2)
-    t = torch.full((index.numel(),), RAY_START)
-    for side, split in ((resolution // BLOCK, 1), (resolution, BLOCK)):
-        index = _split(index, side // split, split)
-        rays = _rays(c2w, focal, side, index, t.repeat_interleave(split * split))
-        cone = math.sqrt(0.5) * slope * resolution / side  # a cone of this slope holds its square
-        near = _march(rays, params, steps=CONE_STEPS, reach=cone, closest=0.0)
-        index, t = index[near], rays.t[near]
-    samples = SUBPIXELS * SUBPIXELS
-    rays = _rays(c2w, focal, resolution * SUBPIXELS, _split(index, resolution, SUBPIXELS), t.repeat_interleave(samples))
-    hit = _march(rays, params, steps=RAY_STEPS, reach=HIT_PIXELS * slope, closest=0.4 * slope)
+    index, t = _pixels_that_may_hit(params, c2w, resolution, focal)
+    samples, width = SUBPIXELS * SUBPIXELS, _pixel_width(resolution, focal)
+    subpixels = _split(index, resolution, SUBPIXELS)
+    rays = _rays(c2w, focal, resolution * SUBPIXELS, subpixels, t.repeat_interleave(samples))
+    hit = _march(rays, params, steps=RAY_STEPS, reach=HIT_PIXELS * width, closest=0.4 * width)
     colour = shade(
         rays.points().reshape(-1, samples, 3),
         hit.reshape(-1, samples),
         rays.head[::samples],
         params,
-        flat=FLAT_PIXELS * slope * RAY_START,
+        flat=FLAT_PIXELS * width * RAY_START,
     )
     image = torch.zeros(num_heads * views * resolution**2, 3)
     image[index] = colour.mean(dim=1)
     return (image * 255.0 + 0.5).to(torch.uint8).reshape(num_heads, views, resolution, resolution, 3).numpy()
+
+
+@torch.no_grad()
+def depth_views(params: HeadParameters, c2w: Tensor, *, resolution: int, focal: float = FFHQ_FOCAL) -> np.ndarray:
+    """True distances along the rays through pixel centres: c2w [N, V, 4, 4] -> float32 [N, V, R, R], 0 = background.
+
+    World units, to about 1e-4 away from silhouettes. Raises ValueError as `render_views` does.
+    """
+    index, t = _pixels_that_may_hit(params, c2w, resolution, focal)
+    width = _pixel_width(resolution, focal)
+    rays = _rays(c2w, focal, resolution, index, t)
+    hit = _march(rays, params, steps=2 * RAY_STEPS, reach=DEPTH_PIXELS * width, closest=0.1 * width)
+    depth = torch.zeros(c2w.shape[0] * c2w.shape[1] * resolution**2)
+    depth[index] = torch.where(hit, rays.t, 0.0)
+    return depth.reshape(*c2w.shape[:2], resolution, resolution).numpy()
+
+
+def _pixels_that_may_hit(params: HeadParameters, c2w: Tensor, resolution: int, focal: float) -> tuple[Tensor, Tensor]:
+    """Flat indices [M] of the pixels whose cones may touch the surface, and the distances [M] they are free up to."""
+    if resolution % BLOCK:
+        raise ValueError(f"resolution {resolution} must be a multiple of {BLOCK}")
+    index = torch.arange(c2w.shape[0] * c2w.shape[1] * (resolution // BLOCK) ** 2)
+    t = torch.full((index.numel(),), RAY_START)
+    for side, split in ((resolution // BLOCK, 1), (resolution, BLOCK)):
+        index = _split(index, side // split, split)
+        rays = _rays(c2w, focal, side, index, t.repeat_interleave(split * split))
+        cone = math.sqrt(0.5) * _pixel_width(side, focal)  # a cone of this slope holds its square
+        near = _march(rays, params, steps=CONE_STEPS, reach=cone, closest=0.0)
+        index, t = index[near], rays.t[near]
+    return index, t
+
+
+def _pixel_width(resolution: int, focal: float) -> float:
+    """Width of a pixel at distance 1."""
+    return 1.0 / (resolution * focal)
 
 
 def _rays(c2w: Tensor, focal: float, side: int, index: Tensor, t: Tensor) -> _Rays:

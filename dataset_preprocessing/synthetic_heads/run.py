@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
 import torch
 
 from dataset_preprocessing.archive import create_archive, encode_png
-from dataset_preprocessing.synthetic_heads.render import FFHQ_FOCAL, contact_sheet, render_views
+from dataset_preprocessing.synthetic_heads.render import FFHQ_FOCAL, contact_sheet, depth_views, render_views
 from dataset_preprocessing.synthetic_heads.shape import CODE_NAMES, head_codes, head_parameters
 from eg3d.cameras import camera_label, intrinsics, lookat_c2w
 from eg3d.safe_write import atomic_path
@@ -36,6 +37,7 @@ class HeadsConfig:
     num_images: int = 10_000
     views_per_head: int = 2
     resolution: int = 64  # pixels a side, a power of two
+    depths: bool = False  # also write the true distances of every image (the twin's warm start reads them)
     seed: int = 0
     workers: int = 2  # processes; the bytes do not depend on it
     yaw_std: float = 0.30  # radians
@@ -88,16 +90,28 @@ def _truncated_normal(rng: np.random.RandomState, std: float, limit: float) -> f
     return float(value)
 
 
-def portraits(cfg: HeadsConfig, group: int) -> list[tuple[bytes, list[float]]]:
-    """PNG bytes and label of every view of the heads of one group; depends on the config and `group` only."""
+class Portrait(NamedTuple):
+    """One view of one head."""
+
+    png: bytes
+    label: list[float]  # [25]
+    depth: np.ndarray | None  # float32 [R, R] world units, 0 = background
+
+
+def portraits(cfg: HeadsConfig, group: int) -> list[Portrait]:
+    """Every view of the heads of one group; depends on the config and `group` only."""
     num_heads = -(-cfg.num_images // cfg.views_per_head)
     heads = range(group * GROUP, min((group + 1) * GROUP, num_heads))
     labels = torch.stack([head_cameras(cfg, head) for head in heads])
     params = head_parameters([head_seed(cfg.seed, head) for head in heads])
     c2w = labels[..., :16].reshape(len(heads), cfg.views_per_head, 4, 4)
     images = render_views(params, c2w, resolution=cfg.resolution)
-    pairs = zip(images.reshape(-1, *images.shape[2:]), labels.flatten(0, 1), strict=True)
-    return [(encode_png(image), label.tolist()) for image, label in pairs]
+    images = images.reshape(-1, *images.shape[2:])
+    depths: Sequence[np.ndarray | None] = [None] * len(images)
+    if cfg.depths:
+        depths = depth_views(params, c2w, resolution=cfg.resolution).reshape(-1, cfg.resolution, cfg.resolution)
+    views = zip(images, labels.flatten(0, 1), depths, strict=True)
+    return [Portrait(encode_png(image), label.tolist(), depth) for image, label, depth in views]
 
 
 def make_heads(cfg: HeadsConfig, *, advance: Callable[[int], None] = lambda images: None) -> Path:
@@ -111,14 +125,20 @@ def make_heads(cfg: HeadsConfig, *, advance: Callable[[int], None] = lambda imag
     num_heads = -(-cfg.num_images // cfg.views_per_head)
     heads = np.repeat(np.arange(num_heads), cfg.views_per_head)[: cfg.num_images]
     seeds = [head_seed(cfg.seed, int(h)) for h in heads]
+    depths: list[np.ndarray] = []
     left = cfg.num_images
     with create_archive(cfg.out) as archive:
         for views in _all_portraits(cfg, -(-num_heads // GROUP)):
-            for png, label in views[:left]:
-                archive.add_image(png, label)
+            for view in views[:left]:
+                archive.add_image(view.png, view.label)
+                depths += [] if view.depth is None else [view.depth]
             advance(len(views[:left]))
             left -= len(views[:left])
-        archive.finish(recipe=_recipe(cfg, seeds), codes=np.stack([head_codes(s) for s in seeds]))
+        archive.finish(
+            recipe=_recipe(cfg, seeds),
+            codes=np.stack([head_codes(s) for s in seeds]),
+            depths=np.stack(depths) if depths else None,
+        )
     return Path(cfg.out)
 
 
@@ -134,7 +154,7 @@ def _recipe(cfg: HeadsConfig, seeds: list[int]) -> dict:
     }
 
 
-def _all_portraits(cfg: HeadsConfig, num_groups: int) -> Iterator[list[tuple[bytes, list[float]]]]:
+def _all_portraits(cfg: HeadsConfig, num_groups: int) -> Iterator[list[Portrait]]:
     if cfg.workers == 1:
         with _one_thread():
             yield from (portraits(cfg, group) for group in range(num_groups))

@@ -271,6 +271,7 @@ class Backbone(nn.Module):
         img_channels: int,
         *,
         mapping_layers: int = 8,
+        mapping_lr_mul: float = 0.01,
         channel_base: int = 32768,
         channel_max: int = 512,
         num_fp16_res: int = 0,
@@ -291,7 +292,9 @@ class Backbone(nn.Module):
             fused_modconv=fused_modconv,
         )
         self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, num_layers=mapping_layers)
+        self.mapping = MappingNetwork(
+            z_dim, c_dim, w_dim, self.num_ws, num_layers=mapping_layers, lr_multiplier=mapping_lr_mul
+        )
 
     def forward(
         self,

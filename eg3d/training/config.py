@@ -61,7 +61,8 @@ class WarmStartConfig:
     """Phases before adversarial training; all off in the published recipes.
 
     Reconstruction: the generator learns to render the data set's own heads from their known cameras, each head's latent
-    being its parameters (`codes.npy`) in a fixed rotation of the latent space. Then the discriminator alone.
+    being its parameters (`codes.npy`) in a fixed rotation of the latent space; with `depth_weight`, its density also
+    learns their true depth maps. Then the discriminator alone.
     """
 
     reconstruction_kimg: float = 0.0
@@ -71,11 +72,16 @@ class WarmStartConfig:
     style_scale: float = 1.0  # multiplies the initial style weights: below 1, the common shape is learned first
     edge_weight: float = 1.0  # weight of the L1 of image gradients
     silhouette_weight: float = 0.0  # weight of |opacity - mask|; the mask is where an image is not black
+    depth_weight: float = 0.0  # weight of the true depths (`depths.npy`) as air before, matter behind the surface
+    depth_points: int = 4096  # points an image, along the rays of random pixels
+    depth_band: float = 0.03  # world units, standard deviation of the half of the points that lie at the surface
     spread_weight: float = 0.0  # weight of the rays' depth variance, per world unit squared: turns fog into surfaces
     discriminator_kimg: float = 0.0
 
     def validate(self) -> list[str]:
-        return at_least(self, 0, "reconstruction_kimg", "discriminator_kimg", "edge_weight")
+        weights = ("edge_weight", "silhouette_weight", "depth_weight", "spread_weight")
+        faults = at_least(self, 0, "reconstruction_kimg", "discriminator_kimg", "depth_band", *weights)
+        return faults + at_least(self, 2, "depth_points")
 
 
 @dataclass

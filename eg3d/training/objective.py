@@ -136,7 +136,25 @@ class AdversarialObjective:
             "silhouette": warm.silhouette_weight * losses.silhouette_loss(rendered, draw.real.image),
             "spread": warm.spread_weight * rendered["depth_spread"].mean(),
         }
+        if warm.depth_weight > 0:
+            terms["depth"] = warm.depth_weight * self._depth(planes, draw)
         return sum((self._reported(f"Loss/{name}", term) for name, term in terms.items()), torch.zeros_like(z[0, 0]))
+
+    def _depth(self, planes: Tensor, draw: Draw) -> Tensor:
+        if draw.real.depth is None:
+            raise ValueError(
+                "warm_start.depth_weight: the data set has no depths.npy; give 0, or heads with depths=true"
+            )
+        warm = self.cfg.warm_start
+        return losses.depth_loss(
+            self.generator,
+            planes,
+            draw.real.label,
+            draw.real.depth,
+            num_points=warm.depth_points,
+            band=warm.depth_band,
+            rng=self.rng,
+        )
 
     def _real(self, draw: Draw) -> losses.Images:
         return losses.real_images(draw.real.image, self.neural_resolution, self.blur_sigma)

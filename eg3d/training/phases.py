@@ -31,8 +31,7 @@ class Draw:
         return [self._part(slice(start, start + size)) for start in starts]
 
     def _part(self, part: slice) -> Draw:
-        code = None if self.real.code is None else self.real.code[part]
-        return Draw(self.z[part], self.c[part], Batch(self.real.image[part], self.real.label[part], code))
+        return Draw(self.z[part], self.c[part], self.real.part(part))
 
 
 @dataclass
