@@ -3,7 +3,7 @@
 Names are DDDDD/imgDDDDDDDD.png; `dataset.json` holds `labels`, a list of [name, 25 numbers], and `recipe`, how the set
 was made. Optional arrays in the order of `labels`: `codes.npy`, float32 [num_images, K], the numbers that made each
 head, and `depths.npy`, float32 [num_images, R, R], its true distances in world units (0 = background). The same content
-gives the same bytes: fixed time stamps, fixed PNG settings, fixed order. `eg3d.data.ImageDataset` reads what is written.
+gives the same bytes: fixed time stamps, fixed PNG settings, fixed order. `eg3d.data.ImageDataset` reads it.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ LABEL_SIZE = 25
 
 
 class ImageDataset:
-    """Images and labels of one data set; reading is thread-safe; labels, codes and depths stay in memory, images do not."""
+    """Images and labels of one data set. Reading is thread-safe; only labels, codes and depths stay in memory."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
