@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from eg3d.data import OPTIONAL_ARRAYS
 from eg3d.safe_write import atomic_path
 
 LABEL_SIZE = 25
@@ -73,9 +74,10 @@ class ArchiveWriter:
         self, *, recipe: dict[str, Any], codes: np.ndarray | None = None, depths: np.ndarray | None = None
     ) -> None:
         """Write the table of labels, and the codes [num_images, K] and depths [num_images, R, R] if there are any."""
-        for name, array, ndim, shape in (("codes", codes, 2, "K"), ("depths", depths, 3, "R, R")):
+        for name, array in (("codes", codes), ("depths", depths)):
             if array is None:
                 continue
+            ndim, shape = OPTIONAL_ARRAYS[name]
             if array.ndim != ndim or len(array) != len(self._labels):
                 raise ValueError(f"{name} must be [{len(self._labels)}, {shape}], got {list(array.shape)}")
             buffer = io.BytesIO()
@@ -124,6 +126,7 @@ class ArchiveSummary:
     labels: np.ndarray  # float32 [num_images, 25]
     resolution: int
     codes: np.ndarray | None  # float32 [num_images, K]
+    depths: np.ndarray | None  # float32 [num_images, R, R] world units, 0 = background
     recipe: dict[str, Any]
 
 
@@ -158,10 +161,14 @@ def _check_files(path: Path, files: set[str], read: Callable[[str], bytes]) -> A
         raise ValueError(f"{path}: dataset.json is not JSON ({error})") from None
     names, labels = _check_labels(path, files, table)
     resolution = _check_images(path, names, read)
-    codes = np.load(io.BytesIO(read("codes.npy")), allow_pickle=False) if "codes.npy" in files else None
-    if codes is not None and (codes.ndim != 2 or len(codes) != len(names)):
-        raise ValueError(f"{path}: codes.npy is {list(codes.shape)}, expected [{len(names)}, K]")
-    return ArchiveSummary(tuple(names), labels, resolution, codes, table.get("recipe") or {})
+    arrays = {}
+    for name, (ndim, shape) in OPTIONAL_ARRAYS.items():
+        file = f"{name}.npy"
+        array = np.load(io.BytesIO(read(file)), allow_pickle=False) if file in files else None
+        if array is not None and (array.ndim != ndim or len(array) != len(names)):
+            raise ValueError(f"{path}: {file} is {list(array.shape)}, expected [{len(names)}, {shape}]")
+        arrays[name] = array
+    return ArchiveSummary(tuple(names), labels, resolution, **arrays, recipe=table.get("recipe") or {})
 
 
 def _check_labels(path: Path, files: set[str], table: Any) -> tuple[list[str], np.ndarray]:
