@@ -126,8 +126,7 @@ def test_depths_end_on_the_surface_that_the_picture_shows():
     rays = pixel_rays(c2w[:, 0], intrinsics(FFHQ_FOCAL).expand(2, -1, -1), 64)
     points = rays.rays_o + depth.flatten(1).unsqueeze(-1) * rays.rays_d
     hit, distance = depth.flatten(1) > 0, sdf(points, params)
-    pixel = depth.max() / (64 * FFHQ_FOCAL)  # width where the heads are
-    assert distance[hit].abs().quantile(0.99) < render.DEPTH_PIXELS * pixel  # the rest grazes silhouettes
+    assert distance[hit].abs().max() < 4e-4
     seen = torch.from_numpy(render_views(params, c2w, resolution=64).max(axis=-1) > 0).flatten(1)
     assert (hit & seen).sum() / (hit | seen).sum() > 0.96  # a pixel on the rim may be lit by a corner only
     with pytest.raises(ValueError, match="multiple of"):
