@@ -119,7 +119,7 @@ def test_a_known_point_is_where_the_label_says():
 
 
 def test_depths_end_on_the_surface_that_the_picture_shows():
-    """Walking each ray by its depth ends where the signed distance is 0; hits are the pixels that are not black."""
+    """Walking each ray by its depth ends where the signed distance is 0; hits are lit, and all that is lit is next to one."""
     params, c2w = head_parameters([2, 5]), lookat_c2w(torch.tensor([0.4, -0.3]), torch.tensor([-0.2, 0.1]))[:, None]
     depth = torch.from_numpy(depth_views(params, c2w, resolution=64))
     assert depth.shape == (2, 1, 64, 64)
@@ -127,8 +127,9 @@ def test_depths_end_on_the_surface_that_the_picture_shows():
     points = rays.rays_o + depth.flatten(1).unsqueeze(-1) * rays.rays_d
     hit, distance = depth.flatten(1) > 0, sdf(points, params)
     assert distance[hit].abs().max() < 4e-4
-    seen = torch.from_numpy(render_views(params, c2w, resolution=64).max(axis=-1) > 0).flatten(1)
-    assert (hit & seen).sum() / (hit | seen).sum() > 0.96  # a pixel on the rim may be lit by a corner only
+    seen = torch.from_numpy(render_views(params, c2w, resolution=64).max(axis=-1) > 0)
+    widened = torch.nn.functional.max_pool2d((depth > 0).float(), 3, stride=1, padding=1) > 0
+    assert seen[depth > 0].all() and widened[seen].all()  # a pixel on the rim may be lit by a corner only
     with pytest.raises(ValueError, match="multiple of"):
         depth_views(params, c2w, resolution=20)
 
