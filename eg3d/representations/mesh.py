@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -112,22 +112,34 @@ def main_component_share(mesh: trimesh.Trimesh) -> float:
 
 
 def export_mesh(mesh: trimesh.Trimesh, path: str | Path) -> None:
-    """Write the mesh atomically as .glb, .ply or .obj, by the suffix of `path`; ValueError for any other suffix.
+    """Write the mesh atomically as .glb, .ply or .obj, by the suffix of `path`; ValueError for any other suffix."""
+    data = mesh_bytes(mesh, Path(path).suffix.lower())
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def mesh_bytes(mesh: trimesh.Trimesh, suffix: str) -> bytes:
+    """A mesh as the contents of a .glb, .ply or .obj file; ValueError for any other suffix.
 
     Files carry vertex normals (mean of the faces around a vertex) and, if the mesh has them, vertex colours.
     """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in MESH_SUFFIXES:
-        raise ValueError(f"{path.name}: a mesh file ends in {', '.join(MESH_SUFFIXES)}, not in {suffix!r}")
     if suffix == ".ply":
         data = mesh.export(file_type="ply", vertex_normal=True)
-    elif suffix == ".glb":
-        data = _with_linear_colors(mesh).export(file_type="glb", include_normals=True)
-    else:
+    elif suffix == ".obj":
         data = mesh.export(file_type="obj", include_normals=True)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else bytes(data))  # type: ignore[arg-type]
+    elif suffix == ".glb":
+        data = _with_linear_colors(mesh).export(file_type="glb", include_normals=True, tree_postprocessor=_make_matt)
+    else:
+        raise ValueError(f"a mesh file ends in {', '.join(MESH_SUFFIXES)}, not in {suffix!r}")
+    return data.encode("utf-8") if isinstance(data, str) else bytes(data)  # type: ignore[arg-type]
+
+
+def _make_matt(tree: dict[str, Any]) -> None:
+    """Without a material, glTF 2.0 (5.19) takes a surface for metal: black where there is nothing to mirror."""
+    tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.8}}]
+    for mesh in tree["meshes"]:
+        for primitive in mesh["primitives"]:
+            primitive["material"] = 0
 
 
 def _with_linear_colors(mesh: trimesh.Trimesh) -> trimesh.Trimesh:

@@ -137,12 +137,9 @@ def film_frames(G: TriPlaneGenerator, cfg: FilmConfig, camera: CameraConfig) -> 
 
 
 def depth_limits(G: TriPlaneGenerator) -> tuple[float, float]:
-    """Distances shown as white and black: the ends of the rays, or of the box where rays have none of their own."""
-    rendering = G.cfg.rendering
-    if isinstance(rendering.ray_start, str) or isinstance(rendering.ray_end, str):
-        half = rendering.box_warp * math.sqrt(3) / 2
-        return G.cfg.camera.radius - half, G.cfg.camera.radius + half
-    return rendering.ray_start, rendering.ray_end
+    """Distances shown as white and black, the same for every frame: the front of the box and its middle."""
+    radius = G.cfg.camera.radius
+    return radius - G.cfg.rendering.box_warp / 2, radius
 
 
 def _pictures(
