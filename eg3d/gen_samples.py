@@ -29,7 +29,7 @@ from eg3d.viewing.samples import SamplesConfig, generate_samples
 @fov_option
 @viewing_options()
 @shape_options
-@click.option("--batch", type=click.IntRange(0), default=0, help="Pictures of one call, 0 = what fits about 1 GB.")
+@click.option("--batch", type=click.IntRange(1), default=1, help="Seeds of one call: more is faster on a GPU.")
 @network_options
 def main(
     network: str,
@@ -43,7 +43,7 @@ def main(
 ) -> None:
     """Write three views of each seed (yaw 0.4, 0 and -0.4) as a PNG and, with --shapes, its shape in world units.
 
-    The same command writes the same bytes; a picture does not depend on the other seeds but for rounding.
+    A seed gives the same bytes at every call, whatever the other seeds; with --batch above 1, but for rounding.
     """
     shape_values, viewing_values = split_options(options, shape_config, viewing_config)
     cfg = SamplesConfig(

@@ -11,6 +11,7 @@ import importlib.util
 import io
 import logging
 import math
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -40,11 +41,24 @@ def check_viser() -> None:
         raise RuntimeError(f"the viewer needs viser, which is not installed: {INSTALL}")
 
 
+def check_address(host: str) -> None:
+    """Raise ValueError if this machine cannot listen on `host`; viser would wait for its server for ever."""
+    try:
+        family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family) as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        raise ValueError(
+            f"host: cannot listen on {host!r} ({error}); give an address of this machine, such as {HOST}"
+        ) from None
+
+
 class Viewer:
     """Serves a gallery from its construction until `close`; `url` says where."""
 
     def __init__(self, gallery: Gallery, *, host: str = HOST, port: int = PORT, start: Choice | None = None) -> None:
         check_viser()
+        check_address(host)
         import viser
 
         self.gallery = gallery

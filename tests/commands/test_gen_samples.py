@@ -44,6 +44,10 @@ def test_pictures_and_shapes(run: Run, toy_networks: Path, tmp_path: Path) -> No
     assert again.code == 0
     for name in names:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+    assert run(gen_samples, *arguments, "--seeds", "4", "--outdir", "alone", *SHAPES, "--shape-colors").code == 0
+    for path in (tmp_path / "alone").iterdir():  # the other seeds make no difference, not even in rounding
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+    assert len(list((tmp_path / "alone").iterdir())) == 2
 
 
 @pytest.mark.parametrize("suffix", [".glb", ".obj", ".mrc"])

@@ -65,6 +65,7 @@ def test_a_page_is_served_on_this_machine_only(run: Run, toy_networks: Path, mon
 BAD = {
     "network": (["--network", "nowhere.pkl"], 1, "nowhere.pkl"),
     "three networks": (["--network", "a", "--network", "b", "--network", "c"], 2, "at most two"),
+    "host": (["--network", "twin", "--host", "203.0.113.7"], 1, "host: cannot listen on '203.0.113.7'"),
     "none": ([], 2, "Missing option '--network'"),
     "mode": (["--network", "twin", "--mode", "video"], 2, "'video' is not one of 'image'"),
 }

@@ -120,8 +120,9 @@ def counted(forward, calls):
     return wrapper
 
 
-@pytest.mark.parametrize("batch", [0, 1, 2, 5])
-def test_the_batch_size_changes_nothing(generator_config, batch) -> None:
+@pytest.mark.parametrize(("batch", "at_once"), [(1, 32), (1, 2), (2, 4), (5, 1)])
+def test_the_batch_size_changes_nothing(generator_config, batch, at_once, monkeypatch) -> None:
+    monkeypatch.setattr(views, "MOST_AT_ONCE", at_once)
     G = make(generator_config)
     labels = torch.cat([G.cfg.camera.label(yaw) for yaw in (0.4, 0.0, -0.4)])
     images = [
