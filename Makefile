@@ -38,7 +38,7 @@ twin: install
 	$(BIN)/python -m paper_result_analyses.pipeline pipeline=twin
 
 # Films and the viewer: their tests skip themselves without these.
-$(VENV)/.tools: install
+$(VENV)/.tools: $(VENV)/.installed
 	-$(BIN)/python -m pip install --quiet -e ".[tools]"
 	touch $@
 

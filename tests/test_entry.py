@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import Run
 from omegaconf import OmegaConf
 from tiny import flat_overrides
@@ -195,6 +196,17 @@ def test_devices() -> None:
     assert choose_device("cpu").type == "cpu"
     with pytest.raises(ValueError, match="is not a device"):
         choose_device("gpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "has_one"), [("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)]
+)
+def test_a_device_that_is_not_there_is_one_line(name: str, has_one: Callable[[], bool]) -> None:
+    if has_one():
+        assert choose_device(name).type == name
+    else:
+        with pytest.raises(ValueError, match=f"device: '{name}' was asked for, but this torch sees no"):
+            choose_device(name)
 
 
 @pytest.mark.parametrize(

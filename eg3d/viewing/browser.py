@@ -26,12 +26,15 @@ from eg3d.viewing.gallery import MODES, Choice, Gallery, Pose, pose_from
 if TYPE_CHECKING:
     import viser
 
+    from eg3d.generator import CameraConfig
+
 log = logging.getLogger(__name__)
 
 HOST, PORT = "127.0.0.1", 8080
 INSTALL = "pip install 'sculpting-nerf-geometry[tools]'"
 SLOW_SECONDS = 0.2  # a picture that takes longer gets a preview
 WIDEST = 1600  # px of what is sent
+GRID_SIDES = (64, 128, 256)  # points per side behind a mesh
 BACKDROP = 32  # grey around the pictures
 
 
@@ -87,8 +90,9 @@ class Viewer:
     def _build_scene(self) -> None:
         camera, server = self.gallery.camera, self.server
         server.gui.configure_theme(show_logo=False, show_share_button=False)
+        server.gui.main_panel.dock_right()  # beside the pictures, not over them
         server.scene.set_up_direction("+y")
-        server.scene.add_light_ambient("/light", intensity=1.0)
+        server.scene.add_light_ambient("/light", intensity=0.4)
         server.initial_camera.position = (0.0, 0.0, camera.radius)
         server.initial_camera.look_at = camera.pivot
         server.initial_camera.up = (0.0, 1.0, 0.0)
@@ -104,8 +108,9 @@ class Viewer:
             "truncation_cutoff": gui.add_number("Truncation cutoff", start.truncation_cutoff, min=0, max=64, step=1),
             "mode": gui.add_dropdown("Show", MODES, initial_value=start.mode),
         }
+        grids = [str(side) for side in sorted({*GRID_SIDES, start.resolution})]
         with gui.add_folder("Mesh", expand_by_default=True):
-            controls["resolution"] = gui.add_dropdown("Grid", ("64", "128", "256"), initial_value="128")
+            controls["resolution"] = gui.add_dropdown("Grid", grids, initial_value=str(start.resolution))
             controls["level"] = gui.add_number("Level", start.level, step=0.5)
             controls["is_colored"] = gui.add_checkbox("Colours", start.is_colored)
         for control in controls.values():
@@ -194,8 +199,14 @@ class Viewer:
                 self.server.scene.remove_by_name(node)
                 said.append(f"{name}: {error}")
             else:
-                place = (self.gallery.box_warp * (index - (len(names) - 1) / 2), 0.0, 0.0)
-                self.server.scene.add_glb(node, mesh_bytes(mesh, ".glb"), position=place)
+                self.server.scene.add_glb(
+                    node,
+                    mesh_bytes(mesh, ".glb"),
+                    scale=1 / len(names),
+                    position=mesh_place(index, len(names), self.gallery.camera),
+                    cast_shadow=False,  # costs more than the mesh where there is no GPU
+                    receive_shadow=False,
+                )
                 said.append(f"{name}: {len(mesh.vertices)} vertices")
             self._meshes[name] = choice
         if said:
@@ -205,6 +216,14 @@ class Viewer:
         for index in range(len(self._meshes)):
             self.server.scene.remove_by_name(f"/mesh_{index}")
         self._meshes.clear()
+
+
+def mesh_place(index: int, count: int, camera: CameraConfig) -> tuple[float, float, float]:
+    """Where a mesh of 1 / count of its size goes, so that `count` of them share the frontal view from left to right."""
+    distance = float(np.linalg.norm(np.array([0.0, 0.0, camera.radius]) - np.asarray(camera.pivot)))
+    width = distance / camera.focal  # of the view, at the pivot
+    x, y, z = (value * (1 - 1 / count) for value in camera.pivot)
+    return (x + width / count * (index - (count - 1) / 2), y, z)
 
 
 def framed(picture: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:

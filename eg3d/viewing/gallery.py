@@ -89,11 +89,6 @@ class Gallery:
         """Cameras of the first network, which the viewer starts with."""
         return self._networks[self.names[0]].cfg.camera
 
-    @property
-    def box_warp(self) -> float:
-        """Side of the largest box, world units."""
-        return max(G.cfg.rendering.box_warp for G in self._networks.values())
-
     @torch.no_grad()
     def picture(self, choice: Choice, pose: Pose, *, is_preview: bool = False) -> np.ndarray:
         """All networks side by side, uint8 [R, R * networks, 3]; a preview has few rays and no super-resolution."""

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -95,9 +96,43 @@ def test_without_viser_one_line_says_what_to_install(
 def viewer(toy_networks: Path) -> Iterator[Viewer]:
     networks = {name: load_generator(toy_networks, net=net) for name, net in (("left", "G_ema"), ("right", "G"))}
     assert networks["left"].cfg == tiny_generator_config()
-    made = Viewer(Gallery(networks), port=free_port(), start=Choice(psi=1.0, level=0.0, resolution=64))
+    made = Viewer(Gallery(networks), port=free_port(), start=Choice(psi=1.0, level=0.0, resolution=24))
     yield made
     made.close()
+
+
+class FakeScene:
+    """Remembers the backgrounds that it is given."""
+
+    def __init__(self) -> None:
+        self.backgrounds: list[np.ndarray | None] = []
+
+    def set_background_image(self, image: np.ndarray | None) -> None:
+        self.backgrounds.append(image)
+
+
+@needs_viser
+def test_what_is_sent_follows_camera_and_controls(viewer: Viewer) -> None:
+    camera = SimpleNamespace(
+        position=np.array([0, 0, 2.7]), look_at=np.array([0, 0, 0.2]), image_width=90, image_height=30
+    )
+    client = SimpleNamespace(client_id=1, camera=camera, scene=FakeScene())
+    sent = client.scene.backgrounds
+    viewer._show(client)
+    viewer._show(client)  # nothing new: nothing is sent
+    assert len(sent) == 1 and sent[0].shape == (30, 90, 3)
+    camera.position = np.array([2.0, 0.5, 2.0])
+    viewer._show(client)
+    assert len(sent) == 2 and not np.array_equal(sent[0], sent[1])
+    viewer._controls["seed"].value = 12
+    viewer._show(client)
+    assert len(sent) == 3 and not np.array_equal(sent[1], sent[2])
+    viewer._controls["mode"].value = "mesh"
+    viewer._show(client)
+    assert sent[3] is None and "left: " in viewer._status.content
+    viewer._controls["level"].value = 1e6
+    viewer._show(client)
+    assert "left: no surface" in viewer._status.content
 
 
 @pytest.mark.slow
@@ -112,22 +147,23 @@ def test_in_a_real_browser_controls_and_mouse_change_the_picture(viewer: Viewer)
             executable_path=CHROMIUM,
             args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"],
         )
-        page = browser.new_page(viewport={"width": 1000, "height": 600})
+        page = browser.new_page(viewport={"width": 800, "height": 450})
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("requestfailed", lambda request: complaints.append(f"not found: {request.url}"))
+        page.set_default_timeout(120_000)  # WebGL without a GPU on a busy machine
         page.goto(viewer.url)
-        page.get_by_text("px in").wait_for(timeout=60_000)  # the status line: the first picture is there
+        page.get_by_text("px in").wait_for()  # the status line: the first picture is there
 
         def scene() -> np.ndarray:
             """The middle of the page left of the controls, clear of notices."""
-            shot = page.screenshot(clip={"x": 20, "y": 160, "width": 600, "height": 400})
+            shot = page.screenshot(clip={"x": 20, "y": 160, "width": 400, "height": 250}, timeout=120_000)
             return np.asarray(PIL.Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
 
         def change(action: Callable[[], None], before: np.ndarray) -> np.ndarray:
             """Act, wait until the scene differs, and give the new one once it stands still."""
             action()
-            last, deadline = before, time.monotonic() + 60
+            last, deadline = before, time.monotonic() + 120
             while time.monotonic() < deadline:
                 time.sleep(0.7)
                 now = scene()
@@ -138,7 +174,7 @@ def test_in_a_real_browser_controls_and_mouse_change_the_picture(viewer: Viewer)
 
         time.sleep(2)
         first = scene()
-        assert np.abs(first[:, :300] - first[:, 300:]).mean() < 40 and first.std() > 1  # two pictures, not a blank
+        assert np.abs(first[:, :200] - first[:, 200:]).mean() < 40 and first.std() > 1  # two pictures, not a blank
         seed = page.get_by_label("Seed").first
 
         def type_seed(text: str) -> None:
@@ -148,9 +184,9 @@ def test_in_a_real_browser_controls_and_mouse_change_the_picture(viewer: Viewer)
         other = change(lambda: type_seed("5"), first)
 
         def drag() -> None:
-            page.mouse.move(300, 350)
+            page.mouse.move(200, 300)
             page.mouse.down()
-            page.mouse.move(420, 350, steps=6)
+            page.mouse.move(300, 300, steps=6)
             page.mouse.up()
 
         turned = change(drag, other)
@@ -162,6 +198,6 @@ def test_in_a_real_browser_controls_and_mouse_change_the_picture(viewer: Viewer)
         depth = change(lambda: show("image", "image_depth"), turned)
         assert np.ptp(depth, axis=-1).max() <= 12  # grey
         change(lambda: show("image_depth", "mesh"), depth)
-        page.get_by_text("left: ").last.wait_for(timeout=60_000)
+        page.get_by_text("left: ").last.wait_for()
         browser.close()
     assert complaints == []

@@ -12,7 +12,7 @@ from eg3d.cameras import split_label
 from eg3d.generator import CameraConfig, TriPlaneGenerator
 from eg3d.representations.mesh import NoSurface
 from eg3d.viewing import gallery as gallery_module
-from eg3d.viewing.browser import framed
+from eg3d.viewing.browser import framed, mesh_place
 from eg3d.viewing.gallery import Choice, Gallery, Pose, pose_from
 
 
@@ -71,7 +71,7 @@ def test_meshes_and_their_absence(generator_config) -> None:
     shown = Gallery({"toy": network(generator_config)})
     choice = Choice(resolution=16, level=-0.7)
     mesh = shown.mesh("toy", choice)
-    assert np.abs(mesh.bounds).max() <= 0.5 * shown.box_warp
+    assert np.abs(mesh.bounds).max() <= 0.5 * 1.0
     assert shown.mesh("toy", choice) is mesh  # kept
     for _ in range(2):
         with pytest.raises(NoSurface):
@@ -84,6 +84,16 @@ def test_only_the_last_latents_are_kept(generator_config, monkeypatch) -> None:
     for seed in range(5):
         shown.picture(Choice(seed=seed), Pose())
     assert len(shown._kept) == 2
+
+
+def test_meshes_share_the_frontal_view() -> None:
+    camera = CameraConfig()
+    assert mesh_place(0, 1, camera) == (0, 0, 0)
+    left, right = mesh_place(0, 2, camera), mesh_place(1, 2, camera)
+    pivot = np.array(camera.pivot)
+    for place, side in ((left, -1), (right, 1)):  # half-sized around the pivot, a quarter of the view to each side
+        moved = np.array(place) + pivot / 2 - pivot
+        assert np.allclose(moved, [side * 0.25 * 2.5 / camera.focal, 0, 0])
 
 
 @pytest.mark.parametrize("canvas", [(200, 100), (100, 200), (5000, 1000), (1, 1)])
