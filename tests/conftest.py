@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from command_line import Run, runner
 from tiny import NUM_CODES, NUM_IMAGES, tiny_discriminator_config, tiny_generator_config, tiny_train_config
 
 from eg3d.checkpoints.store import save_networks
@@ -29,6 +30,12 @@ def _restored_process_state() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     logging.getLogger().handlers[:] = handlers
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs the main function of a command module in this process, in an empty folder."""
+    return runner(monkeypatch, capsys, tmp_path)
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ class RenderingConfig:
     density_noise: float = 0.0  # standard deviation of noise on the raw density, needs an rng
     plane_axes: str = "xy_xz_zx"  # "xy_xz_zx" as published | "xy_xz_zy" so that one plane sees (y, z)
     importance_bins: str = "published"  # "published" half an interval too near | "centred"
-    depth_clamp: str = "batch"  # depth limits: "batch" as published | "sample"
+    depth_clamp: str = "batch"  # limits of depths, and of rays that miss the box: "batch" as published | "sample"
 
     def validate(self) -> list[str]:
         """All faults, one line each; empty when the configuration is fine."""
@@ -91,7 +91,7 @@ class RenderedRays:
 def ray_limits(rays: RayBundle, cfg: RenderingConfig) -> tuple[Tensor, Tensor]:
     """Near and far distances [N, R] of each ray, world units."""
     if cfg.ray_start == "auto":
-        return box_limits(rays, cfg.box_warp)
+        return box_limits(rays, cfg.box_warp, cfg.depth_clamp)
     like = rays.rays_o[..., 0]
     return torch.full_like(like, float(cfg.ray_start)), torch.full_like(like, float(cfg.ray_end))
 
