@@ -3,7 +3,7 @@
 Names are DDDDD/imgDDDDDDDD.png; `dataset.json` holds `labels`, a list of [name, 25 numbers], and `recipe`, how the set
 was made. Optional arrays in the order of `labels`: `codes.npy`, float32 [num_images, K], the numbers that made each
 head, and `depths.npy`, float32 [num_images, R, R], its true distances in world units (0 = background). The same content
-gives the same bytes: fixed time stamps, fixed PNG settings, fixed order. `eg3d.data.ImageDataset` reads what is written.
+gives the same bytes: fixed time stamps, fixed PNG settings, fixed order. `eg3d.data.ImageDataset` reads it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from eg3d.data import OPTIONAL_ARRAYS
 from eg3d.safe_write import atomic_path
 
 LABEL_SIZE = 25
@@ -81,9 +82,10 @@ class ArchiveWriter:
 
         codes [num_images, K]; depths [num_images, R, R] world units.
         """
-        for name, array, ndim, shape in (("codes", codes, 2, "K"), ("depths", depths, 3, "R, R")):
+        for name, array in (("codes", codes), ("depths", depths)):
             if array is None:
                 continue
+            ndim, shape = OPTIONAL_ARRAYS[name]
             if array.ndim != ndim or len(array) != self._num_images:
                 raise ValueError(f"{name} must be [{self._num_images}, {shape}], got {list(array.shape)}")
             buffer = io.BytesIO()
@@ -133,6 +135,7 @@ class ArchiveSummary:
     labels: np.ndarray  # float32 [num_images, 25]
     resolution: int
     codes: np.ndarray | None  # float32 [num_images, K]
+    depths: np.ndarray | None  # float32 [num_images, R, R] world units, 0 = background
     recipe: dict[str, Any]
 
 
@@ -167,10 +170,14 @@ def _check_files(path: Path, files: set[str], read: Callable[[str], bytes]) -> A
         raise ValueError(f"{path}: dataset.json is not JSON ({error})") from None
     names, labels = _check_labels(path, files, table)
     resolution = _check_images(path, names, read)
-    codes = np.load(io.BytesIO(read("codes.npy")), allow_pickle=False) if "codes.npy" in files else None
-    if codes is not None and (codes.ndim != 2 or len(codes) != len(names)):
-        raise ValueError(f"{path}: codes.npy is {list(codes.shape)}, expected [{len(names)}, K]")
-    return ArchiveSummary(tuple(names), labels, resolution, codes, table.get("recipe") or {})
+    arrays = {}
+    for name, (ndim, shape) in OPTIONAL_ARRAYS.items():
+        file = f"{name}.npy"
+        array = np.load(io.BytesIO(read(file)), allow_pickle=False) if file in files else None
+        if array is not None and (array.ndim != ndim or len(array) != len(names)):
+            raise ValueError(f"{path}: {file} is {list(array.shape)}, expected [{len(names)}, {shape}]")
+        arrays[name] = array
+    return ArchiveSummary(tuple(names), labels, resolution, **arrays, recipe=table.get("recipe") or {})
 
 
 def _check_labels(path: Path, files: set[str], table: Any) -> tuple[list[str], np.ndarray]:

@@ -28,10 +28,11 @@ from torch import Tensor
 from eg3d.png import read_pixels
 
 LABEL_SIZE = 25
+OPTIONAL_ARRAYS = {"codes": (2, "K"), "depths": (3, "H, H")}  # NAME.npy: dimensions, and their names after num_images
 
 
 class ImageDataset:
-    """Images and labels of one data set; reading is thread-safe; labels, codes and depths stay in memory, images do not."""
+    """Images and labels of one data set. Reading is thread-safe; only labels, codes and depths stay in memory."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -46,8 +47,8 @@ class ImageDataset:
         order = sorted(range(len(entries)), key=lambda index: entries[index][0])  # by path, whatever the file's order
         self.names: list[str] = [entries[index][0] for index in order]
         self.labels: Tensor = torch.tensor([entries[index][1] for index in order], dtype=torch.float32)
-        self.codes: Tensor | None = self._array("codes.npy", order, ndim=2, shape="K")
-        self.depths: Tensor | None = self._array("depths.npy", order, ndim=3, shape="H, H")
+        self.codes: Tensor | None = self._array("codes", order)
+        self.depths: Tensor | None = self._array("depths", order)
         self._check_names()
         self.resolution: int = self._pixels(self.names[0]).shape[-1]
 
@@ -100,8 +101,9 @@ class ImageDataset:
             if not (name in there if there is not None else (self.path / name).is_file()):
                 raise ValueError(f"{self.path}: dataset.json names {name}, which is not in the set")
 
-    def _array(self, name: str, order: list[int], *, ndim: int, shape: str) -> Tensor | None:
-        """An optional array with a row an image, from the order of dataset.json into that of `names`."""
+    def _array(self, name: str, order: list[int]) -> Tensor | None:
+        """One of OPTIONAL_ARRAYS, from the order of dataset.json into that of `names`."""
+        (ndim, shape), name = OPTIONAL_ARRAYS[name], f"{name}.npy"
         try:
             raw = self._bytes(name)
         except (KeyError, FileNotFoundError):

@@ -138,27 +138,6 @@ def shapenet128_64() -> GeneratorConfig:
     )
 
 
-def twin() -> GeneratorConfig:
-    """A small generator with every geometric convention of FFHQ, for a CPU: 64 pixels from 32."""
-    return GeneratorConfig(
-        z_dim=64,
-        w_dim=64,
-        plane_resolution=64,
-        plane_channels=16,
-        channel_base=2048,
-        channel_max=64,
-        decoder_hidden=32,
-        feature_channels=16,
-        img_resolution=64,
-        neural_rendering_resolution=32,
-        superresolution="2X",
-        sr_channels=[32, 16],
-        sr_input_resolution=32,
-        sr_num_fp16_res=0,
-        rendering=RenderingConfig(depth_resolution=12, depth_resolution_importance=12),
-    )
-
-
 def _superresolution(cfg: GeneratorConfig) -> SuperResolution | None:
     if cfg.superresolution == "none":
         return None

@@ -73,10 +73,26 @@ def test_the_order_is_by_path_whatever_the_table_says(folder: Path) -> None:
     assert np.array_equal(found.codes.numpy(), codes)
 
 
-def test_codes_are_optional(folder: Path) -> None:
+def test_codes_and_depths_are_optional(folder: Path) -> None:
     (folder / "codes.npy").unlink()
     assert ImageDataset(folder).codes is None
-    assert next(batches(ImageDataset(folder), 2, seed=0)).code is None
+    assert ImageDataset(folder).depths is None
+    batch = next(batches(ImageDataset(folder), 2, seed=0))
+    assert batch.code is None
+    assert batch.depth is None
+
+
+def test_depths_stay_with_their_images(folder: Path) -> None:
+    depths = np.arange(12, dtype=np.float32).repeat(16 * 16).reshape(12, 16, 16)
+    np.save(folder / "depths.npy", depths)
+    dataset = ImageDataset(folder)
+    batch = next(batches(dataset, 12, seed=9)).to(torch.device("cpu"))
+    half = batch.part(slice(6, 12))
+    assert batch.depth is not None
+    assert half.depth is not None
+    assert torch.equal(half.depth, batch.depth[6:])
+    for image, depth in zip(batch.image, batch.depth, strict=True):
+        assert torch.equal(image, dataset.images([int(depth[0, 0])])[0] / 127.5 - 1)
 
 
 def test_label_std_is_that_of_the_population(folder: Path) -> None:
@@ -159,6 +175,7 @@ BAD = {
     "image is not an image": (lambda f: (f / IMAGES / "img00000000.png").write_text("x"), "not a readable image"),
     "image is not square": (lambda f: _replace_image(f, size=(16, 8)), "16 by 8 pixels, expected a square"),
     "codes are too few": (lambda f: np.save(f / "codes.npy", np.zeros((3, 2))), r"is \[3, 2\], expected \[12, K\]"),
+    "depths are flat": (lambda f: np.save(f / "depths.npy", np.zeros((12, 2))), r"expected \[12, H, H\]"),
     "codes are not an array": (lambda f: (f / "codes.npy").write_bytes(b"no"), "codes.npy is not a readable array"),
     "codes are objects": (lambda f: np.save(f / "codes.npy", np.array([{}])), "codes.npy is not a readable array"),
 }

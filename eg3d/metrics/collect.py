@@ -43,7 +43,7 @@ def measured(
     """
     if cache is None:
         return collect(measurement, count, devices=devices, advance=advance)
-    key = json.dumps({"samples": count, **measurement.identity(devices[0])}, sort_keys=True)
+    key = cache_key(measurement, count, devices[0])
     path = cache_path(cache, key)
     found = read_cached(path, key)
     if found is not None:
@@ -54,6 +54,11 @@ def measured(
     with atomic_path(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in rows.items()}, temporary, metadata={"key": key})
     return rows
+
+
+def cache_key(measurement: Measurement, count: int, device: torch.device) -> str:
+    """Everything that changes the rows of a measurement, as JSON text."""
+    return json.dumps({"samples": count, **measurement.identity(device)}, sort_keys=True)
 
 
 def cache_path(folder: str | Path, key: str) -> Path:

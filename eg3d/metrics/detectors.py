@@ -24,7 +24,7 @@ from eg3d.metrics.vgg16 import VGG16, lpips_distance, lpips_weights
 STAND_IN = "random_convolutions"
 WEIGHTS = {"inception": "inception-2015-12-05", "vgg16": "vgg16-imagenet"}  # names in checkpoints/manifest.json
 NAMES = (*WEIGHTS, STAND_IN)
-PASS = 16  # images a forward pass
+PASS = 32  # images a forward pass
 
 
 class Description(NamedTuple):
@@ -40,7 +40,7 @@ class Detector(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Plain data that changes whenever the features could: at least "name", "sha256" of weights if there are any."""
+        """Plain data that changes whenever the features could: "name", and "sha256" where there are weights."""
 
     def describe(self, images: Tensor) -> Description:
         """Features of uint8 images [N, 3, R, R] on the detector's device."""
@@ -100,22 +100,39 @@ def load_detector(name: str, *, device: str | torch.device = "cpu") -> Detector:
     Raises FileNotFoundError (where to get the weights, where to put them) or ValueError in one line.
     """
     device = torch.device(device)
-    if name == STAND_IN:
-        return RandomConvolutions({"name": random_convolutions.FEATURES_NAME, "is_stand_in": True})
     if ":" in name:
         return _own_detector(name, device)
+    identity = detector_identity(name)
+    if name == STAND_IN:
+        return RandomConvolutions(identity)
+    path = _weights_path(name)
+    if name == "inception":
+        return InceptionDetector(_with_weights(Inception, path).to(device), identity)
+    return VGG16Detector(_with_weights(VGG16, path).to(device), [w.to(device) for w in lpips_weights()], identity)
+
+
+def detector_identity(name: str) -> dict[str, Any]:
+    """What a detector says of itself, without loading weights; checks that they are there and right.
+
+    Raises as `load_detector` does.
+    """
+    if name == STAND_IN:
+        return {"name": random_convolutions.FEATURES_NAME, "is_stand_in": True}
+    if ":" in name:
+        return dict(_own_detector(name, torch.device("cpu")).identity)
     if name not in WEIGHTS:
         raise ValueError(f"detector {name!r} is not one of {', '.join(NAMES)}, nor module:function")
+    return {"name": WEIGHTS[name], "sha256": sha256_of(_weights_path(name)), "is_stand_in": False}
+
+
+def _weights_path(name: str) -> Path:
+    """The file of a detector's weights, its SHA-256 checked against the manifest."""
     try:
-        path = resolve(WEIGHTS[name])
+        return resolve(WEIGHTS[name])
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error}; or give --detector {STAND_IN} for the documented stand-in, whose figures are not comparable"
         ) from None
-    identity = {"name": WEIGHTS[name], "sha256": sha256_of(path), "is_stand_in": False}
-    if name == "inception":
-        return InceptionDetector(_with_weights(Inception, path).to(device), identity)
-    return VGG16Detector(_with_weights(VGG16, path).to(device), [w.to(device) for w in lpips_weights()], identity)
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

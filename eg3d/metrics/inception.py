@@ -1,4 +1,4 @@
-"""The Inception network of FID: the classifier of 2015-12-05, written from its description, with its public state names.
+"""The Inception network of FID: the classifier of 2015-12-05, from its description, with its public state names.
 
 Szegedy et al. (2015), "Rethinking the Inception architecture": figures 5 to 7 and table 1. Three things in the graph of
 2015-12-05 differ from later editions of the network: average pools do not count their padding, the last block takes the

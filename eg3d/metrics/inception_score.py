@@ -9,7 +9,8 @@ from torch import Tensor
 def inception_score(probabilities: Tensor, *, num_splits: int = 10) -> tuple[float, float]:
     """exp of the mean KL divergence to the mean of each split: its mean and standard deviation over splits.
 
-    probabilities [N, K], rows that sum to 1; splits are consecutive. Source: Improved techniques for GANs (2016), eq. 1.
+    probabilities [N, K], rows that sum to 1; splits are consecutive.
+    Source: Improved techniques for training GANs (2016), section 4.
     Raises ValueError if there are fewer images than splits.
     """
     if probabilities.ndim != 2 or len(probabilities) < num_splits:

@@ -7,8 +7,10 @@ so that any number of them makes the same figures. Shape letters: N images of a 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,13 +26,14 @@ from eg3d.checkpoints.store import load_generator
 from eg3d.data import ImageDataset
 from eg3d.generator import TriPlaneGenerator
 from eg3d.metrics import ppl
-from eg3d.metrics.detectors import DistanceDetector, load_detector
+from eg3d.metrics.detectors import DistanceDetector, detector_identity, load_detector
 from eg3d.training.grids import to_uint8
 
 Rows = dict[str, Tensor]  # names to tensors with one row a sample
 Session = Callable[[range], Rows]
 
-REAL_GROUP = 64
+GROUP = 64  # samples measured together; generated in smaller batches
+READ_THREADS = 4
 NOISE_MODES = ("random", "const", "none")
 # What decides the pixels of a generated image; a cached figure is dropped when any of these files changes.
 _GENERATOR_CODE = (
@@ -70,7 +73,7 @@ class RealFeatures:
 
     @property
     def group(self) -> int:
-        return REAL_GROUP
+        return GROUP
 
     def identity(self, device: torch.device) -> dict[str, Any]:
         return {
@@ -78,15 +81,16 @@ class RealFeatures:
             "data": data_sha256(self.data),
             "resolution": ImageDataset(self.data).resolution,
             "is_mirrored": self.is_mirrored,
-            "detector": load_detector(self.detector).identity,
+            "detector": detector_identity(self.detector),
             **_environment(device, _IMAGE_CODE),
         }
 
     def open(self, device: torch.device) -> Session:
         dataset, detector = ImageDataset(self.data), load_detector(self.detector, device=device)
+        pool = ThreadPoolExecutor(READ_THREADS)
 
         def measure(samples: range) -> Rows:
-            images = torch.stack([_real_image(dataset, index) for index in samples])
+            images = torch.stack(list(pool.map(functools.partial(_real_image, dataset), samples)))
             return {"features": detector.describe(images.to(device)).features.float().cpu()}
 
         return measure
@@ -96,7 +100,7 @@ class RealFeatures:
 class GeneratedImages:
     """Images of a generator seen from cameras of a data set; conditioned on the same cameras, as published.
 
-    Latents and cameras of sample i depend on (seed, i) alone; noise and jitter on (seed, group, group size).
+    Latents and cameras of sample i depend on (seed, i) alone; noise and jitter on (seed, batch number, batch).
     """
 
     network: str  # file, or name in checkpoints/manifest.json
@@ -116,8 +120,14 @@ class GeneratedImages:
         return recipe | hashes | _environment(device, _GENERATOR_CODE)
 
     def open(self, device: torch.device) -> GeneratorSession:
-        G = load_generator(self.network, net=self.net, device=device)
-        return GeneratorSession(self, G, all_labels(ImageDataset(self.data), is_mirrored=self.is_mirrored), device)
+        """The loaded generator. Raises ValueError if its images are not of the data set's size."""
+        G, dataset = load_generator(self.network, net=self.net, device=device), ImageDataset(self.data)
+        if G.cfg.img_resolution != dataset.resolution:
+            raise ValueError(
+                f"{self.data} has images of {dataset.resolution} pixels, {self.network} makes {G.cfg.img_resolution}; "
+                "resize them with 'python -m dataset_preprocessing.dataset_tool'"
+            )
+        return GeneratorSession(self, G, all_labels(dataset, is_mirrored=self.is_mirrored), device)
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,7 @@ class GeneratorSession:
         return torch.from_numpy(np.concatenate(z)).to(self.device), self.labels[rows].to(self.device)
 
     def rng(self, samples: range) -> torch.Generator:
-        """Noise and jitter of one group."""
+        """Noise and jitter of one batch."""
         words = np.random.SeedSequence([self.recipe.seed, samples.start, 1]).generate_state(2)
         return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
@@ -163,18 +173,21 @@ class FakeFeatures:
 
     @property
     def group(self) -> int:
-        return self.images.batch
+        return _group(self.images.batch)
 
     def identity(self, device: torch.device) -> dict[str, Any]:
-        detector = load_detector(self.detector).identity
+        detector = detector_identity(self.detector)
         return {"kind": "features of generated images", "detector": detector, "images": self.images.identity(device)}
 
     def open(self, device: torch.device) -> Session:
         session, detector = self.images.open(device), load_detector(self.detector, device=device)
 
-        def measure(samples: range) -> Rows:
+        def generated(samples: range) -> Tensor:
             z, c = session.latents_and_cameras(samples)
-            found = detector.describe(to_uint8(session.pictures(session.codes(z, c), c, session.rng(samples))))
+            return to_uint8(session.pictures(session.codes(z, c), c, session.rng(samples)))
+
+        def measure(samples: range) -> Rows:
+            found = detector.describe(torch.cat([generated(part) for part in _batches(samples, self.images.batch)]))
             rows = {"features": found.features.float().cpu()}
             return rows if found.probabilities is None else rows | {"probabilities": found.probabilities.float().cpu()}
 
@@ -193,10 +206,10 @@ class PathLengths:
 
     @property
     def group(self) -> int:
-        return self.images.batch
+        return _group(self.images.batch)
 
     def identity(self, device: torch.device) -> dict[str, Any]:
-        detector = load_detector(self.detector).identity
+        detector = detector_identity(self.detector)
         return {
             "kind": "path lengths", "epsilon": ppl.EPSILON, "detector": detector, "images": self.images.identity(device)
         }  # fmt: skip
@@ -206,13 +219,25 @@ class PathLengths:
         if not isinstance(detector, DistanceDetector):
             raise ValueError(f"detector {self.detector!r} compares no pictures; path lengths need vgg16 (LPIPS)")
 
-        def measure(samples: range) -> Rows:
+        def lengths(samples: range) -> Tensor:
             z, c = session.latents_and_cameras(samples, per_camera=2)
             ends = ppl.step_ends(session.codes(z, c.repeat_interleave(2, dim=0)))
             pictures = [ppl.shrunk(session.pictures(ws, c, session.rng(samples))) for ws in ends]
-            return {"distances": (detector.distance(*pictures).double() / ppl.EPSILON**2).cpu()}
+            return (detector.distance(*pictures).double() / ppl.EPSILON**2).cpu()
+
+        def measure(samples: range) -> Rows:
+            return {"distances": torch.cat([lengths(part) for part in _batches(samples, self.images.batch)])}
 
         return measure
+
+
+def _group(batch: int) -> int:
+    """Samples of a group: about GROUP, whole batches."""
+    return batch * max(1, GROUP // batch)
+
+
+def _batches(samples: range, batch: int) -> list[range]:
+    return [range(start, min(start + batch, samples.stop)) for start in range(samples.start, samples.stop, batch)]
 
 
 def all_labels(dataset: ImageDataset, *, is_mirrored: bool) -> Tensor:
@@ -224,11 +249,18 @@ def data_sha256(path: str | Path) -> str:
     """SHA-256 of a data set: of the file, or of the names and contents of a folder in sorted order."""
     path = Path(path)
     if path.is_file():
-        return sha256_of(path)
+        state = path.stat()
+        return _file_sha256(path.resolve(), state.st_size, state.st_mtime_ns)
     total = hashlib.sha256()
     for file in sorted(file for file in path.rglob("*") if file.is_file()):
         total.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
     return total.hexdigest()
+
+
+@functools.lru_cache(maxsize=16)
+def _file_sha256(path: Path, size: int, changed_ns: int) -> str:
+    """SHA-256 of a file, computed once while its size and time stay: data sets are large."""
+    return sha256_of(path)
 
 
 def _real_image(dataset: ImageDataset, index: int) -> Tensor:

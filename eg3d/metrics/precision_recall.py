@@ -1,4 +1,4 @@
-"""Improved precision and recall: is an image inside the other set's neighbourhoods. Letters: N, M images, F features."""
+"""Improved precision and recall: is an image in the other set's neighbourhoods. Letters: N, M images, F features."""
 
 from __future__ import annotations
 

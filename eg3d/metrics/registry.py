@@ -26,7 +26,7 @@ import torch
 
 from eg3d.data import ImageDataset
 from eg3d.metrics.collect import measured
-from eg3d.metrics.detectors import STAND_IN, load_detector
+from eg3d.metrics.detectors import STAND_IN, detector_identity
 from eg3d.metrics.fid import frechet_distance, moments
 from eg3d.metrics.inception_score import inception_score
 from eg3d.metrics.kid import kernel_distance
@@ -113,9 +113,10 @@ class Step:
 
 
 def steps(metric: Metric, evaluation: Evaluation) -> dict[str, Step]:
-    """The measurements of a metric: "real" where it has reals, "fake" always. Raises ValueError for a data set too small.
+    """The measurements of a metric: "real" where it has reals, "fake" always.
 
-    The cameras of "full" figures come from the data set as it is, mirrored or not.
+    "full" figures take reals and cameras of the data set as it is, never mirrored. Raises ValueError for a data set of
+    fewer than two images.
     """
     name = detector_name(metric, evaluation)
     images = replace(evaluation.images, is_mirrored=evaluation.images.is_mirrored and not metric.is_full)
@@ -143,11 +144,10 @@ def evaluate(
 
     `advance(title of the step, n)` is called after every n samples. Raises ValueError if the detector cannot serve.
     """
-    detector = load_detector(detector_name(metric, evaluation)).identity
+    detector = detector_identity(detector_name(metric, evaluation))
     rows = {}
     planned = steps(metric, evaluation)
-    for role in sorted(planned, reverse=True):  # reals first: they fail sooner
-        step = planned[role]
+    for role, step in planned.items():
 
         def count(samples: int, title: str = step.title) -> None:
             advance(title, samples)

@@ -132,7 +132,7 @@ def _judged(changes: dict[str, list[float]]) -> pd.DataFrame:
     rows = []
     for arm, scores in changes.items():
         for seed, score in enumerate(scores):
-            rest = dict.fromkeys(("roughness", "stray", "holes", "relief"), 0.0)
+            rest = dict.fromkeys(("roughness", "stray", "holes", "relief", "asymmetry"), 0.0)
             rows.append({"arm": arm, "seed": seed, "simulated_score": score, **rest, "reward": 2 * score})
     return pd.DataFrame(rows)[list(before_after.COLUMNS)]
 

@@ -129,6 +129,12 @@ def test_reconstruction_needs_the_heads_parameters(train_config: Make) -> None:
         trainer.objective.reconstruction(bare)
 
 
+def test_depth_supervision_needs_depths(train_config: Make) -> None:
+    trainer = Trainer(train_config(warm_start=WarmStartConfig(reconstruction_kimg=1, depth_weight=1)))
+    with pytest.raises(ValueError, match=r"depths\.npy"):
+        trainer.objective.reconstruction(_draw(trainer))
+
+
 def test_latent_rotation_is_orthogonal_and_fixed() -> None:
     q = latent_rotation(16).double()
     assert torch.allclose(q @ q.T, torch.eye(16, dtype=torch.float64), atol=1e-6)
