@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from eg3d.click_command import OneLineCommand
+from eg3d.click_command import OneLineCommand, switch
 
 
 class Size(click.ParamType):
@@ -35,7 +35,7 @@ class Size(click.ParamType):
     help="Crop before resizing: the central square; or the central part of --resolution's shape, on a black square.",
 )
 @click.option("--resolution", type=Size(), help="Size of the images written, such as 512x512.  [default: as they are]")
-@click.option("--mirror", is_flag=True, help="Also write every image mirrored, with the label of the mirrored camera.")
+@switch("--mirror", help="Also write every image mirrored, with the label of the mirrored camera.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, help="Processes; the bytes do not depend on it.")
 def main(
     source: str,

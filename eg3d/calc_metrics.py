@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eg3d.click_command import OneLineCommand
+from eg3d.click_command import OneLineCommand, switch
 
 if TYPE_CHECKING:
     import torch
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 @click.command(cls=OneLineCommand)
 @click.option("--network", required=True, help="Network file, or a name in checkpoints/manifest.json.")
-@click.option("--metrics", default="fid50k_full", help="Names with commas between; see below.")
+@click.option("--metrics", default="fid50k_full", help="Names with commas between; see above.")
 @click.option("--data", help="Data set, zip or folder.  [default: that of the network's run folder]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of latents, cameras, noise, jitter and subsets.")
-@click.option("--mirror", is_flag=True, help="Add mirrored images and cameras, except for metrics named _full.")
+@switch("--mirror", help="Add mirrored images and cameras, except for metrics named _full.")
 @click.option("--gpus", type=click.IntRange(min=1), default=1, help="Devices, one process each; the CPU counts as any.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or mps.")
 @click.option("--batch", type=click.IntRange(min=1), default=4, help="Images generated together; decides their noise.")
 @click.option(
     "--detector",
     default="auto",
-    help="auto (inception; vgg16 for pr and ppl: as published), inception, vgg16, random_convolutions, module:function.",
+    help="auto (as published: vgg16 for pr and ppl), inception, vgg16, random_convolutions, module:function.",
 )
 @click.option("--net", default="G_ema", help="Which generator of the file.")
 @click.option("--trunc", "psi", type=float, default=1.0, help="Truncation psi; published figures use 1.")
 @click.option("--trunc-cutoff", type=int, help="Layers that truncation changes.  [default: all]")
 @click.option("--noise-mode", type=click.Choice(["random", "const", "none"]), default="random", help="Of the backbone.")
-@click.option("--jitter/--no-jitter", default=True, help="Random places of the samples along rays, as published.")
+@switch("--jitter", default=True, help="Random places of the samples along rays, as published.")
 @click.option("--cache-dir", default="runs/metrics_cache", help="Where measured features are kept.")
 @click.option("--no-cache", is_flag=True, help="Measure everything anew and keep nothing.")
 @click.option("--out", help="Folder for metric-NAME.jsonl.  [default: the network's run folder, if it is in one]")
-@click.option("--verbose/--quiet", default=True, help="Progress bars.")
+@switch("--verbose", default=True, help="Progress bars.")
 def main(**options: Any) -> None:
     """How good a network's images are, as one JSON line a metric on stdout.
 

@@ -28,7 +28,7 @@ def latents(seeds: Iterable[int], z_dim: int = 512) -> Tensor:
 def parse_seeds(text: str) -> list[int]:
     """Seeds of "0,1,4-6": numbers and ranges (both ends included) in the order given.
 
-    Raises ValueError for anything else, for seeds above 2^32 - 1, which the draw cannot take, and for a million of them.
+    Raises ValueError for anything else, for seeds above 2^32 - 1 (the draw takes no more) and for a million or more.
     """
     seeds: list[int] = []
     for part in text.split(","):

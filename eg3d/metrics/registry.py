@@ -44,6 +44,7 @@ KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 SPLITS = 10
 DETECTORS = {"fid": "inception", "kid": "inception", "is": "inception", "pr": "vgg16", "ppl": "vgg16"}
 _NAME = re.compile(r"(?:(?P<kind>fid|kid|is)(?P<n>\d+)(?P<k>k?)|pr(?P<pr_n>\d+)(?P<pr_k>k3)?)(?P<full>_full)?")
+_NO_CLASSES = "{} needs a detector with classes: inception, or one of your own that gives probabilities"
 _PATHS_NAME = re.compile(r"ppl(\d+)(k?)_wend")
 
 
@@ -116,9 +117,11 @@ def steps(metric: Metric, evaluation: Evaluation) -> dict[str, Step]:
     """The measurements of a metric: "real" where it has reals, "fake" always.
 
     "full" figures take reals and cameras of the data set as it is, never mirrored. Raises ValueError for a data set of
-    fewer than two images.
+    fewer than two images, or a detector without the classes that a score needs.
     """
     name = detector_name(metric, evaluation)
+    if metric.kind == "is" and name in (STAND_IN, "vgg16"):
+        raise ValueError(_NO_CLASSES.format(metric.name))
     images = replace(evaluation.images, is_mirrored=evaluation.images.is_mirrored and not metric.is_full)
     if metric.kind == "ppl":
         return {"fake": Step("paths", PathLengths(images, name), metric.num_fakes)}
@@ -170,7 +173,7 @@ def figures(metric: Metric, real: Rows | None, fake: Rows, *, seed: int) -> dict
         return {metric.name: path_length(fake["distances"].numpy())}
     if metric.kind == "is":
         if "probabilities" not in fake:
-            raise ValueError(f"{metric.name} needs a detector with classes (inception); {STAND_IN} and vgg16 have none")
+            raise ValueError(_NO_CLASSES.format(metric.name))
         mean, std = inception_score(fake["probabilities"], num_splits=SPLITS)
         return {f"{metric.name}_mean": mean, f"{metric.name}_std": std}
     assert real is not None

@@ -92,13 +92,16 @@ def test_a_missing_detector_says_where_to_get_it_and_where_to_put_it(
 
 def test_a_run_folder_gives_the_data_and_takes_the_result(capsys, tmp_path, toy_networks, toy_images):
     shutil.copy(toy_networks, tmp_path / "network-snapshot-000001.safetensors")
-    network, rest = tmp_path / "network-snapshot-000001.safetensors", ("--metrics", "pr8", "--no-cache", "--quiet")
+    network, rest = (
+        tmp_path / "network-snapshot-000001.safetensors",
+        ("--metrics", "pr8", "--no-cache", "--verbose=false"),
+    )
     arguments = ("--network", network, *rest, "--detector", "random_convolutions")
     code, _, err = call(capsys, *arguments)
     assert code == 1 and "give --data SET.zip" in err
     (tmp_path / "run.json").write_text("{}")
     (tmp_path / "config.yaml").write_text(f"data: {toy_images}\n")
-    code, out, _ = call(capsys, *arguments, "--gpus", "1", "--mirror", "--trunc", "0.7", "--no-jitter")
+    code, out, _ = call(capsys, *arguments, "--gpus", "1", "--mirror", "--trunc", "0.7", "--jitter=False")
     assert code == 0
     result = json.loads(out)
     assert json.loads((tmp_path / "metric-pr8.jsonl").read_text()) == result
