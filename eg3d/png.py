@@ -38,6 +38,11 @@ def read_pixels(content: bytes) -> np.ndarray:
 
 
 def _is_plain_png(content: bytes) -> bool:
-    """A PNG of 8 bits a channel without palette: for these both readers agree to the bit."""
-    is_png = len(content) >= _HEADER_BYTES and content.startswith(_SIGNATURE)
-    return is_png and content[24] == 8 and content[25] in _CHANNELS
+    """A PNG of 8 bits a channel without palette: for these both readers agree to the bit.
+
+    Sizes that Pillow would warn of or refuse are left to it.
+    """
+    if len(content) < _HEADER_BYTES or not content.startswith(_SIGNATURE):
+        return False
+    num_pixels = int.from_bytes(content[16:20]) * int.from_bytes(content[20:24])
+    return content[24] == 8 and content[25] in _CHANNELS and num_pixels <= (PIL.Image.MAX_IMAGE_PIXELS or 0)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -165,19 +165,27 @@ class GeneratorSession:
 
 
 @dataclass(frozen=True)
-class FakeFeatures:
-    """Features, and class probabilities where the detector has them, of generated images."""
+class _OfGenerated:
+    """What measurements of generated images share."""
 
     images: GeneratedImages
     detector: str
+    kind: ClassVar[str]
 
     @property
     def group(self) -> int:
-        return _group(self.images.batch)
+        return self.images.batch * max(1, GROUP // self.images.batch)
 
     def identity(self, device: torch.device) -> dict[str, Any]:
         detector = detector_identity(self.detector)
-        return {"kind": "features of generated images", "detector": detector, "images": self.images.identity(device)}
+        return {"kind": self.kind, "detector": detector, "images": self.images.identity(device)}
+
+
+@dataclass(frozen=True)
+class FakeFeatures(_OfGenerated):
+    """Features, and class probabilities where the detector has them, of generated images."""
+
+    kind = "features of generated images"
 
     def open(self, device: torch.device) -> Session:
         session, detector = self.images.open(device), load_detector(self.detector, device=device)
@@ -195,24 +203,13 @@ class FakeFeatures:
 
 
 @dataclass(frozen=True)
-class PathLengths:
+class PathLengths(_OfGenerated):
     """Perceptual distance over a step of ppl.EPSILON at the start of straight paths in w, over EPSILON squared.
 
     Both ends share camera, noise and jitter, so that only the code differs. Source: StyleGAN (2018), section 4.1.
     """
 
-    images: GeneratedImages
-    detector: str
-
-    @property
-    def group(self) -> int:
-        return _group(self.images.batch)
-
-    def identity(self, device: torch.device) -> dict[str, Any]:
-        detector = detector_identity(self.detector)
-        return {
-            "kind": "path lengths", "epsilon": ppl.EPSILON, "detector": detector, "images": self.images.identity(device)
-        }  # fmt: skip
+    kind = f"path lengths of step {ppl.EPSILON}"
 
     def open(self, device: torch.device) -> Session:
         session, detector = self.images.open(device), load_detector(self.detector, device=device)
@@ -229,11 +226,6 @@ class PathLengths:
             return {"distances": torch.cat([lengths(part) for part in _batches(samples, self.images.batch)])}
 
         return measure
-
-
-def _group(batch: int) -> int:
-    """Samples of a group: about GROUP, whole batches."""
-    return batch * max(1, GROUP // batch)
 
 
 def _batches(samples: range, batch: int) -> list[range]:

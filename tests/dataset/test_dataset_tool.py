@@ -167,11 +167,22 @@ def test_pixels_are_the_same_with_and_without_pyspng(monkeypatch, mode):
     assert fast.dtype == np.uint8 and fast.shape == (9, 7, 1 if mode in ("L", "LA", "1") else 3)
 
 
+def test_grey_images_are_read_as_colours(tmp_path):
+    with create_archive(tmp_path / "grey.zip") as archive:
+        archive.add_image(encode_png(picture(1, 8, 8, 1)), label(0))
+        archive.finish(recipe={})
+    np.testing.assert_array_equal(
+        ImageDataset(tmp_path / "grey.zip").images([0])[0], picture(1, 8, 8, 1).transpose(2, 0, 1).repeat(3, 0)
+    )
+
+
 def test_unreadable_pixels():
     whole = encode_png(picture(0, 8, 8))
+    huge = bytearray(whole)
+    huge[16:24] = (60_000).to_bytes(4) * 2  # 3.6 thousand million pixels, says the header
     deep = io.BytesIO()
     PIL.Image.fromarray(np.zeros((4, 4), np.uint16)).save(deep, "png")
-    for content in (whole[:40], b"", b"text", deep.getvalue()):
+    for content in (whole[:40], b"", b"text", deep.getvalue(), bytes(huge)):
         with pytest.raises(ValueError) as caught:
             read_pixels(content)
         assert "\n" not in str(caught.value)
