@@ -86,6 +86,20 @@ def split_label(c: Tensor) -> tuple[Tensor, Tensor]:
     return c[:, :16].reshape(-1, 4, 4), c[:, 16:].reshape(-1, 3, 3)
 
 
+_MIRROR = torch.tensor([[-1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # of image coordinates: u -> 1 - u
+
+
+def mirrored_labels(c: Tensor) -> Tensor:
+    """Labels [N, 25] of the horizontally mirrored pictures: the cameras that see the world mirrored at x = 0.
+
+    c2w becomes S c2w S with S = diag(-1, 1, 1, 1); of K the skew changes sign and the principal point its side.
+    """
+    c2w, K = split_label(c)
+    signs = c.new_tensor([-1.0, 1.0, 1.0, 1.0])
+    # Adding 0 makes 0 of -0, so that equal labels are equal bits.
+    return camera_label(signs[:, None] * c2w * signs + 0, _MIRROR.to(c) @ K * signs[:3] + 0)
+
+
 def canonical_label(
     n: int = 1,
     *,

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
+
+from eg3d.png import read_pixels
 
 LABEL_SIZE = 25
 OPTIONAL_ARRAYS = {"codes": (2, "K"), "depths": (3, "H, H")}  # NAME.npy: dimensions, and their names after num_images
@@ -131,13 +132,12 @@ class ImageDataset:
 
     def _pixels(self, name: str) -> np.ndarray:
         try:
-            with PIL.Image.open(io.BytesIO(self._bytes(name))) as image:
-                pixels = np.asarray(image.convert("RGB"))
-        except (OSError, zipfile.BadZipFile) as error:
+            pixels = read_pixels(self._bytes(name))
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{self.path}: {name} is not a readable image ({error})") from None
         if pixels.shape[0] != pixels.shape[1]:
             raise ValueError(f"{self.path}: {name} is {pixels.shape[1]} by {pixels.shape[0]} pixels, expected a square")
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)).transpose(2, 0, 1))
 
 
 @dataclass(frozen=True)
