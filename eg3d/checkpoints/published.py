@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from eg3d.checkpoints.inert_pickle import RefusedPickleError, refuse, shown
 from eg3d.checkpoints.inert_tensors import InertTensor, Storage, as_tensor, strided
@@ -193,17 +192,10 @@ def _placed(config: Config, tensors: Mapping[str, InertTensor | None]) -> dict[s
     return {name: tensors[name] or _zeros(expected[name].shape) for name in expected}
 
 
-class _Unfilled(TorchFunctionMode):
-    """Nobody looks at random initial values here, and drawing them on the meta device costs seconds of imports."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
-
-
 def _expected(config: Config) -> dict[str, Tensor]:
     """State dict of such a network, without memory behind it."""
     try:
-        with torch.device("meta"), _Unfilled():
+        with torch.device("meta"):
             is_generator = isinstance(config, GeneratorConfig)
             module = TriPlaneGenerator(config) if is_generator else DualDiscriminator(config)  # type: ignore[arg-type]
     except ValueError as error:
