@@ -55,10 +55,13 @@ def resolve(path_or_name: str | os.PathLike[str], *, manifest: str | os.PathLike
 def _hint(file: str, manifest: Path) -> str:
     """Where to get a file that the manifest knows by its file name."""
     entries = read_manifest(manifest) if manifest.is_file() else {}
-    for entry in entries.values():
-        if Path(entry["file"]).name == file:
-            return f"get it from {entry['source']} (licence: {entry['licence']}), or "
-    return ""
+    known = [entry for entry in entries.values() if Path(entry["file"]).name == file]
+    return f"{_where(known[0], manifest.parent)}; or " if known else ""
+
+
+def _where(entry: dict[str, Any], folder: Path) -> str:
+    made = f", or make it: {entry['command']}" if entry.get("command") else ""
+    return f"get it from {entry['source']}{made}, and put it at {folder / entry['file']} (licence: {entry['licence']})"
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -70,11 +73,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 def _checked(name: str, entry: dict[str, Any], folder: Path) -> Path:
     path = folder / entry["file"]
     if not path.is_file():
-        made = f", or make it: {entry['command']}" if entry.get("command") else ""
-        raise FileNotFoundError(
-            f"checkpoint {name!r}: {path} is missing; get it from {entry['source']}{made} and put it there "
-            f"(licence: {entry['licence']})"
-        )
+        raise FileNotFoundError(f"checkpoint {name!r}: {path} is missing; {_where(entry, folder)}")
     if entry["sha256"] is None:
         return path
     found = sha256_of(path)

@@ -76,7 +76,7 @@ class PublishedFile:
     def network(self, net: str) -> PublishedNetwork:
         """One network by its name in the file. Raises ValueError when there is none or it does not fit ours."""
         if net not in self.networks:
-            raise ValueError(f"{self.path} holds no network {net!r}; it holds {', '.join(self.networks)}")
+            raise RefusedPickleError(f"{self.path} holds no network {net!r}; it holds {', '.join(self.networks)}")
         try:
             return _network(self.root[net], is_generator=net in GENERATORS, budget=self.path.stat().st_size)
         except RefusedPickleError as error:
@@ -87,8 +87,11 @@ class PublishedFile:
         pipe = self.root.get("augment_pipe")
         if not isinstance(pipe, Record):
             return {}
-        strength = as_tensor(pipe.tensors("_buffers").get("p"))
-        settings = {name: value for name, value in pipe.state.items() if type(value) in (int, float) and name[0] != "_"}
+        try:
+            strength = as_tensor(pipe.tensors("_buffers").get("p"))
+        except RefusedPickleError as error:
+            raise RefusedPickleError(f"{self.path}, augment_pipe: {error}") from None
+        settings = {name: value for name, value in pipe.state.items() if type(value) in (int, float)}
         p = float(strength.tensor()) if strength is not None and strength.numel == 1 else 0.0
         return {"p": p if math.isfinite(p) else 0.0, "settings": _plain(settings)}
 

@@ -116,6 +116,7 @@ def official_names() -> Names:
             refusal="a network of the TensorFlow era, which no EG3D model is; give a pickle of EG3D"
         ),
         ("_codecs", "encode"): Rule(call=_latin_maker()),
+        **{(module, "bytes"): Rule(call=_no_bytes) for module in _BUILTINS},
         **{(module, "set"): Rule(call=_items) for module in _BUILTINS},
         **{(module, "frozenset"): Rule(call=_items) for module in _BUILTINS},
         **{(module, name): Rule() for module in _BUILTINS for name in ("object", "dict")},
@@ -165,6 +166,13 @@ def _latin_maker() -> Any:
         return encoded[text]
 
     return make
+
+
+def _no_bytes(arguments: tuple[Any, ...]) -> bytes:
+    """Protocols 0 to 2 write bytes of length 0 as a call without arguments."""
+    if arguments:
+        refuse("makes bytes by a call")
+    return b""
 
 
 def _empty_dict(arguments: tuple[Any, ...]) -> dict[str, Any]:

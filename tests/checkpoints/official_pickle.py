@@ -12,6 +12,7 @@ import math
 import pickle  # this file writes pickles; nothing here or elsewhere reads one
 import struct
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+
+from eg3d.checkpoints.inert_pickle import RefusedPickleError
 
 PERSISTENT = "torch_utils.persistence", "_reconstruct_persistent_obj"
 HOOKS = ("_backward_hooks", "_forward_hooks", "_forward_pre_hooks", "_state_dict_hooks", "_load_state_dict_pre_hooks")
@@ -347,3 +350,14 @@ def official_file(
     root |= {"D": discriminator_record(D, sources)} if D is not None else {}
     root |= {"G_ema": generator_record(G_ema, sources, **changes)} if G_ema is not None else {}
     return dumps(root | {"augment_pipe": None if p is None else augment_record(sources, p)}, protocol)
+
+
+def refusal(load: Callable[[], Any]) -> str:
+    """The line of a refusal, or "loaded". Every other error passes through, as does a line that is not printable."""
+    try:
+        load()
+    except RefusedPickleError as error:
+        if not str(error).isprintable():
+            raise
+        return str(error)
+    return "loaded"
