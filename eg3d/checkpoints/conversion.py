@@ -78,4 +78,6 @@ def _views(source: Path, networks: dict[str, PublishedNetwork]) -> dict[str, Ten
 
 
 def _view(tensor: InertTensor) -> Tensor:
-    return tensor.view() if tensor.is_contiguous and tensor.numel == tensor.storage.count else tensor.tensor()
+    """A view of the file where the tensor is the whole of its storage, in order; else a copy."""
+    is_whole = tensor.is_contiguous and tensor.numel == tensor.storage.count
+    return tensor.view() if is_whole and not tensor.storage.data.readonly else tensor.tensor()

@@ -8,8 +8,10 @@ Sources: the documented pickle output of torch.save (legacy layout) and numpy.
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +33,7 @@ _NUMPY_STORAGES = {
 }  # fmt: skip
 _SCALARS = {"f4": "<f", "f2": "<e", "f8": "<d", "i8": "<q", "i4": "<i", "i2": "<h", "i1": "<b", "u1": "<B", "b1": "<?"}
 _MAX_DIMENSIONS = 8
+MAX_STORAGES = 20_000  # in one file; a published file with three networks has 448
 _STREAM_LIMITS = Limits(operations=100, text_bytes=1024, depth=4, values=100)
 
 
@@ -176,10 +179,18 @@ _STORAGE_NAMES: Names = {(module, f"{kind}Storage"): Rule() for module in ("torc
 # ---------------------------------------------------------------------------------------------- torch
 
 
-def _load_from_bytes(arguments: tuple[Any, ...]) -> Storage:
-    if len(arguments) != 1:
-        refuse(f"reads a storage with {len(arguments)} arguments instead of one")
-    return read_storage(arguments[0])
+def _storage_reader() -> Callable[[tuple[Any, ...]], Storage]:
+    """_load_from_bytes of one file, which may call it only so often: a storage costs more than an operation."""
+    calls = itertools.count(1)
+
+    def read(arguments: tuple[Any, ...]) -> Storage:
+        if len(arguments) != 1:
+            refuse(f"reads a storage with {len(arguments)} arguments instead of one")
+        if next(calls) > MAX_STORAGES:
+            refuse(f"reads more than {MAX_STORAGES} storages")
+        return read_storage(arguments[0])
+
+    return read
 
 
 def _rebuild_tensor(arguments: tuple[Any, ...]) -> InertTensor:
@@ -281,18 +292,21 @@ def as_tensor(value: Any) -> InertTensor | None:
     return value.tensor if isinstance(value, InertArray) else value if isinstance(value, InertTensor) else None
 
 
-TENSOR_NAMES: Names = {
-    ("torch.storage", "_load_from_bytes"): Rule(call=_load_from_bytes),
-    ("torch._utils", "_rebuild_tensor"): Rule(call=_rebuild_tensor),
-    ("torch._utils", "_rebuild_tensor_v2"): Rule(call=_rebuild_tensor),
-    ("torch._utils", "_rebuild_parameter"): Rule(call=_rebuild_parameter),
-    ("torch._utils", "_rebuild_parameter_with_state"): Rule(call=_rebuild_parameter),
-    ("torch", "Size"): Rule(call=_size),
-    ("torch", "device"): Rule(call=_device),
-    ("numpy", "dtype"): Rule(call=_dtype),
-    ("numpy", "ndarray"): Rule(),
-    **{(f"{numpy}.multiarray", "scalar"): Rule(call=_scalar) for numpy in ("numpy.core", "numpy._core")},
-    **{(f"{numpy}.multiarray", "_reconstruct"): Rule(call=_reconstruct) for numpy in ("numpy.core", "numpy._core")},
-    **{(f"{numpy}.numeric", "_frombuffer"): Rule(call=_frombuffer) for numpy in ("numpy.core", "numpy._core")},
-    **{("torch", str(dtype).removeprefix("torch.")): Rule() for dtype in STORAGES.values()},
-}
+def tensor_names() -> Names:
+    """The part of the closed list that makes tensors, arrays and numbers, for one file."""
+    numpy_versions = ("numpy.core", "numpy._core")
+    return {
+        ("torch.storage", "_load_from_bytes"): Rule(call=_storage_reader()),
+        ("torch._utils", "_rebuild_tensor"): Rule(call=_rebuild_tensor),
+        ("torch._utils", "_rebuild_tensor_v2"): Rule(call=_rebuild_tensor),
+        ("torch._utils", "_rebuild_parameter"): Rule(call=_rebuild_parameter),
+        ("torch._utils", "_rebuild_parameter_with_state"): Rule(call=_rebuild_parameter),
+        ("torch", "Size"): Rule(call=_size),
+        ("torch", "device"): Rule(call=_device),
+        ("numpy", "dtype"): Rule(call=_dtype),
+        ("numpy", "ndarray"): Rule(),
+        **{(f"{numpy}.multiarray", "scalar"): Rule(call=_scalar) for numpy in numpy_versions},
+        **{(f"{numpy}.multiarray", "_reconstruct"): Rule(call=_reconstruct) for numpy in numpy_versions},
+        **{(f"{numpy}.numeric", "_frombuffer"): Rule(call=_frombuffer) for numpy in numpy_versions},
+        **{("torch", str(dtype).removeprefix("torch.")): Rule() for dtype in STORAGES.values()},
+    }

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from eg3d.checkpoints.inert_pickle import Inert, Limits, Names, RefusedPickleError, Rule, read_values, refuse, shown
-from eg3d.checkpoints.inert_tensors import TENSOR_NAMES
+from eg3d.checkpoints.inert_tensors import tensor_names
 
 PERSISTENT_VERSION = 6
 _PLAIN_CLASSES = (
@@ -107,7 +107,7 @@ def _top_level(data: memoryview, limits: Limits | None) -> dict[str, Any]:
 
 
 def official_names() -> Names:
-    """The closed list, with caches of its own: what is costly is done once for a value that a file repeats."""
+    """The closed list for one file: what is costly is counted, or done once for a value that the file repeats."""
     return {
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): Rule(call=_persistent_maker()),
         ("dnnlib.util", "EasyDict"): Rule(new=dict),
@@ -122,7 +122,7 @@ def official_names() -> Names:
         **{(module, name): Rule() for module in _BUILTINS for name in ("object", "dict")},
         **{(module, "_reconstructor"): Rule(call=_reconstructor) for module in ("copyreg", "copy_reg")},
         **{(module, name): Rule(new=functools.partial(_plain, name)) for module, name in _PLAIN_CLASSES},
-        **TENSOR_NAMES,
+        **tensor_names(),
     }
 
 

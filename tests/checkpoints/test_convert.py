@@ -103,6 +103,16 @@ def test_tensors_that_are_shared_or_strided(tmp_path: Path, capsys: pytest.Captu
         assert all(torch.equal(tensors[name], tensor) for name, tensor in G.state_dict().items())
 
 
+@pytest.mark.parametrize("protocol", [0, 2])
+@pytest.mark.filterwarnings("error")
+def test_old_protocols(tmp_path: Path, capsys: pytest.CaptureFixture[str], protocol: int) -> None:
+    G, source, target = generator(), tmp_path / "in.pkl", tmp_path / "out.safetensors"
+    source.write_bytes(official_file(G_ema=G, protocol=protocol))
+    assert run(source, target, capsys=capsys)[::2] == (0, "")
+    tensors = read_tensors(target, "G_ema")
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in G.state_dict().items())
+
+
 def test_overwriting_needs_force(published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "out.safetensors"
     target.write_text("precious")

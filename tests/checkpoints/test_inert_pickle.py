@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from official_pickle import official_file, refusal
 
+from eg3d.checkpoints import inert_tensors
 from eg3d.checkpoints.inert_pickle import Limits, RefusedPickleError, read_values
 from eg3d.checkpoints.inert_tensors import STORAGES, InertArray, InertTensor, as_tensor
 from eg3d.checkpoints.published_records import official_names
@@ -130,6 +131,19 @@ def test_limits(make: Callable[[], bytes], limits: Limits, said: str) -> None:
     read(make())
     with pytest.raises(RefusedPickleError, match=said):
         read(make(), limits)
+
+
+def test_storages_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = pickle.dumps([torch.zeros(1) for _ in range(4)])
+    read(data)
+    monkeypatch.setattr(inert_tensors, "MAX_STORAGES", 3)
+    with pytest.raises(RefusedPickleError, match="reads more than 3 storages"):
+        read(data)
+
+
+def test_lines_of_any_length() -> None:
+    for size in (0, 1, 255, 256, 257, 767, 768, 769, 5000):
+        assert read(b"V" + b"x" * size + b"\n.") == "x" * size
 
 
 @FEW

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from eg3d.checkpoints.store import load_discriminator, load_generator
 from eg3d.generator import CameraConfig, GeneratorConfig, TriPlaneGenerator
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
 from eg3d.rendering.renderer import RenderingConfig
+from eg3d.training.config import TrainConfig
+from eg3d.training.loop import Trainer
 
 CORRECTED = torch.tensor(
     [[[1, 0, 0], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 0, 1], [0, 1, 0]], [[0, 0, 1], [0, 1, 0], [1, 0, 0]]]
@@ -194,6 +197,14 @@ def test_what_else_a_file_says(tmp_path: Path) -> None:
     assert sources["TriPlaneGenerator"] == hashlib.sha256(trace_source("triplane", trace).encode()).hexdigest()
     assert PublishedFile(written(tmp_path, official_file(G_ema=G))).augmentation() == {}
     assert not trace.exists()
+
+
+def test_training_starts_from_a_pickle(tmp_path: Path, train_config: Callable[..., TrainConfig]) -> None:
+    G, D = TriPlaneGenerator(tiny()), DualDiscriminator(tiny_discriminator_config())
+    path = written(tmp_path, official_file(G, D, G_ema=G))
+    trainer = Trainer(train_config(start=str(path)))
+    assert trainer.generator.cfg == G.cfg and trainer.discriminator.cfg == D.cfg
+    assert torch.equal(trainer.average.decoder.net[0].weight, G.decoder.net[0].weight)
 
 
 def test_networks_that_are_not_there(tmp_path: Path) -> None:
