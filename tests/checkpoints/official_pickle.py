@@ -115,10 +115,14 @@ class Writer(pickle._Pickler):  # the Python version, whose steps can be overrid
         elif isinstance(obj, Easy):
             self._new(Global("dnnlib.util", "EasyDict"), obj, obj.items)
             if self.proto >= 2:
-                self._batch_setitems(obj.items.items())
+                self._set_items(obj.items)
         else:
             self._parts(obj.callee, obj.arguments, code=pickle.REDUCE) if isinstance(obj, Call) else self._name(obj)
             self.memoize(obj)
+
+    def _set_items(self, items: dict[str, Any]) -> None:
+        self.write(pickle.MARK)
+        self._parts(*[part for pair in items.items() for part in pair], code=pickle.SETITEMS)
 
     def _name(self, name: Global) -> None:
         if self.proto >= 4:

@@ -40,7 +40,7 @@ def hook(event, arguments):
         return
     seen.append([reading[0].name, event, ascii(arguments)[:200]])
 
-ALLOWED = {"mmap.__new__", "builtins.id"}
+ALLOWED = {"mmap.__new__", "builtins.id", "sys._getframe"}
 sys.addaudithook(hook)
 said = {}
 for path in sorted(folder.glob("*.pkl")):
