@@ -87,7 +87,7 @@ def test_depths_stay_with_their_images(folder: Path) -> None:
     np.save(folder / "depths.npy", depths)
     dataset = ImageDataset(folder)
     batch = next(batches(dataset, 12, seed=9)).to(torch.device("cpu"))
-    half = batch.part(slice(6, 12))
+    half = batch.rows(list(range(6, 12)))
     assert batch.depth is not None
     assert half.depth is not None
     assert torch.equal(half.depth, batch.depth[6:])
