@@ -1,4 +1,7 @@
-"""Train an EG3D generator from a data set: python -m eg3d.train experiment=twin."""
+"""Train an EG3D generator from a data set: python -m eg3d.train experiment=twin.
+
+The flags of EG3D's train.py are understood too: see eg3d/train_flags.py.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,13 @@ from eg3d.training.config import TrainConfig
 def main(cfg: TrainConfig) -> None:
     """Train a generator; run it again after a stop and it continues where it was."""
     from eg3d.training.loop import train
+    from eg3d.training.ranks import is_first_process
 
-    log_to_console()
+    if is_first_process():
+        log_to_console()
     run = train(cfg)
-    print(f"snapshot: {run.snapshot}")
+    if is_first_process():
+        print(f"snapshot: {run.snapshot}")
 
 
 if __name__ == "__main__":

@@ -199,12 +199,11 @@ class _Gates:
 
 def _blits(cfg: AugmentConfig, gate: _Gates, side: int) -> Tensor:
     """Flips, right angles and whole pixels: [N, 3, 3], centred coordinates in image widths."""
-    is_on, side_of_coin = gate(cfg.xflip), gate.uniform() < 0.5
-    sign = 1 - 2 * (is_on & side_of_coin).to(torch.float32)
-    G = _matrix(sign, 0, 0, 1)
+    is_on, coin = gate(cfg.xflip), gate.uniform()
+    G = _matrix(torch.where(is_on & (coin < 0.5), -1.0, 1.0).to(coin), 0, 0, 1)
     is_on, turn = gate(cfg.rotate90), (gate.uniform() * 4).floor()
     turn = torch.where(is_on, turn, 0.0)
-    cos, sin = (turn == 0).float() - (turn == 2).float(), (turn == 1).float() - (turn == 3).float()
+    cos, sin = ((turn == k).to(turn) - (turn == k + 2).to(turn) for k in (0, 1))
     G = _matrix(cos, -sin, sin, cos) @ G
     is_on, move = gate(cfg.xint), [gate.uniform(-cfg.xint_max, cfg.xint_max) for _ in range(2)]
     x, y = (torch.where(is_on, (m * side).round() / side, 0.0) for m in move)
@@ -252,10 +251,11 @@ def _colours(cfg: AugmentConfig, gate: _Gates) -> tuple[Tensor, Tensor]:
 
 
 def _matrix(a, b, c, d, x=0, y=0) -> Tensor:
-    """[N, 3, 3] with rows (a, b, x), (c, d, y), (0, 0, 1); numbers or [N]."""
-    entries = [v if isinstance(v, Tensor) else torch.tensor(float(v)) for v in (a, b, x, c, d, y, 0, 0, 1)]
-    device = next((v.device for v in entries if v.ndim), None)
-    return torch.stack(torch.broadcast_tensors(*[v.to(device) for v in entries]), dim=-1).unflatten(-1, (3, 3))
+    """[N, 3, 3] with rows (a, b, x), (c, d, y), (0, 0, 1) of numbers and tensors [N]."""
+    entries = (a, b, x, c, d, y, 0, 0, 1)
+    like = next(v for v in entries if isinstance(v, Tensor))
+    columns = [v if isinstance(v, Tensor) else torch.full_like(like, v) for v in entries]
+    return torch.stack(columns, dim=-1).unflatten(-1, (3, 3))
 
 
 def _rotation(angle: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ class Trainer:
                 started, shown = now, self.progress.num_images
         if writer is not None:
             writer.close()
-        self.ranks.wait()
+        self.ranks.leave()
         return TrainingRun(self.folder, self.snapshot_path(), self.progress.num_images)
 
     def step(self, real: Batch) -> None:

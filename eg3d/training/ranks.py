@@ -54,10 +54,21 @@ class Ranks:
         if self._fabric is not None:
             self._fabric.barrier()
 
+    def leave(self) -> None:
+        """Take leave of the other processes at the end of the run, so that none ends while another still needs it."""
+        if self._fabric is not None:
+            self._fabric.barrier()
+            torch.distributed.destroy_process_group()
+
 
 def is_launched() -> bool:
     """Whether torchrun started this process beside others."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that speaks to the user, known before the processes have joined."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def join_ranks(device: str) -> Ranks:
