@@ -1,17 +1,24 @@
 """Train an EG3D generator from a data set: python -m eg3d.train experiment=twin.
 
-The flags of EG3D's train.py are understood too: see eg3d/train_flags.py.
+Called with flags of EG3D's train.py (--outdir, --gpus ...) it hands over to eg3d/train_flags.py.
 """
 
 from __future__ import annotations
 
+import sys
+
+from eg3d import train_flags
 from eg3d.entry import entry, log_to_console
 from eg3d.training.config import TrainConfig
 
 
 @entry(config_name="train", schema=TrainConfig)
 def main(cfg: TrainConfig) -> None:
-    """Train a generator; run it again after a stop and it continues where it was."""
+    """Train a generator; run it again after a stop and it continues where it was.
+
+    EG3D's own flags do the same: --outdir, --cfg, --data, --gpus, --batch, --gamma and the others that
+    python -m eg3d.train_flags --help lists. Several processes: torchrun --nproc-per-node=N -m eg3d.train ...
+    """
     from eg3d.training.loop import train
     from eg3d.training.ranks import is_first_process
 
@@ -23,4 +30,7 @@ def main(cfg: TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if train_flags.has_flags(sys.argv[1:]):
+        train_flags.main(sys.argv[1:], prog_name="python -m eg3d.train")
+    else:
+        main()

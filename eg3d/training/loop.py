@@ -33,6 +33,7 @@ from eg3d.training.stats import Stats, StatsWriter
 from eg3d.training.transfer import transfer
 
 log = logging.getLogger(__name__)
+STATE_NAME = "state.safetensors"
 GRID_SEED_OFFSET = 1_000_003  # the sample pictures' own random stream, apart from training's
 
 
@@ -76,7 +77,7 @@ class Trainer:
 
     @property
     def state_path(self) -> Path:
-        return self.folder / "state.safetensors"
+        return self.folder / STATE_NAME
 
     def run(self) -> TrainingRun:
         """Train to `total_kimg`, from the saved state where there is one."""
