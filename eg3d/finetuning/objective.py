@@ -14,7 +14,6 @@ from eg3d.finetuning.config import ConsistencyConfig, FinetuneConfig, RewardTerm
 from eg3d.generator import TriPlaneGenerator
 from eg3d.representations.sigma_field import SigmaFieldConfig, sigma_field, sigma_grid
 from eg3d.training.phases import Draw, Phase, Term
-from eg3d.training.ranks import Ranks
 from eg3d.training.stats import Stats
 
 LOSS_OFFSET = 1e-6  # published: added to the clipped reward loss, without effect on gradients
@@ -55,10 +54,6 @@ class GeometryObjective:
         difference = density_difference(self.generator, self.frozen, draw.z, self.cfg.consistency)
         self.stats.report("Reward/consistency", difference)
         return self.cfg.consistency.weight * difference
-
-    def share_average(self, ranks: Ranks) -> None:
-        """One mean style code for all processes, where each one's reward samples have moved its own."""
-        ranks.average_(self.generator.get_buffer("backbone.mapping.w_avg"))
 
     def terms(self) -> list[Term]:
         """The terms whose weight is not 0, in the order of the log."""
@@ -106,10 +101,9 @@ def add_geometry_terms(phases: list[Phase], objective: GeometryObjective, cfg: F
     if cfg.mode == "joint":
         main = next(phase for phase in phases if phase.name == "Gmain")
         main.terms += terms
-        main.after.append(objective.share_average)
         return
     optimizer = torch.optim.Adam(objective.generator.parameters(), lr=cfg.reward_lr, betas=(0.0, 0.99), eps=1e-8)
-    phases.append(Phase("Ggeometry", objective.generator, optimizer, terms, after=[objective.share_average]))
+    phases.append(Phase("Ggeometry", objective.generator, optimizer, terms))
 
 
 def _consistency_grid(generator: TriPlaneGenerator, z: Tensor, cfg: ConsistencyConfig) -> Tensor:

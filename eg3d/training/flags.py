@@ -214,6 +214,10 @@ def _size_faults(flags: Flags, resolution: int) -> list[str]:
     elif SUPERRESOLUTION_KINDS[kind].img_resolution != resolution:
         made = SUPERRESOLUTION_KINDS[kind].img_resolution
         faults.append(f"sr-module: {kind} makes {made}-pixel images, the data set has {resolution}")
+    per_pass = flags["batch_gpu"] or flags["batch"] // flags["gpus"]
+    if per_pass < flags["mbstd_group"]:
+        faults.append(f"batch-gpu: {per_pass} is below mbstd-group {flags['mbstd_group']}; give at least as much")
+        return faults
     try:
         shared_batch(flags["batch"], flags["batch_gpu"] or 0, num_ranks=flags["gpus"], group=flags["mbstd_group"])
     except ValueError as error:

@@ -74,6 +74,8 @@ class Trainer:
         self.share = shared_batch(
             cfg.batch, cfg.micro_batch, num_ranks=self.ranks.size, group=self.discriminator.cfg.mbstd_group_size
         )
+        if self.share.micro_batch == 1 and cfg.batch > 1:
+            log.info("one image a forward pass: the minibatch-std feature is constant and no cameras are swapped")
 
     @property
     def state_path(self) -> Path:
@@ -222,7 +224,7 @@ class Trainer:
             networks=self._saved_networks(),
             optimizers=self._optimizers(),
             progress=self.progress,
-            extra={"seed": self.cfg.seed, "batch": self.cfg.batch},
+            extra={name: getattr(self.cfg, name) for name in ("seed", "batch", "mirror", "max_images")},
         )
 
     def _draw(self, phase: Phase, real: Batch) -> Draw:
@@ -386,10 +388,11 @@ def status_line(collected: dict[str, dict[str, float]], total_kimg: float) -> st
     kimg, speed = mean["Progress/kimg"], mean["Timing/sec_per_kimg"]
     remaining = max(total_kimg - kimg, 0) * speed
     shown = {name: value for name, value in mean.items() if name.startswith(("Loss/", "Reward/"))}
+    augment = f"  augment {mean['Progress/augment']:.3f}" if "Progress/augment" in mean else ""
     losses = "  ".join(f"{k.removeprefix('Loss/')} {v:.3g}" for k, v in shown.items() if math.isfinite(v))
     return (
         f"tick {mean['Progress/tick']:.0f}  kimg {kimg:.1f}/{total_kimg:g}  sec/kimg {speed:.1f}  "
-        f"mem {mean['Resources/cpu_mem_gb']:.2f} GB  eta {duration(remaining)}  {losses}"
+        f"mem {mean['Resources/cpu_mem_gb']:.2f} GB  eta {duration(remaining)}{augment}  {losses}"
     )
 
 

@@ -44,11 +44,6 @@ class Ranks:
         parts = iter(flat.split([tensor.numel() for tensor in present]))
         return [None if tensor is None else next(parts).view_as(tensor) for tensor in tensors]
 
-    def average_(self, tensor: Tensor) -> None:
-        """Replace a tensor by its mean over all processes."""
-        if self._fabric is not None:
-            tensor.copy_(self.sum(tensor.clone()) / self.size)
-
     def wait(self) -> None:
         """Return when every process has come here."""
         if self._fabric is not None:

@@ -152,8 +152,12 @@ REFUSED = [
     ({"sr_module": "9X"}, "sr-module: '9X' is not one of"),
     ({"sr_module": "2X"}, "sr-module: 2X makes 128-pixel images, the data set has 512"),
     ({"resolution": 64}, "data: .*64-pixel images"),
-    ({"batch": 30}, "batch: 30 does not divide over 8 processes"),
-    ({"batch_gpu": 2}, "batch-gpu: 2 images cut the discriminator's minibatch-std groups of 4; .* or mbstd-group"),
+    ({"batch": 60}, "batch: 60 does not divide over 8 processes"),
+    ({"batch_gpu": 2}, "batch-gpu: 2 is below mbstd-group 4"),
+    (
+        {"batch": 48, "batch_gpu": 6},
+        "batch-gpu: 6 images cut the discriminator's minibatch-std groups of 4; .* mbstd-group",
+    ),
 ]
 
 
