@@ -88,7 +88,10 @@ def seed_views(
 def generate_samples(
     G: TriPlaneGenerator, cfg: SamplesConfig, *, advance: Callable[[], None] = lambda: None
 ) -> Written:
-    """Write seedNNNN.png, and seedNNNN.<format> of the shape, into cfg.outdir; each file appears whole."""
+    """Write seedNNNN.png, and seedNNNN.<format> of the shape, into cfg.outdir; each file appears whole.
+
+    The mapping sees the frontal camera with the same field of view, as published: another fov_deg is another sample.
+    """
     camera = with_fov(G.cfg.camera, cfg.fov_deg)
     labels = torch.cat([camera.label(yaw, PITCH) for yaw in YAWS])
     written = Written()
