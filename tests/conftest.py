@@ -50,7 +50,7 @@ def discriminator_config() -> DiscriminatorConfig:
 
 @pytest.fixture(scope="session")
 def toy_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set folder: 12 random 16-pixel images, cameras on the FFHQ sphere, 5 head parameters each."""
+    """A data set folder: 12 random 16-pixel images, cameras on the FFHQ sphere, 5 head parameters and a depth map each."""
     folder, rng = tmp_path_factory.mktemp("images"), np.random.RandomState(0)
     yaw, pitch = torch.from_numpy(rng.uniform(-0.4, 0.4, (2, NUM_IMAGES))).float()
     labels = CameraConfig().label(yaw, pitch)
@@ -62,6 +62,7 @@ def toy_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = {"labels": [[name, label.tolist()] for name, label in zip(names, labels, strict=True)]}
     (folder / "dataset.json").write_text(json.dumps(table), encoding="utf-8")
     np.save(folder / "codes.npy", rng.randn(NUM_IMAGES, NUM_CODES).astype(np.float32))
+    np.save(folder / "depths.npy", rng.uniform(2.3, 2.8, (NUM_IMAGES, 16, 16)).astype(np.float32))
     return folder
 
 

@@ -75,7 +75,8 @@ def test_the_order_is_by_path_whatever_the_table_says(folder: Path) -> None:
 
 
 def test_codes_and_depths_are_optional(folder: Path) -> None:
-    (folder / "codes.npy").unlink()
+    for name in ("codes.npy", "depths.npy"):
+        (folder / name).unlink()
     assert ImageDataset(folder).codes is None
     assert ImageDataset(folder).depths is None
     batch = next(batches(ImageDataset(folder), 2, seed=0))

@@ -131,8 +131,10 @@ def test_reconstruction_needs_the_heads_parameters(train_config: Make) -> None:
 
 def test_depth_supervision_needs_depths(train_config: Make) -> None:
     trainer = Trainer(train_config(warm_start=WarmStartConfig(reconstruction_kimg=1, depth_weight=1)))
+    draw = toy_draw(trainer)
+    bare = dataclasses.replace(draw, real=dataclasses.replace(draw.real, depth=None))
     with pytest.raises(ValueError, match=r"depths\.npy"):
-        trainer.objective.reconstruction(toy_draw(trainer))
+        trainer.objective.reconstruction(bare)
 
 
 def test_latent_rotation_is_orthogonal_and_fixed() -> None:
