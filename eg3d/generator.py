@@ -18,6 +18,7 @@ from eg3d.networks.synthesis import Backbone
 from eg3d.rendering.planes import sample_planes
 from eg3d.rendering.rays import pixel_rays
 from eg3d.rendering.renderer import RenderingConfig, render_rays
+from eg3d.streams import Rng
 
 SUPERRESOLUTIONS = ("2X", "4X", "8X", "8XDC", "none")
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -221,7 +222,7 @@ class TriPlaneGenerator(nn.Module):
             update_emas=update_emas,
         )
 
-    def planes(self, ws: Tensor, *, noise_mode: str = "const", rng: torch.Generator | None = None) -> Tensor:
+    def planes(self, ws: Tensor, *, noise_mode: str = "const", rng: Rng | None = None) -> Tensor:
         """Tri-planes [N, 3, C, H, W] of style codes. noise_mode: const | none | random (needs rng)."""
         flat = self.backbone.synthesis(ws, noise_mode=noise_mode, rng=rng)
         return flat.unflatten(1, (3, self.cfg.plane_channels))
@@ -249,7 +250,7 @@ class TriPlaneGenerator(nn.Module):
         c: Tensor,
         *,
         neural_rendering_resolution: int | None = None,
-        rng: torch.Generator | None = None,
+        rng: Rng | None = None,
         superresolve: bool = True,
     ) -> dict[str, Tensor]:
         """Images of planes from cameras c [N, 25].
@@ -280,9 +281,7 @@ class TriPlaneGenerator(nn.Module):
                 out["image_raw"] = changed
         return out
 
-    def _superresolve(
-        self, raw: Tensor, features: Tensor, ws: Tensor, rng: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
+    def _superresolve(self, raw: Tensor, features: Tensor, ws: Tensor, rng: Rng | None) -> tuple[Tensor, Tensor]:
         """The final image, and the raw image as the published in-place addition would leave it."""
         if self.superresolution is None:
             size = (self.cfg.img_resolution,) * 2
@@ -296,7 +295,7 @@ class TriPlaneGenerator(nn.Module):
         c: Tensor,
         *,
         noise_mode: str = "const",
-        rng: torch.Generator | None = None,
+        rng: Rng | None = None,
         neural_rendering_resolution: int | None = None,
     ) -> dict[str, Tensor]:
         """Images of style codes from cameras c: `planes`, then `render`."""
@@ -312,7 +311,7 @@ class TriPlaneGenerator(nn.Module):
         truncation_cutoff: int | None = None,
         update_emas: bool = False,
         noise_mode: str = "const",
-        rng: torch.Generator | None = None,
+        rng: Rng | None = None,
         neural_rendering_resolution: int | None = None,
     ) -> dict[str, Tensor]:
         """Images of latents, conditioned on and seen from the same cameras c."""

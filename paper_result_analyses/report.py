@@ -17,11 +17,11 @@ from typing import Any
 
 import pandas as pd
 
+from eg3d.metrics.random_convolutions import FEATURES_NAME
 from eg3d.runs import code_version, versions
 from eg3d.safe_write import write_text
 from eg3d.training.loop import duration
 from paper_result_analyses.measure import before_after, image_change, reward_accuracy, twin_geometry
-from paper_result_analyses.measure.image_features import FEATURES_NAME
 from paper_result_analyses.measure.intervals import Share, wilson
 from paper_result_analyses.measure.tables import read_sidecar, read_table
 from paper_result_analyses.registry import draw_all

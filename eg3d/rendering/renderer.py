@@ -22,6 +22,7 @@ from eg3d.rendering.compositing import (
 from eg3d.rendering.planes import PLANE_AXES
 from eg3d.rendering.rays import RayBundle, box_limits
 from eg3d.rendering.sampling import IMPORTANCE_BINS, importance_depths, stratified_depths
+from eg3d.streams import Rng, normal
 
 # Points [N, P, 3] -> raw density [N, P] and colours in [0, 1] [N, C, P].
 Field = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -41,7 +42,7 @@ class RenderingConfig:
     density_noise: float = 0.0  # standard deviation of noise on the raw density, needs an rng
     plane_axes: str = "xy_xz_zx"  # "xy_xz_zx" as published | "xy_xz_zy" so that one plane sees (y, z)
     importance_bins: str = "published"  # "published" half an interval too near | "centred"
-    depth_clamp: str = "batch"  # depth limits: "batch" as published | "sample"
+    depth_clamp: str = "batch"  # limits of depths, and of rays that miss the box: "batch" as published | "sample"
 
     def validate(self) -> list[str]:
         """All faults, one line each; empty when the configuration is fine."""
@@ -91,14 +92,12 @@ class RenderedRays:
 def ray_limits(rays: RayBundle, cfg: RenderingConfig) -> tuple[Tensor, Tensor]:
     """Near and far distances [N, R] of each ray, world units."""
     if cfg.ray_start == "auto":
-        return box_limits(rays, cfg.box_warp)
+        return box_limits(rays, cfg.box_warp, cfg.depth_clamp)
     like = rays.rays_o[..., 0]
     return torch.full_like(like, float(cfg.ray_start)), torch.full_like(like, float(cfg.ray_end))
 
 
-def render_rays(
-    field: Field, rays: RayBundle, cfg: RenderingConfig, rng: torch.Generator | None = None
-) -> RenderedRays:
+def render_rays(field: Field, rays: RayBundle, cfg: RenderingConfig, rng: Rng | None = None) -> RenderedRays:
     """Render rays through a field. Source: EG3D (2022), section 4; NeRF (2020), section 5.2.
 
     Gradients flow to the field and to the rays, never through the choice of fine distances. With `rng` the draws
@@ -116,9 +115,7 @@ def render_rays(
     return _composite([rgb, rgb_fine], torch.cat([sigma, sigma_fine], -1), torch.cat([t, t_fine], -1), cfg)
 
 
-def _evaluate(
-    field: Field, rays: RayBundle, t: Tensor, density_noise: float, rng: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
+def _evaluate(field: Field, rays: RayBundle, t: Tensor, density_noise: float, rng: Rng | None) -> tuple[Tensor, Tensor]:
     """Raw densities [N, R, S] and colours [N, C, R, S] at distances [N, R, S]."""
     points = rays.rays_o.unsqueeze(2) + t.unsqueeze(-1) * rays.rays_d.unsqueeze(2)
     sigma, rgb = field(points.flatten(1, 2))
@@ -126,7 +123,7 @@ def _evaluate(
     if density_noise > 0:
         if rng is None:
             raise ValueError("rendering.density_noise is above 0: pass an rng, deterministic rendering has no noise")
-        noise = torch.randn((*t.shape, 1), generator=rng, device=rng.device).to(sigma.device)
+        noise = normal((*t.shape, 1), rng).to(sigma.device)
         sigma = sigma + density_noise * noise.flatten(1).view_as(sigma)
     return sigma, rgb
 

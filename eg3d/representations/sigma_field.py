@@ -116,14 +116,34 @@ def sigma_field(
     the decoder's weights. `chunk` bounds the points of one query where points are queried one by one.
     """
     slices = (slice(0, cfg.resolution),) * 3 if whole else slab_slices(cfg)
-    return _sigma_on(G, planes, cfg.resolution, slices, grid=cfg.grid, chunk=chunk)
+    return sigma_part(G, planes, cfg.resolution, slices, grid=cfg.grid, chunk=chunk)
 
 
 def sigma_grid(
     G: TriPlaneGenerator, planes: Tensor, resolution: int, *, grid: str, chunk: int = CHUNK_POINTS
 ) -> Tensor:
     """Raw density of the whole cube, [N, D, D, D] in the order (x, y, z); differentiable as sigma_field is."""
-    return _sigma_on(G, planes, resolution, (slice(0, resolution),) * 3, grid=grid, chunk=chunk)
+    return sigma_part(G, planes, resolution, (slice(0, resolution),) * 3, grid=grid, chunk=chunk)
+
+
+def sigma_part(
+    G: TriPlaneGenerator, planes: Tensor, resolution: int, slices: Slices, *, grid: str, chunk: int = CHUNK_POINTS
+) -> Tensor:
+    """Raw density [N, X, Y, Z] on the part `slices` of the grid, by the separable path where grid and field allow it.
+
+    Differentiable as sigma_field is. Raises ValueError for planes of another rank, an unknown grid or no points.
+    """
+    _check_grid(resolution, grid)
+    if planes.ndim != 5:
+        raise ValueError(
+            f"planes must be [N, 3, C, H, W], got {list(planes.shape)}; pass the output of G.planes(ws) as it is"
+        )
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1 point, got {chunk}")
+    if grid == "exact" and has_separable_density(G, planes):
+        coordinates = _axis_coordinates(resolution, slices, G.cfg.rendering.box_warp, planes.device)
+        return separable_density(G, planes, coordinates)
+    return sigma_by_points(G, planes, resolution, slices, grid=grid, chunk=chunk)
 
 
 def sigma_by_points(
@@ -194,23 +214,6 @@ def seed_slab(G: TriPlaneGenerator, seed: int, cfg: SigmaFieldConfig) -> Tensor:
     c = canonical_label(1, radius=camera.radius, lookat=camera.pivot).to(device)
     ws = G.mapping(z, c, truncation_psi=cfg.psi, truncation_cutoff=cutoff)
     return sigma_field(G, G.planes(ws, noise_mode="const"), cfg)[0].float()
-
-
-def _sigma_on(
-    G: TriPlaneGenerator, planes: Tensor, resolution: int, slices: Slices, *, grid: str, chunk: int
-) -> Tensor:
-    """Density on a part of the grid, by the separable path where grid and field allow it."""
-    _check_grid(resolution, grid)
-    if planes.ndim != 5:
-        raise ValueError(
-            f"planes must be [N, 3, C, H, W], got {list(planes.shape)}; pass the output of G.planes(ws) as it is"
-        )
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1 point, got {chunk}")
-    if grid == "exact" and has_separable_density(G, planes):
-        coordinates = _axis_coordinates(resolution, slices, G.cfg.rendering.box_warp, planes.device)
-        return separable_density(G, planes, coordinates)
-    return sigma_by_points(G, planes, resolution, slices, grid=grid, chunk=chunk)
 
 
 def _axis_coordinates(resolution: int, slices: Slices, box_warp: float, device: torch.device) -> Sequence[Tensor]:

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from dataset_preprocessing.archive import check_archive, create_archive, encode_png, mirror_label
+from dataset_preprocessing.archive import check_archive, create_archive, encode_png
 from eg3d.data import ImageDataset
 
 LABEL = np.arange(25, dtype=np.float32) / 7
@@ -144,13 +144,3 @@ def test_missing_and_foreign_files(tmp_path):
     (tmp_path / "text.zip").write_text("text")
     with pytest.raises(ValueError, match="neither a folder nor a zip"):
         check_archive(tmp_path / "text.zip")
-
-
-def test_mirror_label():
-    mirrored = mirror_label(LABEL)
-    np.testing.assert_array_equal(mirror_label(mirrored), LABEL)
-    flip = np.diag([-1.0, 1.0, 1.0, 1.0])
-    np.testing.assert_allclose(mirrored[:16].reshape(4, 4), flip @ LABEL[:16].reshape(4, 4) @ flip)
-    np.testing.assert_array_equal(mirrored[16:], LABEL[16:])
-    with pytest.raises(ValueError, match="25 numbers"):
-        mirror_label(LABEL[:16])
