@@ -37,7 +37,7 @@ def rankings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = ["seed,roughness,stray,holes,score,relief,asymmetry"]
     for row in rows:
         first = 7 if row.batch % 5 == 0 else 10  # every fifth first place is undeserved
-        lines += [f"{s},0,0,0,{score},0" for s, score in zip(row.seeds, (first, 9, 8), strict=True)]
+        lines += [f"{s},0,0,0,{score},0,0" for s, score in zip(row.seeds, (first, 9, 8), strict=True)]
     (folder / "scores.csv").write_text("\n".join(lines) + "\n")
     return folder / "rankings.csv"
 
