@@ -50,7 +50,7 @@ def discriminator_config() -> DiscriminatorConfig:
 
 @pytest.fixture(scope="session")
 def toy_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set folder: 12 random 16-pixel images, cameras on the FFHQ sphere, 5 head parameters and a depth map each."""
+    """A data set folder: 12 random 16-pixel images, cameras on the FFHQ sphere, head parameters and depth maps."""
     folder, rng = tmp_path_factory.mktemp("images"), np.random.RandomState(0)
     yaw, pitch = torch.from_numpy(rng.uniform(-0.4, 0.4, (2, NUM_IMAGES))).float()
     labels = CameraConfig().label(yaw, pitch)
