@@ -34,6 +34,12 @@ class Decoder(nn.Module):
         """Raw density [N, P] alone: one row of the last layer, the same numbers as `forward` gives."""
         return self._affine(2, self._hidden(features), rows=1)[:, 0]
 
+    def density_weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights of the raw density with all gains applied: w1 [H, C], b1 [H], w2 [H], b2 []; differentiable."""
+        first, _, second = self.net
+        w1, b1 = first.weight * first.weight_gain, first.bias * first.bias_gain
+        return w1, b1, second.weight[0] * second.weight_gain, second.bias[0] * second.bias_gain
+
     def _hidden(self, features: Tensor) -> Tensor:
         return F.softplus(self._affine(0, features))
 
