@@ -40,22 +40,20 @@ def _runner(
     resolution: int,
     slices: reference.Slices,
     grid: str,
-) -> Callable[[], harness.Outputs]:
+) -> harness.Run:
     planes, weights = (
         random_planes(device),
         [w.detach().requires_grad_() for w in random_decoder(device).density_weights()],
     )
     options = {"resolution": resolution, "slices": slices, "grid": grid, "box_warp": 1.0, "plane_axes": "xy_xz_zx"}
-    upstream = None
 
-    def run() -> harness.Outputs:
-        nonlocal upstream
+    def run(dtype: torch.dtype) -> harness.Outputs:
+        inputs = [t.detach().to(dtype).requires_grad_() for t in (planes, *weights)]
         with torch.set_grad_enabled(passes == "forward_backward"):
-            value = function(planes, *weights, **options)
+            value = function(*inputs, **options)
         if passes == "forward":
             return [value]
-        upstream = torch.ones_like(value) if upstream is None else upstream
-        return [value.detach(), *torch.autograd.grad(value, [planes, *weights], upstream)]
+        return [value.detach(), *torch.autograd.grad(value, inputs, torch.ones_like(value))]
 
     return run
 

@@ -15,9 +15,10 @@ from eg3d.cameras import LABEL_SIZE, camera_label, intrinsics, lookat_c2w, split
 from eg3d.networks.decoder import Decoder
 from eg3d.networks.superresolution import SuperResolution
 from eg3d.networks.synthesis import Backbone
+from eg3d.ops.render_rays.op import render_rays
 from eg3d.rendering.planes import sample_planes
 from eg3d.rendering.rays import pixel_rays
-from eg3d.rendering.renderer import RenderingConfig, render_rays
+from eg3d.rendering.renderer import RenderingConfig
 
 SUPERRESOLUTIONS = ("2X", "4X", "8X", "8XDC", "none")
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -283,9 +284,7 @@ class TriPlaneGenerator(nn.Module):
         """
         side = neural_rendering_resolution or self.neural_rendering_resolution
         rays = pixel_rays(*split_label(c), side)
-        rendered = render_rays(
-            lambda points: self.decoder(self._features(planes, points)), rays, self.cfg.rendering, rng
-        )
+        rendered = render_rays(planes, *self.decoder.weights(), rays, self.cfg.rendering, rng)
         features = rendered.rgb.unflatten(-1, (side, side))
         raw = features[:, :3]
         out = {

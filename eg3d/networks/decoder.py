@@ -36,9 +36,14 @@ class Decoder(nn.Module):
 
     def density_weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Weights of the raw density with all gains applied: w1 [H, C], b1 [H], w2 [H], b2 []; differentiable."""
+        w1, b1, w2, b2 = self.weights()
+        return w1, b1, w2[0], b2[0]
+
+    def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All weights with gains applied: w1 [H, C], b1 [H], w2 [1 + F, H] (density first), b2 [1 + F]."""
         first, _, second = self.net
         w1, b1 = first.weight * first.weight_gain, first.bias * first.bias_gain
-        return w1, b1, second.weight[0] * second.weight_gain, second.bias[0] * second.bias_gain
+        return w1, b1, second.weight * second.weight_gain, second.bias * second.bias_gain
 
     def _hidden(self, features: Tensor) -> Tensor:
         return F.softplus(self._affine(0, features))

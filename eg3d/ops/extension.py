@@ -131,7 +131,7 @@ def _build(device: str, sources: list[Path], folder: Path, path: Path) -> None:
     try:
         cpp_extension.load(
             name,
-            [str(source) for source in sources],
+            [str(_named_apart(source, scratch)) for source in sources],
             extra_cflags=list(CPU_FLAGS),
             extra_cuda_cflags=list(CUDA_FLAGS),
             extra_ldflags=["-fopenmp"] if device == "cpu" else [],
@@ -142,6 +142,13 @@ def _build(device: str, sources: list[Path], folder: Path, path: Path) -> None:
         os.replace(next(scratch.glob(f"{name}*.so")), path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _named_apart(source: Path, folder: Path) -> Path:
+    """A file of a name of its own that includes `source`: the builder names objects by the file's name alone."""
+    path = folder / f"{source.parent.name}_{source.name}"
+    path.write_text(f'#include "{source.as_posix()}"\n')
+    return path
 
 
 @contextmanager

@@ -44,7 +44,7 @@ inline std::vector<std::vector<Part>> table_parts(bool corrected) {
 template <class T>
 void gather_window(const T* data, const Layout& l, const std::vector<Part>& parts, const Window& w, T* out, int threads) {
   const int64_t width = padded<T>(l.channels), block = 32;
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
   for (int64_t r0 = 0; r0 < w.rows; r0 += block) {
     const int64_t r1 = std::min(r0 + block, w.rows);
     memset(out + r0 * w.cols * width, 0, size_t((r1 - r0) * w.cols * width) * sizeof(T));
@@ -89,7 +89,7 @@ void scatter_window(const T* grad, const Layout& l, const Part& part, const Wind
   const int64_t left = std::max<int64_t>(0, first_w), right = std::min(l.side, first_w + num_w);
   const bool is_channel_last = l.stride_c == 1;
   const int64_t block = is_channel_last ? 1 : 32;
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
   for (int64_t h0 = 0; h0 < l.side; h0 += block)
     for (int64_t c0 = 0; c0 < l.channels; c0 += 16) {
       const int64_t h1 = std::min(h0 + block, l.side), c1 = std::min(c0 + 16, l.channels);

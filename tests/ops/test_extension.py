@@ -78,8 +78,6 @@ def test_unknown_setting_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_gist_of_a_build_log_is_its_first_error() -> None:
-    log = (
-        "Error building extension 'x': [1/2] c++ -O3 a.cpp\nFAILED: a.o\na.cpp:3:1: error: 'foo' was not declared\n"
-    )
+    log = "Error building extension 'x': [1/2] c++ -O3 a.cpp\nFAILED: a.o\na.cpp:3:1: error: 'foo' was not declared\n"
     assert extension.gist(log) == "a.cpp:3:1: error: 'foo' was not declared"
     assert extension.gist("") == "no message"

@@ -125,7 +125,7 @@ struct Table {
 #pragma omp parallel num_threads(int(s.threads))
     {
       Buffer<T> space(cols.count() * w.width);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic, 4)
       for (int64_t a = 0; a < rows.count(); ++a) {
         const T* features = row_features(texels.get(), rows, cols, a, w.width, space.get());
         T* out = at(a, 0, w.units);
@@ -146,7 +146,7 @@ struct Table {
   }
 
   void exponentiate(int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1024)
     for (int64_t i = 0; i < values.size(); i += WIDTH<T>) store(values.get() + i, exp2(load(values.get() + i)));
   }
 
@@ -158,7 +158,7 @@ struct Table {
 #pragma omp parallel num_threads(int(s.threads))
     {
       Buffer<T> space(n * w.width);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
       for (int64_t stripe = 0; stripe < stripes; ++stripe)
         for (int64_t a = rows.count() * stripe / stripes; a < rows.count() * (stripe + 1) / stripes; ++a) {
           const T* g = grad.get() + a * n * w.units;
@@ -187,7 +187,7 @@ struct Table {
       return texels.get();
     }
     const int64_t n = cols.count();
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
     for (int64_t r = 0; r < rows.texels; ++r) {
       T* to = texels.get() + r * cols.texels * width;
       memset(to, 0, size_t(cols.texels * width) * sizeof(T));
@@ -517,7 +517,7 @@ struct Pass {
     }
   }
   void add(const Buffer<T>& from, T* to) const {
-#pragma omp parallel for num_threads(int(s.threads)) schedule(static)
+#pragma omp parallel for num_threads(int(s.threads)) schedule(dynamic, 1024)
     for (int64_t i = 0; i < from.size(); i += WIDTH<T>) store(to + i, vec<T>(load(to + i) + load(from.get() + i)));
   }
 };
