@@ -6,6 +6,7 @@ Shape letters: N batch, P points, C plane channels, F feature channels, R neural
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,8 @@ from eg3d.cameras import LABEL_SIZE, camera_label, intrinsics, lookat_c2w, split
 from eg3d.networks.decoder import Decoder
 from eg3d.networks.superresolution import SuperResolution
 from eg3d.networks.synthesis import Backbone
+from eg3d.ops.density_points.op import density_points, field_points
 from eg3d.ops.render_rays.op import render_rays
-from eg3d.rendering.planes import sample_planes
 from eg3d.rendering.rays import pixel_rays
 from eg3d.rendering.renderer import RenderingConfig
 
@@ -253,16 +254,15 @@ class TriPlaneGenerator(nn.Module):
 
         No density noise. Gradients flow to planes, points and decoder. Split long lists of points outside.
         """
-        sigma, rgb = self.decoder(self._features(planes, points))
+        sigma, rgb = field_points(planes, points, *self.decoder.weights(), **self._geometry())
         return {"sigma": sigma.unsqueeze(-1), "rgb": rgb.transpose(1, 2)}
 
     def sigma(self, planes: Tensor, points: Tensor) -> Tensor:
         """Raw density [N, P, 1] alone: the numbers of `field`, without the colour outputs."""
-        return self.decoder.sigma(self._features(planes, points)).unsqueeze(-1)
+        return density_points(planes, points, *self.decoder.density_weights(), **self._geometry()).unsqueeze(-1)
 
-    def _features(self, planes: Tensor, points: Tensor) -> Tensor:
-        rendering = self.cfg.rendering
-        return sample_planes(planes, points, box_warp=rendering.box_warp, plane_axes=rendering.plane_axes)
+    def _geometry(self) -> dict[str, Any]:
+        return {"box_warp": self.cfg.rendering.box_warp, "plane_axes": self.cfg.rendering.plane_axes}
 
     def render(
         self,

@@ -152,6 +152,19 @@ struct Tables {
   }
 };
 
+// The sum over threads of their gradient tables, in the first one.
+template <class T>
+const std::vector<Buffer<T>>& sum_tables(const std::vector<std::vector<Buffer<T>>>& parts, int64_t size, int threads) {
+  for (size_t table = 0; table < parts[0].size(); ++table) {
+    T* to = parts[0][table].get();
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 4096)
+    for (int64_t i = 0; i < size; i += WIDTH<T>)
+      for (size_t part = 1; part < parts.size(); ++part)
+        store(to + i, vec<T>(load(to + i) + load(parts[part][table].get() + i)));
+  }
+  return parts[0];
+}
+
 // Values of up to `capacity` samples on their way through the decoder.
 template <class T>
 struct Block {

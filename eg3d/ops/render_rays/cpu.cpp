@@ -270,14 +270,7 @@ void backward(const RaySpec& s, const Inputs<T>& in, const T* kept_t, const T* g
         d_decoder[size_t(part)].flush();
       }
     }
-    for (size_t k = 0; k < tables.parts.size(); ++k) {
-      T* to = d_tables[0][k].get();
-#pragma omp parallel for num_threads(int(s.threads)) schedule(dynamic, 4096)
-      for (int64_t i = 0; i < tables.size(); i += WIDTH<T>)
-        for (size_t part = 1; part < size_t(sums); ++part)
-          store(to + i, vec<T>(load(to + i) + load(d_tables[part][k].get() + i)));
-    }
-    tables.backward(d_tables[0], d_planes + item * s.stride_n, int(s.threads));
+    tables.backward(sum_tables(d_tables, tables.size(), int(s.threads)), d_planes + item * s.stride_n, int(s.threads));
   }
   double* d_b1 = d_weights + s.hidden * s.channels;
   double *d_w2 = d_b1 + s.hidden, *d_b2 = d_w2 + (1 + s.features) * s.hidden;
