@@ -17,8 +17,8 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -45,8 +45,8 @@ def mode() -> str:
     return value
 
 
-def library(like: Tensor) -> ctypes.CDLL | None:
-    """The native library for the device of `like`, or None where the reference is to run.
+def library(like: Tensor, operation: str) -> ctypes.CDLL | None:
+    """The native library for `operation` on the device of `like`, or None where the reference is to run.
 
     Raises RuntimeError if EG3D_OPS=native and there is none.
     """
@@ -54,6 +54,8 @@ def library(like: Tensor) -> ctypes.CDLL | None:
     if setting == "reference":
         return None
     loaded, fault = _library(like.device.type)
+    if loaded is not None and not hasattr(loaded, f"{operation}_forward_f32"):
+        loaded, fault = None, f"{operation} has no kernel for {like.device.type}"
     if loaded is None and setting == "native":
         raise RuntimeError(f"EG3D_OPS=native, but {fault}; install what is missing or set EG3D_OPS=auto")
     return loaded
@@ -69,14 +71,30 @@ def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-@contextmanager
-def launched_on(tensor: Tensor) -> Iterator[tuple[ctypes.c_void_p, ...]]:
-    """Makes the device of `tensor` current; gives the last argument of its kernels: the CUDA stream, none on a CPU."""
-    if tensor.device.type != "cuda":
-        yield ()
+def call(
+    native: ctypes.CDLL, operation: str, step: str, spec: ctypes.Structure, tensors: Sequence[Tensor | None]
+) -> None:
+    """Run `operation`_`step`_f32 or _f64 on tensors of one device, the first of which names device and type.
+
+    GPU libraries get a workspace and the current stream as well, and report what went wrong with a launch.
+    """
+    first = tensors[0]
+    assert first is not None
+    end = suffix(first.dtype)
+    function, pointers = getattr(native, f"{operation}_{step}_{end}"), [pointer(tensor) for tensor in tensors]
+    sizes = getattr(native, f"{operation}_workspace_{end}", None)
+    if sizes is None:
+        function(ctypes.byref(spec), *pointers)
         return
-    with torch.cuda.device(tensor.device):
-        yield (ctypes.c_void_p(torch.cuda.current_stream().cuda_stream),)
+    sizes.restype = function.restype = ctypes.c_int64
+    workspace = first.new_empty(sizes(ctypes.byref(spec), ctypes.c_int64(step == "backward")))
+    stream = torch.cuda.current_stream(first.device).cuda_stream if first.is_cuda else None
+    with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
+        code = function(ctypes.byref(spec), *pointers, pointer(workspace), ctypes.c_void_p(stream))
+    if code != 0:
+        raise RuntimeError(
+            f"{operation} {step} on {first.device}: CUDA error {code} at launch; EG3D_OPS=reference avoids it"
+        )
 
 
 @functools.cache

@@ -32,7 +32,7 @@ def both(inputs: list[Tensor], **options: Any) -> tuple[list[Tensor], list[Tenso
     for function in (density_grid, reference.density_grid):
         value = function(*inputs, **options)
         upstream = torch.randn(value.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        results.append([value, *torch.autograd.grad(value, inputs, upstream.to(value.dtype))])
+        results.append([value, *torch.autograd.grad(value, inputs, upstream.to(value))])
     return results[0], results[1]
 
 

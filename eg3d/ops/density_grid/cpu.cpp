@@ -382,7 +382,7 @@ struct Pass {
 
   // ----------------------------------------------------------------------------------------------- backward
   // Gradients to the tables without w2, and `log_sums` [H]: the gradient of w2 over ln 2.
-  template <int NV, bool HAS_E, bool NEEDS_W2>
+  template <int NV, bool HAS_E>
   void backward_separable(int64_t x, const T* grad, T* grad_e, double* log_sums) const {
     const int64_t units = w.units, nv = NV ? NV : units / WIDTH<T>;
     constexpr int W = WIDTH<T>;
@@ -403,10 +403,10 @@ struct Pass {
           vec<T> p = load(row_a + v * W) * load(row_b + v * W);
           if (HAS_E) p *= load(row_e + v * W);
           const vec<T> r = slope_of_exp<T>(p) * g;
-          const vec<T> soft = NEEDS_W2 ? vec<T>(softplus_of_exp<T>(p) * g) : vec<T>{};
+          const vec<T> soft = softplus_of_exp<T>(p) * g;
           if (NV) {
             sum_a[v] += r;
-            if (NEEDS_W2) sum_w[v] += soft;
+            sum_w[v] += soft;
           } else {
             store(space.get() + v * W, vec<T>(load(space.get() + v * W) + r));
             store(space.get() + units + v * W, vec<T>(load(space.get() + units + v * W) + soft));
@@ -424,11 +424,11 @@ struct Pass {
         store(space.get() + units + v * W, sum_w[v]);
       }
       std::copy(space.get(), space.get() + units, a->grad.get() + (x * Y + y) * units);
-      for (int64_t h = 0; NEEDS_W2 && h < units; ++h) log_sums[h] += space[units + h];
+      for (int64_t h = 0; h < units; ++h) log_sums[h] += space[units + h];
     }
   }
 
-  template <int NV, bool HAS_E, bool NEEDS_W2>
+  template <int NV, bool HAS_E>
   void backward_general(int64_t x, const T* grad, T* grad_a, T* grad_b, T* grad_e, double* log_sums) const {
     const int64_t units = w.units, nv = NV ? NV : units / WIDTH<T>, ends = s.is_skewed ? 2 : 1;
     constexpr int W = WIDTH<T>;
@@ -450,10 +450,8 @@ struct Pass {
               const vec<T> h = hidden(block, i, k), p = exp2(h), q = p + T(1);
               const vec<T> ratio = p * reciprocal(q);
               const vec<T> slope = (h > THRESHOLD<T> ? fill<T>(1) : ratio) * g[i];
-              if (NEEDS_W2) {
-                const vec<T> soft = log2(q);
-                log_sum += (h > THRESHOLD<T> ? h : soft) * g[i];
-              }
+              const vec<T> soft = log2(q);
+              log_sum += (h > THRESHOLD<T> ? h : soft) * g[i];
               for (int c = 0; c < 4; ++c) corner[c] += slope * block.share_a[c][i];
               for (int64_t end = 0; end < ends; ++end) {
                 T* to = grad_b + run.offset_b[end] + k * units + at;
@@ -468,11 +466,11 @@ struct Pass {
               T* to = grad_a + run.offset_a[c] + at;
               store(to, vec<T>(load(to) + corner[c]));
             }
-            if (NEEDS_W2) store(sums.get() + at, vec<T>(load(sums.get() + at) + log_sum));
+            store(sums.get() + at, vec<T>(load(sums.get() + at) + log_sum));
           }
         }
       }
-      for (int64_t h = 0; NEEDS_W2 && h < units; ++h) log_sums[h] += sums[h];
+      for (int64_t h = 0; h < units; ++h) log_sums[h] += sums[h];
     }
   }
 
@@ -485,7 +483,7 @@ struct Pass {
     return {std::max<int64_t>(0, first - 1), std::min(a->rows.count(), last + 3)};
   }
 
-  template <int NV, bool HAS_E, bool NEEDS_W2>
+  template <int NV, bool HAS_E>
   void backward_all(const T* grad, double* log_sums) const {
     const int64_t units = w.units, stripes = num_stripes(), row_a = a->cols.count() * units, row_b = Z * units;
     a->grad.resize(a->values.size()), b->grad.resize(b->values.size());
@@ -503,9 +501,9 @@ struct Pass {
       double* log_sum = logs.data() + stripe * units;
       for (int64_t x = begin; x < end; ++x) {
         if (is_separable)
-          backward_separable<NV, HAS_E, NEEDS_W2>(x, grad, pe.get(), log_sum);
+          backward_separable<NV, HAS_E>(x, grad, pe.get(), log_sum);
         else
-          backward_general<NV, HAS_E, NEEDS_W2>(x, grad, pa.get() - low * row_a, pb.get() - low * row_b, pe.get(), log_sum);
+          backward_general<NV, HAS_E>(x, grad, pa.get() - low * row_a, pb.get() - low * row_b, pe.get(), log_sum);
       }
     }
     if (!is_separable) a->grad.clear(), b->grad.clear();
@@ -583,7 +581,7 @@ void forward(const GridSpec& s, const T* planes, const T* w1, const T* b1, const
 
 template <class T>
 void backward(const GridSpec& s, const T* planes, const T* w1, const T* b1, const T* w2, const T* grad, T* d_planes,
-              T* d_w1, T* d_b1, T* d_w2, int64_t needs_w2) {
+              T* d_w1, T* d_b1, T* d_w2) {
   const Weights<T> w(s, w1, b1, w2);
   Field<T> f(s, w);
   std::vector<double> sum_w1(size_t(w.channels * w.units), 0), sum_b1(size_t(w.units), 0), logs(size_t(w.units), 0);
@@ -593,8 +591,7 @@ void backward(const GridSpec& s, const T* planes, const T* w1, const T* b1, cons
     by_width<T>(w.units, s.is_corrected, [&](auto nv, auto has_e) {
       constexpr int NV = decltype(nv)::value;
       constexpr bool HAS_E = decltype(has_e)::value;
-      needs_w2 ? f.pass.template backward_all<NV, HAS_E, true>(g, logs.data())
-               : f.pass.template backward_all<NV, HAS_E, false>(g, logs.data());
+      f.pass.template backward_all<NV, HAS_E>(g, logs.data());
     });
     for (Table<T>* table : {&f.a, &f.b, f.pass.e})
       if (table) table->backward(s, w, f.layout, d_planes + n * s.stride_n, sum_w1.data(), sum_b1.data());
@@ -614,9 +611,8 @@ void backward(const GridSpec& s, const T* planes, const T* w1, const T* b1, cons
     forward<T>(*s, planes, w1, b1, w2, b2, out);                                                                       \
   }                                                                                                                    \
   extern "C" void density_grid_backward_##suffix(const GridSpec* s, const T* planes, const T* w1, const T* b1,         \
-                                                 const T* w2, const T* grad, T* d_planes, T* d_w1, T* d_b1, T* d_w2,   \
-                                                 int64_t needs_w2) {                                                   \
-    backward<T>(*s, planes, w1, b1, w2, grad, d_planes, d_w1, d_b1, d_w2, needs_w2);                                   \
+                                                 const T* w2, const T* grad, T* d_planes, T* d_w1, T* d_b1, T* d_w2) { \
+    backward<T>(*s, planes, w1, b1, w2, grad, d_planes, d_w1, d_b1, d_w2);                                             \
   }
 DENSITY_GRID(float, f32)
 DENSITY_GRID(double, f64)

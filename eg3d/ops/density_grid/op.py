@@ -57,7 +57,7 @@ def density_grid(
         "chunk": chunk,
     }
     is_native_grid = grid == "exact" or resolution**3 <= EXACT_FLOAT32_INDEX
-    if is_native_grid and extension.library(planes) is not None:
+    if is_native_grid and extension.library(planes, "density_grid") is not None:
         return _DensityGrid.apply(*inputs, options)
     return _by_reference(inputs, options)
 
@@ -112,18 +112,14 @@ class _DensityGrid(torch.autograd.Function):
         planes, grad = dense_planes(planes), grad.contiguous()
         weights = [w.contiguous() for w in (w1, b1, w2)]
         grads = [torch.empty_like(planes), *(torch.empty_like(w) for w in weights)]
-        needs_w2 = ctypes.c_int64(ctx.needs_input_grad[3])
-        _call("backward", planes, [*weights, grad, *grads], len(w1), ctx.options, needs_w2)
+        _call("backward", planes, [*weights, grad, *grads], len(w1), ctx.options)
         return (*grads, grad.sum(), None)
 
 
-def _call(step: str, planes: Tensor, tensors: list[Tensor], hidden: int, options: dict[str, Any], *extra: Any) -> None:
-    native = extension.library(planes)
+def _call(step: str, planes: Tensor, tensors: list[Tensor], hidden: int, options: dict[str, Any]) -> None:
+    native = extension.library(planes, "density_grid")
     assert native is not None
-    function = getattr(native, f"density_grid_{step}_{extension.suffix(planes.dtype)}")
-    spec = _spec(planes, hidden, options)
-    with extension.launched_on(planes) as stream:
-        function(ctypes.byref(spec), *map(extension.pointer, (planes, *tensors)), *extra, *stream)
+    extension.call(native, "density_grid", step, _spec(planes, hidden, options), [planes, *tensors])
 
 
 def _differentiable_gradients(

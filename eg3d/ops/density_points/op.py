@@ -70,7 +70,7 @@ def _field(
     inputs, points = [planes, *(w.to(kind) for w in (w1, b1, w2, b2))], points.to(kind)
     options = {"box_warp": box_warp, "plane_axes": plane_axes}
     is_worth_it = points.shape[1] >= FEWEST_POINTS_PER_TEXEL * planes.shape[-1] ** 2
-    if is_worth_it and not points.requires_grad and extension.library(planes) is not None:
+    if is_worth_it and not points.requires_grad and extension.library(planes, "field_points") is not None:
         sigma, rgb = _FieldPoints.apply(*inputs, points, options)
         return sigma, rgb.transpose(1, 2)
     return reference.field_points(planes, points, *inputs[1:], **options)
@@ -131,12 +131,10 @@ class _FieldPoints(torch.autograd.Function):
 
 def _launch(step: str, inputs: list[Tensor], options: dict[str, Any], tensors: list[Tensor]) -> None:
     planes, w2, points = inputs[0], inputs[3], inputs[5]
-    native = extension.library(planes)
+    native = extension.library(planes, "field_points")
     assert native is not None
-    function = getattr(native, f"field_points_{step}_{extension.suffix(planes.dtype)}")
     n, _, channels, side, _ = planes.shape
     sizes = (n, points.shape[1], channels, w2.shape[1], len(w2) - 1, side, *planes.stride())
     is_corrected = options["plane_axes"] == "xy_xz_zy"
     spec = _PointSpec(*sizes, is_corrected, torch.get_num_threads(), options["box_warp"])
-    with extension.launched_on(planes) as stream:
-        function(ctypes.byref(spec), *map(extension.pointer, (*inputs, *tensors)), *stream)
+    extension.call(native, "field_points", step, spec, [*inputs, *tensors])

@@ -280,15 +280,18 @@ void backward(const RaySpec& s, const Inputs<T>& in, const T* kept_t, const T* g
 }  // namespace
 
 // d_weights: w1, b1, w2, b2 one after the other, cleared by the caller.
+#define INPUTS(T)                                                                                               \
+  const RaySpec *s, const T *planes, const T *w1, const T *b1, const T *w2, const T *b2, const T *origins,      \
+      const T *directions, const T *near, const T *far, const T *jitter, const T *importance
 #define RENDER_RAYS(T, suffix)                                                                                         \
-  extern "C" void render_rays_forward_##suffix(const RaySpec* s, const Inputs<T>* in, T* rgb, T* total, T* depth_sum,  \
-                                               T* spread, T* kept_t) {                                                 \
-    forward<T>(*s, *in, rgb, total, depth_sum, spread, kept_t);                                                        \
+  extern "C" void render_rays_forward_##suffix(INPUTS(T), T* rgb, T* total, T* depth_sum, T* spread, T* kept_t) {      \
+    const Inputs<T> in{planes, w1, b1, w2, b2, origins, directions, near, far, jitter, importance};                    \
+    forward<T>(*s, in, rgb, total, depth_sum, spread, kept_t);                                                         \
   }                                                                                                                    \
-  extern "C" void render_rays_backward_##suffix(const RaySpec* s, const Inputs<T>* in, const T* kept_t,                \
-                                                const T* g_rgb, const T* g_total, const T* g_depth, const T* g_spread, \
-                                                T* d_planes, double* d_weights) {                                      \
-    backward<T>(*s, *in, kept_t, g_rgb, g_total, g_depth, g_spread, d_planes, d_weights);                              \
+  extern "C" void render_rays_backward_##suffix(INPUTS(T), const T* kept_t, const T* g_rgb, const T* g_total,          \
+                                                const T* g_depth, const T* g_spread, T* d_planes, double* d_weights) { \
+    const Inputs<T> in{planes, w1, b1, w2, b2, origins, directions, near, far, jitter, importance};                    \
+    backward<T>(*s, in, kept_t, g_rgb, g_total, g_depth, g_spread, d_planes, d_weights);                               \
   }
 RENDER_RAYS(float, f32)
 RENDER_RAYS(double, f64)

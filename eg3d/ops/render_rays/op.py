@@ -53,7 +53,7 @@ def render_rays(
     weights = [w.to(kind) for w in (w1, b1, w2, b2)]
     rays = RayBundle(rays.rays_o.to(kind), rays.rays_d.to(kind))
     is_native = not (cfg.density_noise > 0 or rays.rays_o.requires_grad or rays.rays_d.requires_grad)
-    if is_native and extension.library(planes) is not None:
+    if is_native and extension.library(planes, "render_rays") is not None:
         return _native(planes, weights, rays, cfg, draws)
     return reference.render_rays(planes, *weights, rays, cfg, draws)
 
@@ -174,14 +174,10 @@ def _dense(planes: Tensor, *weights: Tensor) -> list[Tensor]:
 
 
 def _launch(step: str, inputs: list[Tensor], call: _Call, tensors: list[Tensor]) -> None:
-    native = extension.library(inputs[0])
+    native = extension.library(inputs[0], "render_rays")
     assert native is not None
-    function = getattr(native, f"render_rays_{step}_{extension.suffix(inputs[0].dtype)}")
-    spec = _spec(inputs[0], inputs[3], call)
     read = [*inputs, call.rays.rays_o, call.rays.rays_d, call.near, call.far, call.jitter, call.importance]
-    pointers = (ctypes.c_void_p * len(read))(*(extension.pointer(tensor).value for tensor in read))
-    with extension.launched_on(inputs[0]) as stream:
-        function(ctypes.byref(spec), pointers, *map(extension.pointer, tensors), *stream)
+    extension.call(native, "render_rays", step, _spec(inputs[0], inputs[3], call), [*read, *tensors])
 
 
 def _differentiable_gradients(
