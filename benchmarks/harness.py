@@ -74,11 +74,13 @@ def _measured(case: Case, device: str) -> dict[str, Any]:
     error = max(_relative(a, b) for a, b in zip(found, expected, strict=True))
     del expected, found
     reference_mb, native_mb = (_extra_megabytes(side, device) for side in (case.reference, case.native))
-    times: dict[str, list[float]] = {"reference": [], "native": []}
+    times: dict[str, list[tuple[float, float]]] = {"reference": [], "native": []}
     for _ in range(case.rounds):
         times["reference"].append(_seconds(case.reference, device))
         times["native"] += [_seconds(case.native, device) for _ in range(case.native_per_round)]
-    reference_s, native_s = (statistics.median(times[side]) for side in ("reference", "native"))
+    (reference_s, reference_cpu), (native_s, native_cpu) = (
+        [statistics.median(column) for column in zip(*times[side], strict=True)] for side in ("reference", "native")
+    )
     return {
         "name": case.name,
         "pass": case.passes,
@@ -86,6 +88,7 @@ def _measured(case: Case, device: str) -> dict[str, Any]:
         "reference_s": reference_s,
         "native_s": native_s,
         "ratio": reference_s / native_s,
+        "cpu_time_ratio": reference_cpu / native_cpu,
         "reference_extra_mb": reference_mb,
         "native_extra_mb": native_mb,
         "max_rel_error": error,
@@ -96,12 +99,13 @@ def _relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-def _seconds(run: Run, device: str) -> float:
+def _seconds(run: Run, device: str) -> tuple[float, float]:
+    """Duration, and processor time of all threads: the latter says more where other programs run."""
     _wait(device)
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     run(torch.float32)
     _wait(device)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - start_cpu
 
 
 def _wait(device: str) -> None:
@@ -134,13 +138,25 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(title=rows[0]["device"] if rows else None)
-    titles = ("case", "pass", "reference s", "native s", "ratio", "huge pages", "reference MB", "native MB", "error")
+    titles = (
+        "case",
+        "pass",
+        "reference s",
+        "native s",
+        "ratio",
+        "CPU time",
+        "huge pages",
+        "reference MB",
+        "native MB",
+        "error",
+    )
     for position, title in enumerate(titles):
         table.add_column(title, justify="left" if position < 2 else "right")
     for row in rows:
         huge = row.get("huge_pages_ratio")
         table.add_row(
             row["name"], row["pass"], f"{row['reference_s']:.3f}", f"{row['native_s']:.4f}", f"{row['ratio']:.1f}x",
+            f"{row['cpu_time_ratio']:.1f}x",
             "" if huge is None else f"{huge:.1f}x", f"{row['reference_extra_mb']:.0f}",
             f"{row['native_extra_mb']:.0f}", f"{row['max_rel_error']:.1e}",
         )  # fmt: skip
