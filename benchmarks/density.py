@@ -29,7 +29,7 @@ def cases(device: str) -> list[harness.Case]:
             sides = (
                 _runner(f, device, passes, resolution, slices, grid) for f in (reference.density_grid, density_grid)
             )
-            made.append(harness.Case(name, passes, *sides, rounds=1 if name == "cube256_exact" else 5))
+            made.append(harness.Case(name, passes, *sides, rounds=1 if name == "cube256_exact" else 3))
     return made
 
 

@@ -33,6 +33,7 @@ CUDA_FLAGS = (
     *(f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in (80, 86, 89, 90)),
     "-gencode=arch=compute_90,code=compute_90",  # PTX for what is newer
 )
+GPU_ROOM = 64  # channels or features that kernels have room for
 NATIVE_TYPES = (torch.float32, torch.float64)
 _HERE = Path(__file__).resolve().parent
 
@@ -59,6 +60,11 @@ def library(like: Tensor, operation: str) -> ctypes.CDLL | None:
     if loaded is None and setting == "native":
         raise RuntimeError(f"EG3D_OPS=native, but {fault}; install what is missing or set EG3D_OPS=auto")
     return loaded
+
+
+def fits(planes: Tensor, w2: Tensor) -> bool:
+    """Whether samples of planes [N, 3, C, S, S] and outputs w2 [1 + K, H] fit the registers of a GPU thread."""
+    return planes.device.type != "cuda" or max(planes.shape[2], len(w2) - 1) <= GPU_ROOM
 
 
 def suffix(dtype: torch.dtype) -> str:

@@ -41,7 +41,7 @@ def both(inputs: list[Tensor], points: Tensor, functions: tuple[Callable, ...], 
         values = function(inputs[0], points, *inputs[1:], **{"box_warp": 1.3, "plane_axes": "xy_xz_zx"} | options)
         values = [values] if isinstance(values, Tensor) else list(values)
         rng = torch.Generator().manual_seed(0)
-        upstream = [torch.randn(v.shape, generator=rng, dtype=torch.float64).to(v.dtype) for v in values]
+        upstream = [torch.randn(v.shape, generator=rng, dtype=torch.float64).to(v) for v in values]
         results.append([*values, *torch.autograd.grad(values, inputs, upstream)])
     return results
 

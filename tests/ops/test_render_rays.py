@@ -52,9 +52,11 @@ def both(
     assert cfg.validate() == []
     results = []
     for function in which:
-        values = outputs(function(*inputs, rays_of(len(inputs[0]), side, inputs[0].dtype), cfg, draws()))
+        rays = rays_of(len(inputs[0]), side, inputs[0].dtype)
+        rays = RayBundle(rays.rays_o.to(inputs[0].device), rays.rays_d.to(inputs[0].device))
+        values = outputs(function(*inputs, rays, cfg, draws()))
         rng = torch.Generator().manual_seed(0)
-        upstream = [torch.randn(v.shape, generator=rng, dtype=torch.float64).to(v.dtype) for v in values]
+        upstream = [torch.randn(v.shape, generator=rng, dtype=torch.float64).to(v) for v in values]
         results.append([*values, *torch.autograd.grad(values, inputs, upstream)])
     return results
 

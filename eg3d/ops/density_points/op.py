@@ -70,7 +70,12 @@ def _field(
     inputs, points = [planes, *(w.to(kind) for w in (w1, b1, w2, b2))], points.to(kind)
     options = {"box_warp": box_warp, "plane_axes": plane_axes}
     is_worth_it = points.shape[1] >= FEWEST_POINTS_PER_TEXEL * planes.shape[-1] ** 2
-    if is_worth_it and not points.requires_grad and extension.library(planes, "field_points") is not None:
+    if (
+        is_worth_it
+        and not points.requires_grad
+        and extension.fits(planes, w2)
+        and extension.library(planes, "field_points") is not None
+    ):
         sigma, rgb = _FieldPoints.apply(*inputs, points, options)
         return sigma, rgb.transpose(1, 2)
     return reference.field_points(planes, points, *inputs[1:], **options)

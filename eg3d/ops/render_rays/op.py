@@ -53,7 +53,7 @@ def render_rays(
     weights = [w.to(kind) for w in (w1, b1, w2, b2)]
     rays = RayBundle(rays.rays_o.to(kind), rays.rays_d.to(kind))
     is_native = not (cfg.density_noise > 0 or rays.rays_o.requires_grad or rays.rays_d.requires_grad)
-    if is_native and extension.library(planes, "render_rays") is not None:
+    if is_native and extension.fits(planes, w2) and extension.library(planes, "render_rays") is not None:
         return _native(planes, weights, rays, cfg, draws)
     return reference.render_rays(planes, *weights, rays, cfg, draws)
 
