@@ -40,7 +40,12 @@ demo: install
 twin: install
 	$(BIN)/python -m paper_result_analyses.pipeline pipeline=twin
 
-test: install
+# Films and the viewer: their tests skip themselves without these.
+$(VENV)/.tools: $(VENV)/.installed
+	-$(BIN)/python -m pip install --quiet -e ".[tools]"
+	touch $@
+
+test: install $(VENV)/.tools
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
 
 test-slow: install

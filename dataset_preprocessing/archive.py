@@ -3,7 +3,7 @@
 Names are DDDDD/imgDDDDDDDD.png; `dataset.json` holds `labels`, a list of [name, 25 numbers], and `recipe`, how the set
 was made. Optional arrays in the order of `labels`: `codes.npy`, float32 [num_images, K], the numbers that made each
 head, and `depths.npy`, float32 [num_images, R, R], its true distances in world units (0 = background). The same content
-gives the same bytes: fixed time stamps, fixed PNG settings, fixed order. `eg3d.data.ImageDataset` reads what is written.
+gives the same bytes: fixed time stamps, fixed PNG settings, fixed order. `eg3d.data.ImageDataset` reads it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from eg3d.data import OPTIONAL_ARRAYS
 from eg3d.safe_write import atomic_path
 
 LABEL_SIZE = 25
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can store; a real one would change the bytes of every run
 PNG_LEVEL = 6
-MIRROR_SIGNS = np.ones(LABEL_SIZE, dtype=np.float32)
-MIRROR_SIGNS[[1, 2, 3, 4, 8]] = -1.0  # S M S with S = diag(-1, 1, 1, 1), row-major
 
 
 def image_name(index: int) -> str:
@@ -38,19 +37,19 @@ def image_name(index: int) -> str:
     return f"{digits[:5]}/img{digits}.png"
 
 
+def mirrored_name(name: str) -> str:
+    """Name of the mirrored copy of an image: 00000/img00000012.png -> 00000/img00000012_mirror.png."""
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}_mirror{dot}{suffix}"
+
+
 def encode_png(image: np.ndarray) -> bytes:
-    """PNG bytes of a uint8 [R, R, 3] picture, always with the same settings."""
+    """PNG bytes of a uint8 picture, [R, R, 3] or grey [R, R, 1], always with the same settings."""
     buffer = io.BytesIO()
-    PIL.Image.fromarray(image).save(buffer, format="png", compress_level=PNG_LEVEL, optimize=False)
+    PIL.Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image).save(
+        buffer, format="png", compress_level=PNG_LEVEL, optimize=False
+    )
     return buffer.getvalue()
-
-
-def mirror_label(c: np.ndarray) -> np.ndarray:
-    """Label(s) [..., 25] of the horizontally mirrored picture: M' = S M S; intrinsics stay, valid for cx = 0.5."""
-    c = np.asarray(c)
-    if c.shape[-1:] != (LABEL_SIZE,):
-        raise ValueError(f"a camera label has {LABEL_SIZE} numbers (c2w, K), got an array of shape {list(c.shape)}")
-    return c * MIRROR_SIGNS.astype(c.dtype)
 
 
 class ArchiveWriter:
@@ -59,29 +58,41 @@ class ArchiveWriter:
     def __init__(self, root: Path, handle: zipfile.ZipFile | None) -> None:
         self._root, self._zip = root, handle
         self._labels: list[tuple[str, list[float]]] = []
+        self._num_images, self._num_originals = 0, 0
 
-    def add_image(self, png: bytes, label: Sequence[float]) -> str:
-        """Store the next image with its 25-number label; returns its name."""
-        if len(label) != LABEL_SIZE:
+    def add_image(self, png: bytes, label: Sequence[float] | None, *, is_mirror: bool = False) -> str:
+        """Store the next image with its 25-number label; returns its name.
+
+        A label of None leaves the whole set without labels. `is_mirror`: this is the mirrored copy of the image before.
+        """
+        if label is not None and len(label) != LABEL_SIZE:
             raise ValueError(f"a camera label has {LABEL_SIZE} numbers (c2w, K), got {len(label)}")
-        name = image_name(len(self._labels))
+        name = mirrored_name(image_name(self._num_originals - 1)) if is_mirror else image_name(self._num_originals)
         self._write(name, png)
-        self._labels.append((name, [float(v) for v in label]))
+        self._num_images += 1
+        self._num_originals += not is_mirror
+        if label is not None:
+            self._labels.append((name, [float(v) for v in label]))
         return name
 
     def finish(
         self, *, recipe: dict[str, Any], codes: np.ndarray | None = None, depths: np.ndarray | None = None
     ) -> None:
-        """Write the table of labels, and the codes [num_images, K] and depths [num_images, R, R] if there are any."""
-        for name, array, ndim, shape in (("codes", codes, 2, "K"), ("depths", depths, 3, "R, R")):
+        """Write the table of labels, null unless every image has one, and the optional arrays.
+
+        codes [num_images, K]; depths [num_images, R, R] world units.
+        """
+        for name, array in (("codes", codes), ("depths", depths)):
             if array is None:
                 continue
-            if array.ndim != ndim or len(array) != len(self._labels):
-                raise ValueError(f"{name} must be [{len(self._labels)}, {shape}], got {list(array.shape)}")
+            ndim, shape = OPTIONAL_ARRAYS[name]
+            if array.ndim != ndim or len(array) != self._num_images:
+                raise ValueError(f"{name} must be [{self._num_images}, {shape}], got {list(array.shape)}")
             buffer = io.BytesIO()
             np.save(buffer, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
             self._write(f"{name}.npy", buffer.getvalue())
-        table = {"labels": [list(item) for item in self._labels], "recipe": recipe}
+        is_labelled = len(self._labels) == self._num_images
+        table = {"labels": [list(item) for item in self._labels] if is_labelled else None, "recipe": recipe}
         self._write("dataset.json", json.dumps(table, allow_nan=False).encode())
 
     def _write(self, name: str, content: bytes) -> None:
@@ -124,6 +135,7 @@ class ArchiveSummary:
     labels: np.ndarray  # float32 [num_images, 25]
     resolution: int
     codes: np.ndarray | None  # float32 [num_images, K]
+    depths: np.ndarray | None  # float32 [num_images, R, R] world units, 0 = background
     recipe: dict[str, Any]
 
 
@@ -158,10 +170,14 @@ def _check_files(path: Path, files: set[str], read: Callable[[str], bytes]) -> A
         raise ValueError(f"{path}: dataset.json is not JSON ({error})") from None
     names, labels = _check_labels(path, files, table)
     resolution = _check_images(path, names, read)
-    codes = np.load(io.BytesIO(read("codes.npy")), allow_pickle=False) if "codes.npy" in files else None
-    if codes is not None and (codes.ndim != 2 or len(codes) != len(names)):
-        raise ValueError(f"{path}: codes.npy is {list(codes.shape)}, expected [{len(names)}, K]")
-    return ArchiveSummary(tuple(names), labels, resolution, codes, table.get("recipe") or {})
+    arrays = {}
+    for name, (ndim, shape) in OPTIONAL_ARRAYS.items():
+        file = f"{name}.npy"
+        array = np.load(io.BytesIO(read(file)), allow_pickle=False) if file in files else None
+        if array is not None and (array.ndim != ndim or len(array) != len(names)):
+            raise ValueError(f"{path}: {file} is {list(array.shape)}, expected [{len(names)}, {shape}]")
+        arrays[name] = array
+    return ArchiveSummary(tuple(names), labels, resolution, **arrays, recipe=table.get("recipe") or {})
 
 
 def _check_labels(path: Path, files: set[str], table: Any) -> tuple[list[str], np.ndarray]:

@@ -86,6 +86,39 @@ def split_label(c: Tensor) -> tuple[Tensor, Tensor]:
     return c[:, :16].reshape(-1, 4, 4), c[:, 16:].reshape(-1, 3, 3)
 
 
+_MIRROR = torch.tensor([[-1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # of image coordinates: u -> 1 - u
+
+
+def mirrored_labels(c: Tensor) -> Tensor:
+    """Labels [N, 25] of the horizontally mirrored pictures: the cameras that see the world mirrored at x = 0.
+
+    c2w becomes S c2w S with S = diag(-1, 1, 1, 1); of K the skew changes sign and the principal point its side.
+    """
+    c2w, K = split_label(c)
+    signs = c.new_tensor([-1.0, 1.0, 1.0, 1.0])
+    # Adding 0 makes 0 of -0, so that equal labels are equal bits.
+    return camera_label(signs[:, None] * c2w * signs + 0, _MIRROR.to(c) @ K * signs[:3] + 0)
+
+
+def transformed_labels(c: Tensor, A: Tensor) -> Tensor:
+    """Labels [N, 25] of pictures that went through affine maps A [N, 3, 3] of image coordinates (0 to 1, right, down).
+
+    A turn of the picture becomes a roll of the camera, the rest of the map its intrinsics. A map that turns the picture
+    over (negative determinant) mirrors it first: see `mirrored_labels`. What c sees at u, the result sees at A u.
+    """
+    is_mirrored = torch.linalg.det(A[:, :2, :2]) < 0
+    A = torch.where(is_mirrored[:, None, None], A @ _MIRROR.to(A), A)
+    c2w, K = split_label(torch.where(is_mirrored[:, None], mirrored_labels(c), c))
+    K = A @ K
+    # K = U R, with U upper triangular and R a rotation about the viewing axis that goes over to the camera.
+    norm = K[:, 1, :2].norm(dim=-1)
+    sin, cos = K[:, 1, 0] / norm, K[:, 1, 1] / norm
+    R = torch.eye(4).to(c).repeat(len(c), 1, 1)
+    R[:, 0, 0], R[:, 0, 1], R[:, 1, 0], R[:, 1, 1] = cos, -sin, sin, cos
+    transposed = R.transpose(1, 2)
+    return camera_label(c2w @ transposed, K @ transposed[:, :3, :3])
+
+
 def canonical_label(
     n: int = 1,
     *,

@@ -22,17 +22,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
-LABEL_SIZE = 25
+from eg3d.cameras import LABEL_SIZE, mirrored_labels
+from eg3d.png import read_pixels
+
+OPTIONAL_ARRAYS = {"codes": (2, "K"), "depths": (3, "H, H")}  # NAME.npy: dimensions, and their names after num_images
 
 
 class ImageDataset:
-    """Images and labels of one data set; reading is thread-safe; labels, codes and depths stay in memory, images do not."""
+    """Images and labels of one data set. Reading is thread-safe; only labels, codes and depths stay in memory.
 
-    def __init__(self, path: str | Path) -> None:
+    max_images keeps a subset of that many images, chosen by `seed`; None = all. With `mirror` every image comes again,
+    mirrored, from the mirrored camera; nothing tells what head parameters a mirrored head has, so codes are None.
+    """
+
+    def __init__(self, path: str | Path, *, max_images: int | None = None, mirror: bool = False, seed: int = 0) -> None:
         self.path = Path(path)
         if not self.path.exists():
             raise FileNotFoundError(
@@ -43,11 +49,17 @@ class ImageDataset:
         self._lock = threading.Lock()
         entries = self._labels_table()
         order = sorted(range(len(entries)), key=lambda index: entries[index][0])  # by path, whatever the file's order
+        self._num_listed = len(order)
+        if max_images is not None and max_images < len(order):
+            order = [order[k] for k in np.sort(np.random.RandomState(seed).permutation(len(order))[:max_images])]
         self.names: list[str] = [entries[index][0] for index in order]
         self.labels: Tensor = torch.tensor([entries[index][1] for index in order], dtype=torch.float32)
-        self.codes: Tensor | None = self._array("codes.npy", order, ndim=2, shape="K")
-        self.depths: Tensor | None = self._array("depths.npy", order, ndim=3, shape="H, H")
+        self.codes: Tensor | None = self._array("codes", order)
+        self.depths: Tensor | None = self._array("depths", order)
         self._check_names()
+        self._num_originals = len(self.names)
+        if mirror:
+            self._add_mirrored()
         self.resolution: int = self._pixels(self.names[0]).shape[-1]
 
     def __len__(self) -> int:
@@ -55,11 +67,22 @@ class ImageDataset:
 
     def images(self, indices: list[int]) -> Tensor:
         """uint8 [N, 3, H, H] of the images at `indices`."""
-        return torch.from_numpy(np.stack([self._decode(self.names[index]) for index in indices]))
+        return torch.from_numpy(np.stack([self._image(index) for index in indices]))
 
     def label_std(self) -> Tensor:
         """Population standard deviation of every label component, [25]."""
         return self.labels.std(dim=0, unbiased=False)
+
+    def _add_mirrored(self) -> None:
+        self.names = self.names * 2
+        self.labels = torch.cat([self.labels, mirrored_labels(self.labels)])
+        self.codes = None
+        if self.depths is not None:
+            self.depths = torch.cat([self.depths, self.depths.flip(-1)])
+
+    def _image(self, index: int) -> np.ndarray:
+        pixels = self._decode(self.names[index])
+        return pixels[..., ::-1] if index >= self._num_originals else pixels
 
     def _opened_zip(self) -> zipfile.ZipFile:
         try:
@@ -99,8 +122,9 @@ class ImageDataset:
             if not (name in there if there is not None else (self.path / name).is_file()):
                 raise ValueError(f"{self.path}: dataset.json names {name}, which is not in the set")
 
-    def _array(self, name: str, order: list[int], *, ndim: int, shape: str) -> Tensor | None:
-        """An optional array with a row an image, from the order of dataset.json into that of `names`."""
+    def _array(self, name: str, order: list[int]) -> Tensor | None:
+        """One of OPTIONAL_ARRAYS, from the order of dataset.json into that of `names`."""
+        (ndim, shape), name = OPTIONAL_ARRAYS[name], f"{name}.npy"
         try:
             raw = self._bytes(name)
         except (KeyError, FileNotFoundError):
@@ -109,8 +133,8 @@ class ImageDataset:
             array = np.load(io.BytesIO(raw), allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise ValueError(f"{self.path}: {name} is not a readable array ({error})") from None
-        if array.ndim != ndim or len(array) != len(self):
-            raise ValueError(f"{self.path}: {name} is {list(array.shape)}, expected [{len(self)}, {shape}]")
+        if array.ndim != ndim or len(array) != self._num_listed:
+            raise ValueError(f"{self.path}: {name} is {list(array.shape)}, expected [{self._num_listed}, {shape}]")
         return torch.from_numpy(array[order].astype(np.float32))
 
     def _bytes(self, name: str) -> bytes:
@@ -129,13 +153,12 @@ class ImageDataset:
 
     def _pixels(self, name: str) -> np.ndarray:
         try:
-            with PIL.Image.open(io.BytesIO(self._bytes(name))) as image:
-                pixels = np.asarray(image.convert("RGB"))
-        except (OSError, zipfile.BadZipFile) as error:
+            pixels = read_pixels(self._bytes(name))
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{self.path}: {name} is not a readable image ({error})") from None
         if pixels.shape[0] != pixels.shape[1]:
             raise ValueError(f"{self.path}: {name} is {pixels.shape[1]} by {pixels.shape[0]} pixels, expected a square")
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)).transpose(2, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -146,17 +169,27 @@ class Batch:
     label: Tensor  # [N, 25]
     code: Tensor | None  # [N, K] head parameters, where the set has them
     depth: Tensor | None = None  # [N, H, H] world units along the rays, 0 = background, where the set has them
+    other: Tensor | None = None  # [N, 25] the label of another image of the same batch
+    label_std: Tensor | None = None  # [25] unbiased deviation of the labels over the whole batch
 
     def to(self, device: torch.device) -> Batch:
         return self._each(lambda tensor: tensor.to(device))
 
-    def part(self, part: slice) -> Batch:
+    def rows(self, rows: list[int]) -> Batch:
         """Some of the images."""
-        return self._each(lambda tensor: tensor[part])
+        return self._each(lambda tensor: tensor[rows])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        code, depth = (None if tensor is None else change(tensor) for tensor in (self.code, self.depth))
-        return Batch(change(self.image), change(self.label), code, depth)
+        optional = (self.code, self.depth, self.other)
+        code, depth, other = (None if tensor is None else change(tensor) for tensor in optional)
+        label = change(self.label)
+        std = None if self.label_std is None else self.label_std.to(label.device)
+        return Batch(change(self.image), label, code, depth, other, std)
+
+
+def label_std(labels: Tensor) -> Tensor:
+    """Deviation [25] of a batch of labels [N, 25], unbiased; 0 for a single one."""
+    return labels.std(0) if len(labels) > 1 else torch.zeros_like(labels[0])
 
 
 def shuffled_indices(num_images: int, *, seed: int, start: int) -> Iterator[int]:
@@ -169,15 +202,27 @@ def shuffled_indices(num_images: int, *, seed: int, start: int) -> Iterator[int]
 
 
 def batches(
-    dataset: ImageDataset, batch: int, *, seed: int, start: int = 0, workers: int = 2, prefetch: int = 2
+    dataset: ImageDataset,
+    batch: int,
+    *,
+    seed: int,
+    start: int = 0,
+    workers: int = 2,
+    prefetch: int = 2,
+    rows: list[int] | None = None,
 ) -> Iterator[Batch]:
-    """Endless batches in the order of `shuffled_indices`, decoded ahead by threads; they do not change the order."""
-    order = shuffled_indices(len(dataset), seed=seed, start=start)
+    """Endless batches in the order of `shuffled_indices`, decoded ahead by threads; they do not change the order.
 
-    def load(indices: list[int]) -> Batch:
+    `rows` names the samples of every batch that are wanted, for processes that share the work; None = all.
+    """
+    order = shuffled_indices(len(dataset), seed=seed, start=start)
+    kept = list(range(batch)) if rows is None else rows
+
+    def load(whole: list[int]) -> Batch:
+        labels, indices = dataset.labels[whole], [whole[row] for row in kept]
         pixels = dataset.images(indices).to(torch.float32) / 127.5 - 1
-        code, depth = (None if rows is None else rows[indices] for rows in (dataset.codes, dataset.depths))
-        return Batch(pixels, dataset.labels[indices], code, depth)
+        code, depth = (None if table is None else table[indices] for table in (dataset.codes, dataset.depths))
+        return Batch(pixels, labels[kept], code, depth, labels.roll(1, dims=0)[kept], label_std(labels))
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         waiting: deque[Future[Batch]] = deque()

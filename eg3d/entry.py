@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
-_CLEAN = (ValueError, OSError, RuntimeError)  # errors of the work that a user can act on: one line, no trace
+CLEAN_ERRORS = (ValueError, OSError, RuntimeError)  # of the work, where a user can act on them: one line, no trace
 _VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 
 
@@ -126,16 +126,21 @@ def log_to_console() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
 
 
+def is_clean(error: BaseException) -> bool:
+    """Whether a command shows this error as one line: those a user can act on, not kinds of RuntimeError of others."""
+    return isinstance(error, CLEAN_ERRORS) and (not isinstance(error, RuntimeError) or type(error) is RuntimeError)
+
+
 def _run(main: Callable[[Any], None], cfg: Any) -> None:
     try:
         main(_instance(cfg))
     except InstantiationException as error:  # of a `_target_`: what went wrong in it is the news
         cause = error.__cause__
-        if cause is not None and not isinstance(cause, (*_CLEAN, ImportError)):
+        if cause is not None and not isinstance(cause, (*CLEAN_ERRORS, ImportError)):
             raise
-        _fail(cause if isinstance(cause, _CLEAN) else ConfigError(" ".join(str(error).split())))
-    except _CLEAN as error:
-        if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+        _fail(cause if isinstance(cause, CLEAN_ERRORS) else ConfigError(" ".join(str(error).split())))
+    except CLEAN_ERRORS as error:
+        if not is_clean(error):
             raise
         _fail(error)
     except KeyboardInterrupt:

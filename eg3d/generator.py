@@ -20,6 +20,7 @@ from eg3d.ops.density_points.op import density_points, field_points
 from eg3d.ops.render_rays.op import render_rays
 from eg3d.rendering.rays import pixel_rays
 from eg3d.rendering.renderer import RenderingConfig
+from eg3d.streams import Rng
 
 SUPERRESOLUTIONS = ("2X", "4X", "8X", "8XDC", "none")
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -140,27 +141,6 @@ def shapenet128_64() -> GeneratorConfig:
     )
 
 
-def twin() -> GeneratorConfig:
-    """A small generator with every geometric convention of FFHQ, for a CPU: 64 pixels from 32."""
-    return GeneratorConfig(
-        z_dim=64,
-        w_dim=64,
-        plane_resolution=64,
-        plane_channels=16,
-        channel_base=2048,
-        channel_max=64,
-        decoder_hidden=32,
-        feature_channels=16,
-        img_resolution=64,
-        neural_rendering_resolution=32,
-        superresolution="2X",
-        sr_channels=[32, 16],
-        sr_input_resolution=32,
-        sr_num_fp16_res=0,
-        rendering=RenderingConfig(depth_resolution=12, depth_resolution_importance=12),
-    )
-
-
 def _superresolution(cfg: GeneratorConfig) -> SuperResolution | None:
     if cfg.superresolution == "none":
         return None
@@ -244,7 +224,7 @@ class TriPlaneGenerator(nn.Module):
             update_emas=update_emas,
         )
 
-    def planes(self, ws: Tensor, *, noise_mode: str = "const", rng: torch.Generator | None = None) -> Tensor:
+    def planes(self, ws: Tensor, *, noise_mode: str = "const", rng: Rng | None = None) -> Tensor:
         """Tri-planes [N, 3, C, H, W] of style codes. noise_mode: const | none | random (needs rng)."""
         flat = self.backbone.synthesis(ws, noise_mode=noise_mode, rng=rng)
         return flat.unflatten(1, (3, self.cfg.plane_channels))
@@ -271,7 +251,7 @@ class TriPlaneGenerator(nn.Module):
         c: Tensor,
         *,
         neural_rendering_resolution: int | None = None,
-        rng: torch.Generator | None = None,
+        rng: Rng | None = None,
         superresolve: bool = True,
     ) -> dict[str, Tensor]:
         """Images of planes from cameras c [N, 25].
@@ -300,9 +280,7 @@ class TriPlaneGenerator(nn.Module):
                 out["image_raw"] = changed
         return out
 
-    def _superresolve(
-        self, raw: Tensor, features: Tensor, ws: Tensor, rng: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
+    def _superresolve(self, raw: Tensor, features: Tensor, ws: Tensor, rng: Rng | None) -> tuple[Tensor, Tensor]:
         """The final image, and the raw image as the published in-place addition would leave it."""
         if self.superresolution is None:
             size = (self.cfg.img_resolution,) * 2
@@ -316,7 +294,7 @@ class TriPlaneGenerator(nn.Module):
         c: Tensor,
         *,
         noise_mode: str = "const",
-        rng: torch.Generator | None = None,
+        rng: Rng | None = None,
         neural_rendering_resolution: int | None = None,
     ) -> dict[str, Tensor]:
         """Images of style codes from cameras c: `planes`, then `render`."""
@@ -332,7 +310,7 @@ class TriPlaneGenerator(nn.Module):
         truncation_cutoff: int | None = None,
         update_emas: bool = False,
         noise_mode: str = "const",
-        rng: torch.Generator | None = None,
+        rng: Rng | None = None,
         neural_rendering_resolution: int | None = None,
     ) -> dict[str, Tensor]:
         """Images of latents, conditioned on and seen from the same cameras c."""

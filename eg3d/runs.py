@@ -57,15 +57,20 @@ def sha256_of(path: str | Path) -> str:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU; any other name is taken as torch takes it."""
+    """`auto` is CUDA where there is one, else the CPU; any other name is taken as torch takes it.
+
+    Raises ValueError for a name that torch does not know or a device that this machine does not have.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"device: {name!r} is not a device; give auto, cpu, cuda or cuda:N") from None
+        raise ValueError(f"device: {name!r} is not a device; give auto, cpu, cuda or cuda:N, or mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: {name!r} was asked for, but this torch sees no CUDA device; give device=cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device: {name!r} was asked for, but this torch sees no Apple GPU; give device=cpu")
     return device
 
 

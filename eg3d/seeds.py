@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
+
+LARGEST_SEED = 2**32 - 1
+MOST_SEEDS = 1_000_000
 
 
 def latent(seed: int, z_dim: int = 512) -> Tensor:
@@ -19,3 +23,22 @@ def latents(seeds: Iterable[int], z_dim: int = 512) -> Tensor:
     """Latents [N, z_dim] of several seeds, each the same as `latent` gives alone."""
     rows = [latent(seed, z_dim) for seed in seeds]
     return torch.cat(rows) if rows else torch.empty(0, z_dim)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds of "0,1,4-6": numbers and ranges (both ends included) in the order given.
+
+    Raises ValueError for anything else, for seeds above 2^32 - 1 (the draw takes no more) and for a million or more.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None:
+            raise ValueError(f"seeds: {part.strip()!r} is neither a number nor a range; write 0,1,4-6")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last > LARGEST_SEED or last - first >= MOST_SEEDS:
+            raise ValueError(
+                f"seeds: {part.strip()!r} must rise, end by {LARGEST_SEED} and name fewer than {MOST_SEEDS} seeds"
+            )
+        seeds += range(first, last + 1)
+    return seeds

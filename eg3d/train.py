@@ -1,20 +1,36 @@
-"""Train an EG3D generator from a data set: python -m eg3d.train experiment=twin."""
+"""Train an EG3D generator from a data set: python -m eg3d.train experiment=twin.
+
+Called with flags of EG3D's train.py (--outdir, --gpus ...) it hands over to eg3d/train_flags.py.
+"""
 
 from __future__ import annotations
 
+import sys
+
+from eg3d import train_flags
 from eg3d.entry import entry, log_to_console
 from eg3d.training.config import TrainConfig
 
 
 @entry(config_name="train", schema=TrainConfig)
 def main(cfg: TrainConfig) -> None:
-    """Train a generator; run it again after a stop and it continues where it was."""
-    from eg3d.training.loop import train
+    """Train a generator; run it again after a stop and it continues where it was.
 
-    log_to_console()
+    EG3D's own flags do the same: --outdir, --cfg, --data, --gpus, --batch, --gamma and the others that
+    python -m eg3d.train_flags --help lists. Several processes: torchrun --nproc-per-node=N -m eg3d.train ...
+    """
+    from eg3d.training.loop import train
+    from eg3d.training.ranks import is_first_process
+
+    if is_first_process():
+        log_to_console()
     run = train(cfg)
-    print(f"snapshot: {run.snapshot}")
+    if is_first_process():
+        print(f"snapshot: {run.snapshot}")
 
 
 if __name__ == "__main__":
-    main()
+    if train_flags.has_flags(sys.argv[1:]):
+        train_flags.main(sys.argv[1:], prog_name="python -m eg3d.train")
+    else:
+        main()

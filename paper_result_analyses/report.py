@@ -17,11 +17,11 @@ from typing import Any
 
 import pandas as pd
 
+from eg3d.metrics.random_convolutions import FEATURES_NAME
 from eg3d.runs import code_version, versions
 from eg3d.safe_write import write_text
 from eg3d.training.loop import duration
 from paper_result_analyses.measure import before_after, image_change, reward_accuracy, twin_geometry
-from paper_result_analyses.measure.image_features import FEATURES_NAME
 from paper_result_analyses.measure.intervals import Share, wilson
 from paper_result_analyses.measure.tables import read_sidecar, read_table
 from paper_result_analyses.registry import draw_all
@@ -86,8 +86,8 @@ def write_report(folder: str | Path, *, title: str) -> Path:
 LIMITS = (
     "Three things here stand in for what the paper used. The pictures are renderings of synthetic heads that this"
     " project makes, not photographs (FFHQ is not shipped, and its licence does not allow it to be). The "
-    "annotator is simulated: a rule that scores roughness, stray pieces, holes and relief of a surface, so its "
-    "agreement says that the method follows the preferences it was given, not that people would agree. Image "
+    "annotator is simulated: a rule that scores roughness, stray pieces, holes, relief and symmetry of a surface, so "
+    "its agreement says that the method follows the preferences it was given, not that people would agree. Image "
     "distances use fixed random convolutions, not the Inception network, and compare only with other numbers of "
     "this report. Not reproduced here: training on FFHQ at 512 pixels, the released EG3D and reward weights, and "
     "the paper's study with people, which need data, weights, GPUs and raters. The same code runs them; only "

@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from command_line import Run, runner
 from tiny import NUM_CODES, NUM_IMAGES, tiny_discriminator_config, tiny_generator_config, tiny_train_config
 
 from eg3d.checkpoints.store import save_networks
@@ -32,6 +33,12 @@ def _restored_process_state() -> Iterator[None]:
 
 
 @pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs the main function of a command module in this process, in an empty folder."""
+    return runner(monkeypatch, capsys, tmp_path)
+
+
+@pytest.fixture
 def generator_config() -> GeneratorConfig:
     return tiny_generator_config()
 
@@ -43,7 +50,7 @@ def discriminator_config() -> DiscriminatorConfig:
 
 @pytest.fixture(scope="session")
 def toy_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set folder: 12 random 16-pixel images, cameras on the FFHQ sphere, 5 head parameters each."""
+    """A data set folder: 12 random 16-pixel images, cameras on the FFHQ sphere, head parameters and depth maps."""
     folder, rng = tmp_path_factory.mktemp("images"), np.random.RandomState(0)
     yaw, pitch = torch.from_numpy(rng.uniform(-0.4, 0.4, (2, NUM_IMAGES))).float()
     labels = CameraConfig().label(yaw, pitch)
@@ -55,6 +62,7 @@ def toy_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = {"labels": [[name, label.tolist()] for name, label in zip(names, labels, strict=True)]}
     (folder / "dataset.json").write_text(json.dumps(table), encoding="utf-8")
     np.save(folder / "codes.npy", rng.randn(NUM_IMAGES, NUM_CODES).astype(np.float32))
+    np.save(folder / "depths.npy", rng.uniform(2.3, 2.8, (NUM_IMAGES, 16, 16)).astype(np.float32))
     return folder
 
 

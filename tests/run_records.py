@@ -48,7 +48,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 def start(program: list[str], overrides: list[str], *, path: Path = ROOT) -> subprocess.Popen[str]:
     """A command of this repository in its own process, with one thread; `path` goes before the installed modules."""
-    environment = os.environ | {"PYTHONPATH": str(path), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *program, *overrides]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

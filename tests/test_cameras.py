@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from eg3d import cameras
 from eg3d.cameras import camera_label, canonical_label, fov_to_intrinsics, intrinsics, lookat_c2w, split_label
 from eg3d.seeds import latent, latents
 
@@ -82,3 +84,53 @@ def test_a_seed_names_a_latent():
     assert torch.equal(latents([3, 7], 512)[1:], z)
     assert latents([], 4).shape == (0, 4)
     assert math.isclose(latents(range(50)).std().item(), 1, abs_tol=0.02)
+
+
+def _projected(points: Tensor, c: Tensor) -> Tensor:
+    """Image coordinates [N, P, 2] of world points [P, 3] in cameras [N, 25]."""
+    c2w, K = cameras.split_label(c)
+    homogeneous = torch.cat([points, torch.ones(len(points), 1)], dim=1)
+    in_camera = (torch.linalg.inv(c2w) @ homogeneous.T)[:, :3]
+    seen = K @ in_camera
+    return (seen[:, :2] / seen[:, 2:]).transpose(1, 2)
+
+
+def _some_labels(n: int) -> Tensor:
+    rng = torch.Generator().manual_seed(0)
+    c2w = cameras.lookat_c2w(torch.randn(n, generator=rng) * 0.3, torch.randn(n, generator=rng) * 0.2)
+    K = cameras.intrinsics(4.2647).repeat(n, 1, 1)
+    K[:, 0, 1], K[:, 0, 2], K[:, 1, 2] = 0.1, 0.45, 0.52
+    return cameras.camera_label(c2w, K)
+
+
+def test_a_mirrored_camera_sees_the_mirrored_world_mirrored() -> None:
+    c, points = _some_labels(3), torch.rand(20, 3, generator=torch.Generator().manual_seed(1)) - 0.5
+    mirrored = cameras.mirrored_labels(c)
+    wanted = _projected(points, c) * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])
+    assert torch.allclose(_projected(points * torch.tensor([-1.0, 1.0, 1.0]), mirrored), wanted, atol=1e-5)
+    assert torch.allclose(torch.linalg.det(cameras.split_label(mirrored)[0]), torch.ones(3))
+    assert torch.allclose(cameras.mirrored_labels(mirrored), c)
+    plain = cameras.canonical_label(2)
+    assert torch.equal(cameras.mirrored_labels(plain)[:, 16:], plain[:, 16:])  # intrinsics of a centred camera stay
+
+
+@pytest.mark.parametrize("is_turned_over", [False, True])
+def test_a_transformed_camera_sees_the_transformed_picture(is_turned_over: bool) -> None:
+    n, rng = 16, torch.Generator().manual_seed(2)
+    c, points = _some_labels(n), torch.rand(20, 3, generator=rng) - 0.5
+    A = torch.eye(3).repeat(n, 1, 1)
+    A[:, :2] = torch.randn(n, 2, 3, generator=rng)
+    A[:, 0] *= (torch.linalg.det(A) * (-1.0 if is_turned_over else 1.0)).sign()[:, None]
+    wanted = _projected(points, c) @ A[:, :2, :2].transpose(1, 2) + A[:, None, :2, 2]
+    found = cameras.transformed_labels(c, A)
+    world = points * torch.tensor([-1.0 if is_turned_over else 1.0, 1.0, 1.0])
+    assert torch.allclose(_projected(world, found), wanted, atol=1e-4)
+    c2w, K = cameras.split_label(found)
+    assert torch.allclose(torch.linalg.det(c2w[:, :3, :3]), torch.ones(n), atol=1e-4)
+    assert torch.allclose(K[:, 1, 0], torch.zeros(n), atol=1e-5)
+    assert (K[:, (0, 1), (0, 1)] > 0).all()
+
+
+def test_the_identity_leaves_labels_alone() -> None:
+    c = _some_labels(4)
+    assert torch.allclose(cameras.transformed_labels(c, torch.eye(3).expand(4, 3, 3)), c, atol=1e-6)

@@ -15,6 +15,7 @@ import PIL.Image
 import pytest
 import torch
 
+from eg3d.cameras import mirrored_labels
 from eg3d.data import ImageDataset, batches, shuffled_indices
 
 
@@ -73,10 +74,27 @@ def test_the_order_is_by_path_whatever_the_table_says(folder: Path) -> None:
     assert np.array_equal(found.codes.numpy(), codes)
 
 
-def test_codes_are_optional(folder: Path) -> None:
-    (folder / "codes.npy").unlink()
+def test_codes_and_depths_are_optional(folder: Path) -> None:
+    for name in ("codes.npy", "depths.npy"):
+        (folder / name).unlink()
     assert ImageDataset(folder).codes is None
-    assert next(batches(ImageDataset(folder), 2, seed=0)).code is None
+    assert ImageDataset(folder).depths is None
+    batch = next(batches(ImageDataset(folder), 2, seed=0))
+    assert batch.code is None
+    assert batch.depth is None
+
+
+def test_depths_stay_with_their_images(folder: Path) -> None:
+    depths = np.arange(12, dtype=np.float32).repeat(16 * 16).reshape(12, 16, 16)
+    np.save(folder / "depths.npy", depths)
+    dataset = ImageDataset(folder)
+    batch = next(batches(dataset, 12, seed=9)).to(torch.device("cpu"))
+    half = batch.rows(list(range(6, 12)))
+    assert batch.depth is not None
+    assert half.depth is not None
+    assert torch.equal(half.depth, batch.depth[6:])
+    for image, depth in zip(batch.image, batch.depth, strict=True):
+        assert torch.equal(image, dataset.images([int(depth[0, 0])])[0] / 127.5 - 1)
 
 
 def test_label_std_is_that_of_the_population(folder: Path) -> None:
@@ -159,6 +177,7 @@ BAD = {
     "image is not an image": (lambda f: (f / IMAGES / "img00000000.png").write_text("x"), "not a readable image"),
     "image is not square": (lambda f: _replace_image(f, size=(16, 8)), "16 by 8 pixels, expected a square"),
     "codes are too few": (lambda f: np.save(f / "codes.npy", np.zeros((3, 2))), r"is \[3, 2\], expected \[12, K\]"),
+    "depths are flat": (lambda f: np.save(f / "depths.npy", np.zeros((12, 2))), r"expected \[12, H, H\]"),
     "codes are not an array": (lambda f: (f / "codes.npy").write_bytes(b"no"), "codes.npy is not a readable array"),
     "codes are objects": (lambda f: np.save(f / "codes.npy", np.array([{}])), "codes.npy is not a readable array"),
 }
@@ -192,3 +211,38 @@ def test_a_file_that_is_no_zip(tmp_path: Path) -> None:
 def test_a_missing_set_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist; make the synthetic heads with 'python -m"):
         ImageDataset(tmp_path / "none.zip")
+
+
+def test_mirrored_images_come_again_with_mirrored_cameras(toy_images: Path) -> None:
+    plain, doubled = ImageDataset(toy_images), ImageDataset(toy_images, mirror=True)
+    n = len(plain)
+    assert len(doubled) == 2 * n
+    assert torch.equal(doubled.images([1, n + 1])[0], plain.images([1])[0])
+    assert torch.equal(doubled.images([n + 1]), plain.images([1]).flip(-1))
+    assert torch.equal(doubled.labels[:n], plain.labels)
+    assert torch.equal(doubled.labels[n:], mirrored_labels(plain.labels))
+    assert doubled.codes is None
+
+
+def test_a_subset_is_random_sorted_and_keeps_its_rows(toy_images: Path) -> None:
+    whole, some = ImageDataset(toy_images), ImageDataset(toy_images, max_images=5, seed=1)
+    rows = [whole.names.index(name) for name in some.names]
+    assert rows == sorted(rows)
+    assert len(rows) == 5
+    assert rows != list(range(5))
+    assert torch.equal(some.labels, whole.labels[rows])
+    assert torch.equal(some.codes, whole.codes[rows])  # type: ignore[arg-type,index]
+    assert torch.equal(some.images([2]), whole.images([rows[2]]))
+    assert len(ImageDataset(toy_images, max_images=100)) == len(whole)
+    assert ImageDataset(toy_images, max_images=5, seed=2).names != some.names
+
+
+def test_a_batch_knows_neighbours_and_spread_of_its_labels(toy_images: Path) -> None:
+    dataset = ImageDataset(toy_images)
+    whole = next(batches(dataset, 6, seed=0, workers=1))
+    assert torch.equal(whole.other, whole.label.roll(1, 0))  # type: ignore[arg-type]
+    assert torch.equal(whole.label_std, whole.label.std(0))  # type: ignore[arg-type]
+    part = next(batches(dataset, 6, seed=0, workers=1, rows=[4, 1]))
+    assert torch.equal(part.image, whole.image[[4, 1]])
+    assert torch.equal(part.other, whole.other[[4, 1]])  # type: ignore[arg-type,index]
+    assert torch.equal(part.label_std, whole.label_std)  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
+from command_line import Run
 from omegaconf import OmegaConf
 from tiny import flat_overrides
 
@@ -22,43 +23,6 @@ from eg3d.runs import choose_device
 from eg3d.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-class Result:
-    """What a command printed and its exit code."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def the_error(self) -> str:
-        """The text of the one error line; fails when there is more, or a trace."""
-        assert "Traceback" not in self.err + self.out
-        lines = self.err.splitlines()
-        assert len(lines) == 1, self.err
-        assert lines[0].startswith("error: ")
-        return lines[0].removeprefix("error: ")
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs the main function of a command module in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(module: object, *arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["command.py", *arguments])
-        code = 0
-        try:
-            module.main()  # type: ignore[attr-defined]
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        logging.getLogger().handlers[:] = []
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return command
 
 
 def test_help_shows_usage_fields_and_experiments_that_fit(run: Run) -> None:
@@ -232,6 +196,17 @@ def test_devices() -> None:
     assert choose_device("cpu").type == "cpu"
     with pytest.raises(ValueError, match="is not a device"):
         choose_device("gpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "has_one"), [("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)]
+)
+def test_a_device_that_is_not_there_is_one_line(name: str, has_one: Callable[[], bool]) -> None:
+    if has_one():
+        assert choose_device(name).type == name
+    else:
+        with pytest.raises(ValueError, match=f"device: '{name}' was asked for, but this torch sees no"):
+            choose_device(name)
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_bf16_policy_is_close_to_fp32(generator_config):
     assert (full - low).abs().max() < 0.1 * full.abs().max()
 
 
-@pytest.mark.parametrize("preset", ["ffhq512_128", "afhq512_128", "shapenet128_64", "twin"])
+@pytest.mark.parametrize("preset", ["ffhq512_128", "afhq512_128", "shapenet128_64"])
 def test_presets_validate_and_build(preset):
     cfg = getattr(generator, preset)()
     assert cfg.validate() + cfg.rendering.validate() + cfg.camera.validate() == []

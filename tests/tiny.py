@@ -7,10 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from eg3d.data import batches
 from eg3d.generator import GeneratorConfig
 from eg3d.networks.discriminator import DiscriminatorConfig
 from eg3d.rendering.renderer import RenderingConfig
 from eg3d.training.config import LossConfig, TrainConfig
+from eg3d.training.loop import Trainer
+from eg3d.training.phases import Draw, draw_samples
 
 NUM_IMAGES, NUM_CODES, SIDE = 12, 5, 16
 
@@ -58,6 +61,14 @@ def tiny_train_config(out: Path, data: Path) -> TrainConfig:
         discriminator=tiny_discriminator_config(),
         loss=LossConfig(r1_interval=3, density_reg_interval=2, density_reg_points=20, blur_init_sigma=1.0),
     )
+
+
+def toy_draw(trainer: Trainer, key: int = 5) -> Draw:
+    """A batch of the trainer's own images with fresh latents and streams."""
+    n, dataset = trainer.cfg.batch, trainer.dataset
+    real = next(batches(dataset, n, seed=0, workers=1))
+    z_dim = trainer.generator.cfg.z_dim
+    return draw_samples(dataset.labels, real, z_dim=z_dim, batch=n, key=(key,), group=trainer.share.group)
 
 
 def flat_overrides(config: Any, prefix: str = "") -> list[str]:

@@ -198,7 +198,7 @@ def render_views(params: HeadParameters, c2w: Tensor, *, resolution: int, focal:
 def depth_views(params: HeadParameters, c2w: Tensor, *, resolution: int, focal: float = FFHQ_FOCAL) -> np.ndarray:
     """True distances along the rays through pixel centres: c2w [N, V, 4, 4] -> float32 [N, V, R, R], 0 = background.
 
-    World units, to about 1e-4 away from silhouettes. Raises ValueError as `render_views` does.
+    World units; a ray ends about DEPTH_PIXELS of a pixel before the surface. Raises ValueError as `render_views` does.
     """
     index, t = _pixels_that_may_hit(params, c2w, resolution, focal)
     width = _pixel_width(resolution, focal)

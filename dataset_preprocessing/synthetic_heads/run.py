@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -107,9 +107,9 @@ def portraits(cfg: HeadsConfig, group: int) -> list[Portrait]:
     c2w = labels[..., :16].reshape(len(heads), cfg.views_per_head, 4, 4)
     images = render_views(params, c2w, resolution=cfg.resolution)
     images = images.reshape(-1, *images.shape[2:])
-    depths: Sequence[np.ndarray | None] = [None] * len(images)
+    depths: list[np.ndarray | None] = [None] * len(images)
     if cfg.depths:
-        depths = depth_views(params, c2w, resolution=cfg.resolution).reshape(-1, cfg.resolution, cfg.resolution)
+        depths = [depth for head in depth_views(params, c2w, resolution=cfg.resolution) for depth in head]
     views = zip(images, labels.flatten(0, 1), depths, strict=True)
     return [Portrait(encode_png(image), label.tolist(), depth) for image, label, depth in views]
 

@@ -1,7 +1,8 @@
 """The list of networks that the project ships or knows: checkpoints/manifest.json at the repository root.
 
 {"checkpoints": {"twin": {"file": "twin.safetensors", "sha256": "...", "licence": "...", "source": "where it comes
-from", "command": "what made it", "data": "...", "config": "..."}}}; `file` is relative to the manifest.
+from", "command": "what made it", "data": "...", "config": "..."}}}; `file` is relative to the manifest. Networks of
+others are listed too: their files are never fetched, and a SHA-256 of null says that nobody here has seen the file.
 """
 
 from __future__ import annotations
@@ -40,14 +41,27 @@ def resolve(path_or_name: str | os.PathLike[str], *, manifest: str | os.PathLike
     path = Path(path_or_name)
     if path.is_file():
         return path
-    if path.suffix or len(path.parts) > 1:
-        raise FileNotFoundError(f"no network file at {path}; give another path or a name from {manifest}")
-    entries = read_manifest(manifest)
     name = str(path_or_name)
+    if path.suffix or len(path.parts) > 1:
+        hint = _hint(path.name, Path(manifest))
+        raise FileNotFoundError(f"no network file at {path}; {hint}give another path or a name from {manifest}")
+    entries = read_manifest(manifest)
     if name not in entries:
         known = ", ".join(sorted(entries)) or "none"
         raise FileNotFoundError(f"checkpoint {name!r} is neither a file nor in {manifest}; known names: {known}")
     return _checked(name, entries[name], Path(manifest).parent)
+
+
+def _hint(file: str, manifest: Path) -> str:
+    """Where to get a file that the manifest knows by its file name."""
+    entries = read_manifest(manifest) if manifest.is_file() else {}
+    known = [entry for entry in entries.values() if Path(entry["file"]).name == file]
+    return f"{_where(known[0], manifest.parent)}; or " if known else ""
+
+
+def _where(entry: dict[str, Any], folder: Path) -> str:
+    made = f", or make it: {entry['command']}" if entry.get("command") else ""
+    return f"get it from {entry['source']}{made}, and put it at {folder / entry['file']} (licence: {entry['licence']})"
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -59,8 +73,9 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 def _checked(name: str, entry: dict[str, Any], folder: Path) -> Path:
     path = folder / entry["file"]
     if not path.is_file():
-        made = f", or make it: {entry['command']}" if entry.get("command") else ""
-        raise FileNotFoundError(f"checkpoint {name!r}: {path} is missing; get it from {entry['source']}{made}")
+        raise FileNotFoundError(f"checkpoint {name!r}: {path} is missing; {_where(entry, folder)}")
+    if entry["sha256"] is None:
+        return path
     found = sha256_of(path)
     if found != entry["sha256"]:
         raise ValueError(

@@ -1,6 +1,7 @@
 """Networks in one .safetensors file: tensors named "<net>/<state-dict name>", configurations as JSON metadata.
 
-Nothing in a file is executed or imported: a configuration is data for a dataclass that the loader chooses.
+Nothing in a file is executed or imported: a configuration is data for a dataclass that the loader chooses. Loaders take
+published pickles too, through `published`, which builds nothing but data from them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eg3d.checkpoints.manifest import resolve
+from eg3d.checkpoints.published import PublishedFile, is_published
 from eg3d.generator import GeneratorConfig, TriPlaneGenerator
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
 from eg3d.safe_write import atomic_path
@@ -46,13 +48,24 @@ def save_networks(
         for net, module in networks.items()
         for name, tensor in module.state_dict().items()
     }
+    write_networks(path, tensors, configs=configs, extra=extra)
+
+
+def write_networks(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    *,
+    configs: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write tensors that already have their names "<net>/<state-dict name>"; they must share no memory."""
     metadata = {
         "format": FORMAT,
         "configs": json.dumps({name: dataclasses.asdict(cfg) for name, cfg in configs.items()}),
         "extra": json.dumps(dict(extra or {})),
     }
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        save_file(dict(tensors), temporary, metadata=metadata)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -73,20 +86,22 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 def load_generator(
     path_or_name: str | os.PathLike[str], *, net: str = "G_ema", device: str | torch.device = "cpu"
 ) -> TriPlaneGenerator:
-    """The generator `net` of a file, or of a name in checkpoints/manifest.json, in evaluation mode."""
+    """The generator `net` of a file (.safetensors or a published .pkl) or manifest name, in evaluation mode."""
     path = resolve(path_or_name)
-    G = TriPlaneGenerator(_config(path, net, GeneratorConfig))
-    load_state(G, read_tensors(path, net), f"{path}, {net}")
+    cfg, tensors = _network(path, net, GeneratorConfig)
+    G = TriPlaneGenerator(cfg)
+    load_state(G, tensors, f"{path}, {net}")
     return G.eval().to(device)
 
 
 def load_discriminator(
     path_or_name: str | os.PathLike[str], *, net: str = "D", device: str | torch.device = "cpu"
 ) -> DualDiscriminator:
-    """The discriminator `net` of a file or name, in evaluation mode."""
+    """The discriminator `net` of a file (.safetensors or a published .pkl) or manifest name, in evaluation mode."""
     path = resolve(path_or_name)
-    D = DualDiscriminator(_config(path, net, DiscriminatorConfig))
-    load_state(D, read_tensors(path, net), f"{path}, {net}")
+    cfg, tensors = _network(path, net, DiscriminatorConfig)
+    D = DualDiscriminator(cfg)
+    load_state(D, tensors, f"{path}, {net}")
     return D.eval().to(device)
 
 
@@ -143,6 +158,19 @@ def config_from_data(cls: type[Config], data: Mapping[str, Any], source: str) ->
         if typing.get_origin(hint) is tuple:
             values[key] = tuple(value)
     return cls(**values)
+
+
+def _network(path: Path, net: str, cls: type[Config]) -> tuple[Config, dict[str, Tensor]]:
+    """Configuration and state dict of one network of a file of either format."""
+    if not is_published(path):
+        return _config(path, net, cls), read_tensors(path, net)
+    network = PublishedFile(path).network(net)
+    if not isinstance(network.config, cls):
+        raise ValueError(f"{path}: {net} is described by a {type(network.config).__name__}, not a {cls.__name__}")
+    try:
+        return network.config, network.state()
+    except ValueError as error:
+        raise type(error)(f"{path}, {net}: {error}") from None
 
 
 def _config(path: Path, net: str, cls: type[Config]) -> Config:

@@ -11,6 +11,7 @@ from eg3d.finetuning.config import FinetuneConfig
 from eg3d.finetuning.objective import GeometryObjective, Reward, add_geometry_terms
 from eg3d.finetuning.tracking import Trajectories
 from eg3d.training.loop import Trainer, TrainingRun
+from eg3d.training.ranks import is_launched
 
 
 def finetune(cfg: FinetuneConfig, reward: Reward) -> TrainingRun:
@@ -18,6 +19,8 @@ def finetune(cfg: FinetuneConfig, reward: Reward) -> TrainingRun:
 
     Raises ValueError when config, data set and networks do not fit together.
     """
+    if is_launched():
+        raise ValueError("fine-tuning runs in one process; start it without torchrun")
     trainer = Trainer(cfg)
     if isinstance(reward, nn.Module):
         reward.eval().requires_grad_(False)

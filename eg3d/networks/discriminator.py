@@ -27,6 +27,7 @@ from eg3d.networks.layers import (
 )
 from eg3d.networks.mapping import MappingNetwork
 from eg3d.networks.synthesis import channels_at
+from eg3d.streams import Rng, normal
 
 RESIZE_MODES = ("antialiased", "classic", "none")
 MBSTD_CHANNELS = 1
@@ -204,10 +205,13 @@ class DualDiscriminator(nn.Module):
             self.mapping = MappingNetwork(0, cfg.c_dim, self.cmap_dim, None, num_layers=cfg.mapping_layers)
         self.b4 = DiscriminatorEpilogue(channels, self.cmap_dim, group_size=cfg.mbstd_group_size, conv_clamp=conv_clamp)
 
-    def forward(self, img: dict[str, Tensor], c: Tensor | None, *, rng: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self, img: dict[str, Tensor], c: Tensor | None, *, rng: Rng | None = None, c_std: Tensor | None = None
+    ) -> Tensor:
         """img: image [N, 3, H, H] and image_raw [N, 3, R, R], -1 to 1; c [N, c_dim] -> logits [N, 1].
 
-        Twice differentiable in both images. rng is needed only with disc_c_noise > 0; c is never modified.
+        Twice differentiable in both images. rng is needed only with disc_c_noise > 0; c is never modified. c_std
+        [c_dim] is the labels' deviation that scales their noise; None = that of this batch.
         """
         x = self.join(img)
         for res in self.resolutions:
@@ -215,7 +219,7 @@ class DualDiscriminator(nn.Module):
         x = self.b4(x)
         if self.cfg.c_dim == 0:
             return x
-        cmap = self.mapping(None, self._noisy(c, rng))
+        cmap = self.mapping(None, self._noisy(c, rng, c_std))
         return (x * cmap).sum(1, keepdim=True) / math.sqrt(self.cmap_dim)
 
     def join(self, img: dict[str, Tensor]) -> Tensor:
@@ -228,11 +232,11 @@ class DualDiscriminator(nn.Module):
         raw = resize_raw(img["image_raw"], size, mode=self.cfg.raw_resize, f=self.resample_filter)
         return torch.cat([image, raw], dim=1)
 
-    def _noisy(self, c: Tensor, rng: torch.Generator | None) -> Tensor:
+    def _noisy(self, c: Tensor, rng: Rng | None, c_std: Tensor | None) -> Tensor:
         """c plus Gaussian noise scaled by the batch's (unbiased) deviation per component; a new tensor."""
         if self.cfg.disc_c_noise == 0:
             return c
         if rng is None:
             raise ValueError("disc_c_noise > 0 needs a torch.Generator: call D(img, c, rng=generator)")
-        noise = torch.randn(c.shape, generator=rng, device=rng.device).to(c)
-        return c + noise * c.std(0) * self.cfg.disc_c_noise
+        noise = normal(c.shape, rng).to(c)
+        return c + noise * (c.std(0) if c_std is None else c_std) * self.cfg.disc_c_noise

@@ -62,9 +62,13 @@ class MappingNetwork(nn.Module):
         if self.num_ws is None:
             return x
         if update_emas:
-            self.w_avg.copy_(torch.lerp(x.detach().mean(0), self.w_avg, self.w_avg_beta))
+            self.move_average(x.detach().mean(0))
         ws = x[:, None].repeat(1, self.num_ws, 1)
         return self.truncate(ws, truncation_psi, truncation_cutoff)
+
+    def move_average(self, mean: Tensor) -> None:
+        """Move w_avg towards the mean style code [w_dim] of a batch by 1 - w_avg_beta of the way."""
+        self.w_avg.copy_(torch.lerp(mean, self.w_avg, self.w_avg_beta))
 
     def truncate(self, ws: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
         """Pull the first `cutoff` codes of ws [N, num_ws, w_dim] towards w_avg: w_avg + psi (w - w_avg)."""

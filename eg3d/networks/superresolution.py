@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eg3d.networks.layers import check_choice, make_resample_filter
 from eg3d.networks.synthesis import SynthesisBlock, check_noise
+from eg3d.streams import Rng
 
 SR_CONV_CLAMP = 256.0
 # The published modules without an upsampling first block add that block's colours to the rendered image in
@@ -96,7 +96,7 @@ class SuperResolution(nn.Module):
         ws: Tensor,
         *,
         noise_mode: str = "none",
-        rng: torch.Generator | None = None,
+        rng: Rng | None = None,
     ) -> tuple[Tensor, Tensor]:
         """rgb [N, 3, R, R], features [N, F, R, R], ws [N, L, w_dim] -> image [N, 3, res, res], raw [N, 3, R, R].
 

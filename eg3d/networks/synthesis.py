@@ -27,11 +27,12 @@ from eg3d.networks.layers import (
     use_fused,
 )
 from eg3d.networks.mapping import MappingNetwork
+from eg3d.streams import Rng, normal
 
 NOISE_MODES = ("random", "const", "none")
 
 
-def check_noise(noise_mode: str, rng: torch.Generator | None) -> None:
+def check_noise(noise_mode: str, rng: Rng | None) -> None:
     """Raise ValueError for an unknown mode, or for random noise without a generator to draw it from."""
     check_choice("noise_mode", noise_mode, NOISE_MODES)
     if noise_mode == "random" and rng is None:
@@ -71,7 +72,7 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.register_buffer("resample_filter", make_resample_filter())
 
-    def forward(self, x: Tensor, w: Tensor, *, noise_mode: str, rng: torch.Generator | None) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, *, noise_mode: str, rng: Rng | None) -> Tensor:
         styles = self.affine(w)
         noise = self._noise(x.shape[0], noise_mode, rng)
         fused = use_fused(self.fused_modconv, training=self.training, device=x.device)
@@ -95,7 +96,7 @@ class SynthesisLayer(nn.Module):
         )
         return _activate_scaled(y, act="lrelu", clamp=self.conv_clamp)
 
-    def _noise(self, n: int, noise_mode: str, rng: torch.Generator | None) -> Tensor | None:
+    def _noise(self, n: int, noise_mode: str, rng: Rng | None) -> Tensor | None:
         """Scaled noise [N or 1, R, R, 1]; None for no noise."""
         if noise_mode == "none":
             return None
@@ -103,7 +104,7 @@ class SynthesisLayer(nn.Module):
             noise = self.noise_const[None, None]
         else:
             shape = (n, 1, self.resolution, self.resolution)
-            noise = torch.randn(shape, generator=rng, device=rng.device).to(self.bias)
+            noise = normal(shape, rng).to(self.bias)
         return (noise * self.noise_strength).permute(0, 2, 3, 1)
 
 
@@ -184,7 +185,7 @@ class SynthesisBlock(nn.Module):
         ws: Tensor,
         *,
         noise_mode: str,
-        rng: torch.Generator | None,
+        rng: Rng | None,
     ) -> tuple[Tensor, Tensor]:
         """x features or None (first block), img running image or None, ws [N, num_ws, w_dim] -> (x, img)."""
         full = self.conv1.weight.dtype
@@ -244,7 +245,7 @@ class SynthesisNetwork(nn.Module):
             channels = out
         self.num_ws = 2 * len(self.resolutions)
 
-    def forward(self, ws: Tensor, *, noise_mode: str = "const", rng: torch.Generator | None = None) -> Tensor:
+    def forward(self, ws: Tensor, *, noise_mode: str = "const", rng: Rng | None = None) -> Tensor:
         """noise_mode random | const | none; random draws [N, 1, R, R] per layer from rng, in network order."""
         check_noise(noise_mode, rng)
         if ws.ndim != 3 or tuple(ws.shape[1:]) != (self.num_ws, self.w_dim):
@@ -305,7 +306,7 @@ class Backbone(nn.Module):
         truncation_cutoff: int | None = None,
         update_emas: bool = False,
         noise_mode: str = "const",
-        rng: torch.Generator | None = None,
+        rng: Rng | None = None,
     ) -> Tensor:
         """z, c -> [N, img_channels, R, R]."""
         ws = self.mapping(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,19 +35,25 @@ def pixel_rays(c2w: Tensor, K: Tensor, resolution: int) -> RayBundle:
     return RayBundle(rays_o, rays_d)
 
 
-def box_limits(rays: RayBundle, box_warp: float) -> tuple[Tensor, Tensor]:
+def box_limits(rays: RayBundle, box_warp: float, scope: str = "batch") -> tuple[Tensor, Tensor]:
     """Distances [N, R] at which rays enter and leave the cube of side `box_warp` around the origin (slab test).
 
     Rays that miss take the smallest entry of the rays that hit as near, and the largest *entry* as far: the
-    published rule, which uses the entries twice. If no ray hits, near is -1 and far -2.
+    published rule, which uses the entries twice. If no ray hits, near is -1 and far -2. scope: "batch", as published,
+    looks at the rays of the whole call, so that a ray that misses depends on its batch neighbours; "sample" looks at
+    each item by itself.
     """
     half = box_warp / 2
     inverse = 1 / rays.rays_d  # a ray parallel to a side gives +-inf, which the min and max below sort out
     a, b = (-half - rays.rays_o) * inverse, (half - rays.rays_o) * inverse
     near = torch.minimum(a, b).amax(dim=-1)
     far = torch.maximum(a, b).amin(dim=-1)
+    if near.numel() == 0:
+        return near, far
     hit = (near <= far) & (far >= 0)
-    if not bool(hit.any()):
-        return torch.full_like(near, -1.0), torch.full_like(far, -2.0)
-    entries = near[hit]
-    return torch.where(hit, near, entries.min()), torch.where(hit, far, entries.max())
+    dims = (0, 1) if scope == "batch" else (1,)
+    has_hit = hit.any(dim=dims, keepdim=True)
+    first = near.masked_fill(~hit, math.inf).amin(dims, keepdim=True)
+    last = near.masked_fill(~hit, -math.inf).amax(dims, keepdim=True)
+    near = torch.where(hit, near, torch.where(has_hit, first, -1.0))
+    return near, torch.where(hit, far, torch.where(has_hit, last, -2.0))

@@ -19,9 +19,11 @@ from eg3d.rendering.compositing import (
     interval_weights,
     sample_weights,
 )
+from eg3d.rendering.draws import CounterDraws
 from eg3d.rendering.planes import PLANE_AXES
 from eg3d.rendering.rays import RayBundle, box_limits
 from eg3d.rendering.sampling import IMPORTANCE_BINS, Draws, importance_depths, stratified_depths
+from eg3d.streams import normal
 
 # Points [N, P, 3] -> raw density [N, P] and colours in [0, 1] [N, C, P].
 Field = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -41,7 +43,7 @@ class RenderingConfig:
     density_noise: float = 0.0  # standard deviation of noise on the raw density, needs an rng
     plane_axes: str = "xy_xz_zx"  # "xy_xz_zx" as published | "xy_xz_zy" so that one plane sees (y, z)
     importance_bins: str = "published"  # "published" half an interval too near | "centred"
-    depth_clamp: str = "batch"  # depth limits: "batch" as published | "sample"
+    depth_clamp: str = "batch"  # limits of depths, and of rays that miss the box: "batch" as published | "sample"
 
     def validate(self) -> list[str]:
         """All faults, one line each; empty when the configuration is fine."""
@@ -91,7 +93,7 @@ class RenderedRays:
 def ray_limits(rays: RayBundle, cfg: RenderingConfig) -> tuple[Tensor, Tensor]:
     """Near and far distances [N, R] of each ray, world units."""
     if cfg.ray_start == "auto":
-        return box_limits(rays, cfg.box_warp)
+        return box_limits(rays, cfg.box_warp, cfg.depth_clamp)
     like = rays.rays_o[..., 0]
     return torch.full_like(like, float(cfg.ray_start)), torch.full_like(like, float(cfg.ray_end))
 
@@ -122,11 +124,9 @@ def _evaluate(
     sigma, rgb = field(points.flatten(1, 2))
     sigma, rgb = sigma.view_as(t), rgb.unflatten(-1, t.shape[1:])
     if density_noise > 0:
-        if not isinstance(rng, torch.Generator):
-            raise ValueError(
-                "rendering.density_noise is above 0: pass an rng, a torch.Generator, that noise comes from"
-            )
-        noise = torch.randn((*t.shape, 1), generator=rng, device=rng.device).to(sigma.device)
+        if rng is None or isinstance(rng, CounterDraws):
+            raise ValueError("rendering.density_noise is above 0: pass an rng, deterministic rendering has no noise")
+        noise = normal((*t.shape, 1), rng).to(sigma.device)
         sigma = sigma + density_noise * noise.flatten(1).view_as(sigma)
     return sigma, rgb
 

@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 
 from eg3d.rendering.draws import IMPORTANCE, JITTER, CounterDraws
+from eg3d.streams import Rng, uniform
 
 IMPORTANCE_BINS = ("published", "centred")
 
 
-Draws = torch.Generator | CounterDraws
+Draws = Rng | CounterDraws
 
 
-def uniform(shape: tuple[int, ...], rng: Draws, device: torch.device, *, stream: int) -> Tensor:
-    """Uniform draws in [0, 1) from `rng`, on its own device first so that a CPU generator serves any model."""
+def draw(shape: tuple[int, ...], rng: Draws, device: torch.device, *, stream: int) -> Tensor:
+    """Uniform draws in [0, 1) on `device`; a CPU generator serves any device."""
     if isinstance(rng, CounterDraws):
         return rng.uniform(stream, shape, device)
-    return torch.rand(shape, generator=rng, device=rng.device).to(device)
+    return uniform(shape, rng).to(device)
 
 
 @torch.no_grad()
@@ -36,7 +37,7 @@ def stratified_depths(
     """
     shape = (*near.shape, num_samples)
     steps = torch.linspace(0, 1, num_samples, dtype=near.dtype, device=near.device)
-    jitter = 0.5 if rng is None else uniform((*shape, 1), rng, near.device, stream=JITTER).squeeze(-1).to(near.dtype)
+    jitter = 0.5 if rng is None else draw((*shape, 1), rng, near.device, stream=JITTER).squeeze(-1).to(near.dtype)
     fraction = (steps + jitter / (num_samples - 1)).expand(shape)
     near, far = near.unsqueeze(-1), far.unsqueeze(-1)
     if disparity:
@@ -76,8 +77,7 @@ def _blurred(weights: Tensor) -> Tensor:
 
 def _draws(rays: tuple[int, int], num_samples: int, rng: Draws | None, like: Tensor) -> Tensor:
     if rng is not None:
-        shape = (rays[0] * rays[1], num_samples)
-        return uniform(shape, rng, like.device, stream=IMPORTANCE).to(like.dtype).view(*rays, num_samples)
+        return draw((*rays, num_samples), rng, like.device, stream=IMPORTANCE).to(like.dtype)
     steps = torch.arange(num_samples, dtype=like.dtype, device=like.device)
     return ((steps + 0.5) / num_samples).expand(*rays, num_samples).contiguous()
 

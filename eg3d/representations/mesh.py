@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 LEVEL = 10.0  # raw density of the surface, as published
 BORDER_FILL = -1000.0  # raw density that hides the border, as published
 MESH_SUFFIXES = (".glb", ".ply", ".obj")
+
+
+class NoSurface(ValueError):
+    """No density of the volume crosses the level."""
 
 
 def extract_mesh(
@@ -37,7 +41,7 @@ def extract_mesh(
     resolution: points per side of the whole cube, whose side is `box_warp`; origin_index: the grid index of
     volume[0, 0, 0] (the starts of slab_slices for a slab). border: fraction of the cube that is hidden at each side,
     one number or six (x low, x high, y low, y high, z low, z high); int(fraction * resolution) points are filled with
-    -1000, which also closes the surface there. Raises ValueError if nothing crosses the level.
+    -1000, which also closes the surface there. Raises NoSurface if nothing crosses the level.
     """
     import trimesh
 
@@ -47,12 +51,12 @@ def extract_mesh(
 
 
 def surface(volume: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
-    """Marching cubes: vertices [V, 3] in voxels (float32), faces [F, 3] wound outward. ValueError without a surface."""
+    """Marching cubes: vertices [V, 3] in voxels (float32), faces [F, 3] wound outward. NoSurface without one."""
     from skimage.measure import marching_cubes
 
     low, high = float(volume.min()), float(volume.max())
     if not low < level < high or min(volume.shape) < 2:  # not <: also refuses NaN
-        raise ValueError(
+        raise NoSurface(
             f"no surface: density of the {'x'.join(map(str, volume.shape))} volume spans {low:.4g} to {high:.4g} "
             f"and does not cross level {level:g}; give a level inside that range or a smaller border"
         )
@@ -109,10 +113,43 @@ def main_component_share(mesh: trimesh.Trimesh) -> float:
 
 def export_mesh(mesh: trimesh.Trimesh, path: str | Path) -> None:
     """Write the mesh atomically as .glb, .ply or .obj, by the suffix of `path`; ValueError for any other suffix."""
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in MESH_SUFFIXES:
-        raise ValueError(f"{path.name}: a mesh file ends in {', '.join(MESH_SUFFIXES)}, not in {suffix!r}")
-    data = mesh.export(file_type=suffix[1:])
+    data = mesh_bytes(mesh, Path(path).suffix.lower())
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else bytes(data))  # type: ignore[arg-type]
+        temporary.write_bytes(data)
+
+
+def mesh_bytes(mesh: trimesh.Trimesh, suffix: str) -> bytes:
+    """A mesh as the contents of a .glb, .ply or .obj file; ValueError for any other suffix.
+
+    Files carry vertex normals (mean of the faces around a vertex) and, if the mesh has them, vertex colours.
+    """
+    if suffix == ".ply":
+        data = mesh.export(file_type="ply", vertex_normal=True)
+    elif suffix == ".obj":
+        data = mesh.export(file_type="obj", include_normals=True)
+    elif suffix == ".glb":
+        data = _with_linear_colors(mesh).export(file_type="glb", include_normals=True, tree_postprocessor=_make_matt)
+    else:
+        raise ValueError(f"a mesh file ends in {', '.join(MESH_SUFFIXES)}, not in {suffix!r}")
+    return data.encode("utf-8") if isinstance(data, str) else bytes(data)  # type: ignore[arg-type]
+
+
+def _make_matt(tree: dict[str, Any]) -> None:
+    """Without a material, glTF 2.0 (5.19) takes a surface for metal: black where there is nothing to mirror."""
+    tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.8}}]
+    for mesh in tree["meshes"]:
+        for primitive in mesh["primitives"]:
+            primitive["material"] = 0
+
+
+def _with_linear_colors(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+    """glTF 2.0 (3.9.2) takes vertex colours as linear light; ours are display values, like those of images."""
+    if getattr(mesh.visual, "kind", None) != "vertex":
+        return mesh
+    from trimesh.visual import ColorVisuals
+
+    display = np.asarray(mesh.visual.vertex_colors)[:, :3] / 255.0  # type: ignore[union-attr]
+    linear = np.where(display <= 0.04045, display / 12.92, ((display + 0.055) / 1.055) ** 2.4)
+    copied = mesh.copy()
+    copied.visual = ColorVisuals(copied, vertex_colors=(linear * 255 + 0.5).astype(np.uint8))
+    return copied

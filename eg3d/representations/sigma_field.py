@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GRIDS", "SigmaFieldConfig", "Slices", "grid_points", "normalise_sigma_self", "seed_slab", "sigma_field",
-    "sigma_grid", "slab_shape", "slab_slices", "to_network_axes",
+    "sigma_grid", "sigma_part", "slab_shape", "slab_slices", "to_network_axes",
 ]  # fmt: skip
 CHUNK_POINTS = 2**16  # points of one query where native operations are missing: about 100 MB at 64 hidden units
 
@@ -90,14 +90,36 @@ def sigma_field(
     the decoder's weights. `chunk` bounds the points of one query where native operations are missing.
     """
     slices = (slice(0, cfg.resolution),) * 3 if whole else slab_slices(cfg)
-    return _sigma_on(G, planes, cfg.resolution, slices, grid=cfg.grid, chunk=chunk)
+    return sigma_part(G, planes, cfg.resolution, slices, grid=cfg.grid, chunk=chunk)
 
 
 def sigma_grid(
     G: TriPlaneGenerator, planes: Tensor, resolution: int, *, grid: str, chunk: int = CHUNK_POINTS
 ) -> Tensor:
     """Raw density of the whole cube, [N, D, D, D] in the order (x, y, z); differentiable as sigma_field is."""
-    return _sigma_on(G, planes, resolution, (slice(0, resolution),) * 3, grid=grid, chunk=chunk)
+    return sigma_part(G, planes, resolution, (slice(0, resolution),) * 3, grid=grid, chunk=chunk)
+
+
+def sigma_part(
+    G: TriPlaneGenerator, planes: Tensor, resolution: int, slices: Slices, *, grid: str, chunk: int = CHUNK_POINTS
+) -> Tensor:
+    """Raw density [N, X, Y, Z] on the part `slices` of the grid, float32 (float64 for planes of that type).
+
+    Differentiable as sigma_field is. Raises ValueError for planes of another rank, an unknown grid or no points.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1 point, got {chunk}")
+    rendering = G.cfg.rendering
+    return density_grid(
+        planes,
+        *G.decoder.density_weights(),
+        resolution=resolution,
+        slices=slices,
+        grid=grid,
+        box_warp=rendering.box_warp,
+        plane_axes=rendering.plane_axes,
+        chunk=chunk,
+    )
 
 
 def normalise_sigma_self(x: Tensor, low: float = 0.0, high: float = 100.0) -> Tensor:
@@ -133,22 +155,3 @@ def seed_slab(G: TriPlaneGenerator, seed: int, cfg: SigmaFieldConfig) -> Tensor:
     c = canonical_label(1, radius=camera.radius, lookat=camera.pivot).to(device)
     ws = G.mapping(z, c, truncation_psi=cfg.psi, truncation_cutoff=cutoff)
     return sigma_field(G, G.planes(ws, noise_mode="const"), cfg)[0].float()
-
-
-def _sigma_on(
-    G: TriPlaneGenerator, planes: Tensor, resolution: int, slices: Slices, *, grid: str, chunk: int
-) -> Tensor:
-    """Density on a part of the grid, float32 (float64 for planes of that type)."""
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1 point, got {chunk}")
-    rendering = G.cfg.rendering
-    return density_grid(
-        planes,
-        *G.decoder.density_weights(),
-        resolution=resolution,
-        slices=slices,
-        grid=grid,
-        box_warp=rendering.box_warp,
-        plane_axes=rendering.plane_axes,
-        chunk=chunk,
-    )

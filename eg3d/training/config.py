@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 from eg3d.entry import one_of
 from eg3d.generator import GeneratorConfig
+from eg3d.networks.augment import AugmentConfig
 from eg3d.networks.discriminator import DiscriminatorConfig
 
+AUGMENTATIONS = ("none", "ada", "fixed")
 DENSITY_REG_TYPES = ("l1", "monotonic-detach", "monotonic-fixed")
 
 
@@ -43,6 +45,7 @@ class LossConfig:
     lazy_gain: bool = True  # multiply a regulariser by its interval; False = the published fine-tuning fork
     swap_final: float | None = 0.5  # chance of a swapped conditioning camera; null = no conditioning
     swap_fade_kimg: float = 1000.0
+    style_mixing_prob: float = 0.0  # share of samples whose later layers take the style of a second latent
     blur_init_sigma: float = 10.0  # pixels
     blur_fade_kimg: float = 200.0
 
@@ -50,10 +53,34 @@ class LossConfig:
         faults = one_of("density_reg_type", self.density_reg_type, DENSITY_REG_TYPES)
         if self.swap_final is not None and not 0 <= self.swap_final <= 1:
             faults.append(f"swap_final: {self.swap_final} is not a probability; give 0 to 1 or null")
+        if not 0 <= self.style_mixing_prob <= 1:
+            faults.append(f"style_mixing_prob: {self.style_mixing_prob} is not a probability; give 0 to 1")
         intervals = ("r1_interval", "density_reg_interval")
         weights = ("r1_gamma", "density_reg", "density_reg_std", "blur_init_sigma")
         faults += at_least(self, 0, *intervals, *weights, "swap_fade_kimg", "blur_fade_kimg")
         return faults + at_least(self, 1, "density_reg_points")
+
+
+@dataclass
+class AugmentationConfig:
+    """Augmentation of what the discriminator sees. Source: ADA (2020). Camera labels follow its geometry."""
+
+    mode: str = "none"  # none | ada: p follows the discriminator's overfitting | fixed
+    p: float = 0.2  # of mode fixed
+    target: float = 0.6  # of mode ada: mean sign of the logits of real images
+    interval: int = 4  # of mode ada: iterations between changes of p
+    kimg: float = 500.0  # of mode ada: how long p takes from 0 to 1 at most
+    pipe: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def validate(self) -> list[str]:
+        faults = one_of("mode", self.mode, AUGMENTATIONS) + at_least(self, 1, "interval")
+        if not 0 <= self.p <= 1:
+            faults.append(f"p: {self.p} is not a probability; give 0 to 1")
+        if not -1 <= self.target <= 1:
+            faults.append(f"target: {self.target} is not a mean of signs; give -1 to 1")
+        if self.kimg <= 0:
+            faults.append(f"kimg: {self.kimg} is not positive")
+        return faults
 
 
 @dataclass
@@ -90,15 +117,19 @@ class TrainConfig:
 
     out: str = "runs/train"
     data: str = "data/heads64.zip"
-    start: str | None = None  # networks to start from: a .safetensors file or a manifest name
+    mirror: bool = False  # show every image a second time, mirrored, from the mirrored camera
+    max_images: int | None = None  # train on a random subset of this size; null = all
+    start: str | None = None  # networks to start from: a network file or a manifest name
+    start_config: str = "file"  # networks as the file has them | own: as this config says, taking over what fits
     start_net: str = "G"  # which generator of `start` is trained on: G (published) | G_ema, its average
     resume: bool = True  # continue from the state in `out` when there is one
     seed: int = 0
     device: str = "auto"
     threads: int = 0  # CPU threads; 0 = torch's choice
     workers: int = 2  # threads that decode images
-    batch: int = 32  # images a step
-    micro_batch: int = 0  # images a forward pass; 0 = batch
+    cudnn_benchmark: bool = False  # let cuDNN try its algorithms first: faster, not repeatable to the last bit
+    batch: int = 32  # images a step, over all processes
+    micro_batch: int = 0  # images a forward pass of one process; 0 = all of its share of the batch
     total_kimg: float = 25000.0
     tick_kimg: float = 4.0
     snapshot_ticks: int = 50
@@ -112,9 +143,17 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
     def validate(self) -> list[str]:
         faults = batch_faults(self.batch, self.micro_batch) + one_of("start_net", self.start_net, ("G", "G_ema"))
+        faults += one_of("start_config", self.start_config, ("file", "own"))
+        if self.mirror and self.warm_start.reconstruction_kimg > 0:
+            faults.append(
+                "mirror: nobody knows the parameters of mirrored heads; give mirror=false or no reconstruction"
+            )
+        if self.max_images is not None and self.max_images < 1:
+            faults.append(f"max_images: {self.max_images} is below 1; give null for all")
         if self.generator.img_resolution != self.discriminator.img_resolution:
             faults.append(
                 f"discriminator.img_resolution: {self.discriminator.img_resolution} differs from the generator's "
@@ -144,4 +183,12 @@ def at_least(config: object, low: float, *names: str) -> list[str]:
     return [f"{name}: {getattr(config, name)} is below {low:g}" for name in names if getattr(config, name) < low]
 
 
-__all__ = ["LossConfig", "OptimConfig", "TrainConfig", "WarmStartConfig", "at_least", "batch_faults"]
+__all__ = [
+    "AugmentationConfig",
+    "LossConfig",
+    "OptimConfig",
+    "TrainConfig",
+    "WarmStartConfig",
+    "at_least",
+    "batch_faults",
+]

@@ -17,8 +17,14 @@ def to_uint8(images: Tensor) -> Tensor:
     return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
-def depth_to_rgb(depth: Tensor) -> Tensor:
-    """Depth [N, 1, R, R] as grey [N, 3, R, R] in [-1, 1], near = bright, stretched per image."""
+def depth_to_rgb(depth: Tensor, *, limits: tuple[float, float] | None = None) -> Tensor:
+    """Depth [N, 1, R, R] as grey [N, 3, R, R] in [-1, 1], near = bright.
+
+    limits: distances that become white and black, so that pictures can be compared; None stretches each by itself.
+    """
+    if limits is not None:
+        grey = 1 - 2 * ((depth - limits[0]) / (limits[1] - limits[0])).clamp(0, 1)
+        return grey.expand(-1, 3, -1, -1)
     low, high = depth.amin(dim=(1, 2, 3), keepdim=True), depth.amax(dim=(1, 2, 3), keepdim=True)
     grey = 1 - 2 * (depth - low) / (high - low).clamp_min(1e-8)
     return grey.expand(-1, 3, -1, -1)

@@ -5,14 +5,17 @@ Letters: N batch, P points, H image side, R neural side. Every function returns 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from eg3d.cameras import split_label
 from eg3d.generator import TriPlaneGenerator
 from eg3d.networks.discriminator import resize_raw
 from eg3d.rendering.rays import pixel_rays
+from eg3d.streams import Rng, normal, uniform
 from eg3d.training.schedules import blur_taps
 
 Images = dict[str, Tensor]
@@ -62,41 +65,42 @@ def fake_images(rendered: Images, sigma: float) -> Images:
     return {"image": blur(rendered["image"], sigma), "image_raw": rendered["image_raw"]}
 
 
-def r1_penalty(discriminator: nn.Module, images: Images, c: Tensor) -> tuple[Tensor, Tensor]:
+def r1_penalty(
+    judge: Callable[[Images], Tensor], images: Images, names: tuple[str, ...] = ("image", "image_raw")
+) -> tuple[Tensor, Tensor]:
     """Squared gradient norm of D at real images, per sample [N], and the logits [N, 1]. Source: R1 (2018).
 
-    Taken at the tensors that D sees, after the blur. Differentiable twice.
+    `judge` takes images to logits; `names` are those that D looks at. Taken at the tensors that D sees, after blur and
+    augmentation, as published. Differentiable twice.
     """
-    seen = {name: images[name].detach().requires_grad_(True) for name in ("image", "image_raw")}
-    logits = discriminator(seen, c)
+    seen = {name: images[name].detach().requires_grad_(True) for name in names}
+    logits = judge(seen)
     gradients = torch.autograd.grad(logits.sum(), list(seen.values()), create_graph=True)
     return sum((g.square().sum(dim=(1, 2, 3)) for g in gradients), torch.zeros_like(logits[:, 0])), logits
 
 
 def density_regularisation(
-    generator: TriPlaneGenerator, planes: Tensor, *, num_points: int, std: float, rng: torch.Generator
+    generator: TriPlaneGenerator, planes: Tensor, *, num_points: int, std: float, rng: Rng
 ) -> Tensor:
     """Mean |sigma(P) - sigma(P + noise)| of raw density at P ~ U[-1, 1]^3, noise ~ N(0, std^2), world units.
 
     The cube is not scaled by the box, as published. Source: EG3D (2022), density regularisation.
     """
     shape = (planes.shape[0], num_points, 3)
-    points = torch.rand(shape, device=planes.device, generator=rng) * 2 - 1
-    moved = points + std * torch.randn(shape, device=planes.device, generator=rng)
+    points = uniform(shape, rng).to(planes.device) * 2 - 1
+    moved = points + std * normal(shape, rng).to(planes.device)
     sigma = generator.sigma(planes, torch.cat([points, moved], dim=1))
     return (sigma[:, :num_points] - sigma[:, num_points:]).abs().mean()
 
 
-def monotonic_regularisation(
-    generator: TriPlaneGenerator, planes: Tensor, *, is_detached: bool, rng: torch.Generator
-) -> Tensor:
+def monotonic_regularisation(generator: TriPlaneGenerator, planes: Tensor, *, is_detached: bool, rng: Rng) -> Tensor:
     """10 * mean relu(sigma(P) - sigma(P')) with P' one 256th of the box further from the frontal camera, along -z.
 
     P ~ U[-1, 1]^3, 2,000 points a sample. Fills what the surface hides. With `is_detached` only the point behind is
     moved. Source: EG3D (2022), the regularisers `monotonic-detach` and `monotonic-fixed`.
     """
     shape = (planes.shape[0], MONOTONIC_POINTS, 3)
-    points = torch.rand(shape, device=planes.device, generator=rng) * 2 - 1
+    points = uniform(shape, rng).to(planes.device) * 2 - 1
     step = generator.cfg.rendering.box_warp / MONOTONIC_STEPS
     behind = points - torch.tensor([0.0, 0.0, step], device=planes.device)
     sigma = generator.sigma(planes, torch.cat([points, behind], dim=1))
@@ -137,7 +141,7 @@ def depth_loss(
     *,
     num_points: int,
     band: float,
-    rng: torch.Generator,
+    rng: Rng,
 ) -> Tensor:
     """Binary cross-entropy of the density against depth maps: air before a ray's surface, matter just behind it.
 
@@ -153,8 +157,8 @@ def depth_loss(
     rays = pixel_rays(*split_label(c), side)
 
     def draw(kind: str) -> Tensor:
-        make = torch.rand if kind == "uniform" else torch.randn
-        return make((num, num_points), device=depth.device, generator=rng)
+        make = uniform if kind == "uniform" else normal
+        return make((num, num_points), rng).to(depth.device)
 
     pixel = (draw("uniform") * side**2).long()
     at = depth.flatten(1).gather(1, pixel)
@@ -169,12 +173,9 @@ def depth_loss(
     return F.binary_cross_entropy_with_logits(logits, (is_near & (offset > 0)).to(logits))
 
 
-def swapped_labels(c: Tensor, probability: float | None, rng: torch.Generator, *, whole_batch: bool = False) -> Tensor:
-    """Conditioning labels [N, 25]: the neighbour's with `probability`, else one's own; zeros when it is None.
+def swapped_labels(c: Tensor, other: Tensor, probability: float | None, draws: Tensor) -> Tensor:
+    """Conditioning labels [N, 25]: the other sample's where draws [N, 1] are below `probability`, else one's own.
 
-    One draw per sample; one for the whole batch in the density regulariser, as published.
+    Zeros when the probability is None. Draws are uniform in [0, 1): one a sample, or the same one for all.
     """
-    if probability is None:
-        return torch.zeros_like(c)
-    draws = torch.rand(1 if whole_batch else len(c), 1, device=c.device, generator=rng)
-    return torch.where(draws < probability, c.roll(1, dims=0), c)
+    return torch.zeros_like(c) if probability is None else torch.where(draws < probability, other, c)

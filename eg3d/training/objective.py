@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from eg3d.generator import TriPlaneGenerator
+from eg3d.networks.augment import AugmentPipe
 from eg3d.networks.discriminator import DualDiscriminator
+from eg3d.streams import Rng, normal, uniform
 from eg3d.training import losses, schedules
+from eg3d.training.augmentation import augmented
 from eg3d.training.config import TrainConfig, WarmStartConfig
 from eg3d.training.phases import Draw, Phase, Term
+from eg3d.training.ranks import Ranks
 from eg3d.training.stats import Stats
 
 LATENT_ROTATION_SEED = 20_001  # fixes the rotation that puts head parameters into the latent space
@@ -25,6 +29,8 @@ class Progress:
     num_images: int = 0  # real images shown
     iteration: int = 0
     tick: int = 0
+    real_signs: float = 0.0  # of the logits of real images since augmentation was last adapted: sum
+    real_count: float = 0.0  # and number
 
 
 class AdversarialObjective:
@@ -36,12 +42,13 @@ class AdversarialObjective:
         generator: TriPlaneGenerator,
         discriminator: DualDiscriminator,
         progress: Progress,
-        rng: torch.Generator,
         stats: Stats,
+        augment: AugmentPipe | None = None,
     ) -> None:
-        self.cfg, self.loss, self.rng, self.stats, self.progress = cfg, cfg.loss, rng, stats, progress
-        self.generator, self.discriminator = generator, discriminator
+        self.cfg, self.loss, self.stats, self.progress = cfg, cfg.loss, stats, progress
+        self.generator, self.discriminator, self.augment = generator, discriminator, augment
         self.initial_neural_resolution = generator.neural_rendering_resolution
+        self._codes: list[Tensor] = []  # style codes [N, w_dim] since the mean of all of them last moved
 
     @property
     def adversarial_images(self) -> float:
@@ -69,36 +76,50 @@ class AdversarialObjective:
             fade_kimg=self.cfg.neural_resolution_fade_kimg,
         )
 
-    def render(self, z: Tensor, c: Tensor, *, update_emas: bool = False) -> losses.Images:
-        """Training-time forward: swapped conditioning, random noise and jitter."""
-        conditioning = losses.swapped_labels(c, self.swap_probability, self.rng)
-        ws = self.generator.mapping(z, conditioning, update_emas=update_emas)
+    def render(self, draw: Draw, *, moves_average: bool = False) -> losses.Images:
+        """Training-time forward: swapped conditioning, mixed styles, random noise and jitter."""
+        ws = self._styles(draw, uniform((len(draw.z), 1), draw.rng).to(draw.c), moves_average=moves_average)
         return self.generator.synthesis(
-            ws, c, noise_mode="random", rng=self.rng, neural_rendering_resolution=self.neural_resolution
+            ws, draw.c, noise_mode="random", rng=draw.rng, neural_rendering_resolution=self.neural_resolution
         )
 
+    def _styles(self, draw: Draw, coins: Tensor, *, moves_average: bool = False) -> Tensor:
+        """Style codes of a draw; `coins` [N, 1] decide about the conditioning camera."""
+        conditioning = losses.swapped_labels(draw.c, draw.other, self.swap_probability, coins)
+        ws = self.generator.mapping(draw.z, conditioning)
+        if moves_average:
+            self._codes.append(ws[:, 0].detach())
+        if self.loss.style_mixing_prob == 0:
+            return ws
+        coins = uniform((len(ws), 2), draw.rng).to(ws)
+        second = self.generator.mapping(normal(draw.z.shape, draw.rng).to(draw.z), draw.c)
+        return mixed_styles(ws, second, coins, self.loss.style_mixing_prob)
+
+    def move_average(self, ranks: Ranks) -> None:
+        """Move the mean style code once a step, towards the mean over the whole batch, however it was cut."""
+        mapping, codes = self.generator.backbone.mapping, torch.cat(self._codes)
+        self._codes = []
+        total = ranks.sum(torch.cat([codes.sum(0), codes.new_tensor([len(codes)])]))
+        mapping.move_average(total[:-1] / total[-1])
+
     def generator_main(self, draw: Draw) -> Tensor:
-        fake = losses.fake_images(self.render(draw.z, draw.c), self.blur_sigma)
-        logits = self.discriminator(fake, draw.c)
+        seen, c = self._seen(losses.fake_images(self.render(draw), self.blur_sigma), draw.c, draw)
+        logits = self._judge(seen, c, draw, draw.c_std)
         self._report_logits("fake", logits)
         return self._reported("Loss/G/loss", losses.generator_loss(logits))
 
     def density(self, draw: Draw) -> Tensor:
-        conditioning = losses.swapped_labels(draw.c, self.swap_probability, self.rng, whole_batch=True)
-        ws = self.generator.mapping(draw.z, conditioning)
-        planes = self.generator.planes(ws, noise_mode="random", rng=self.rng)
+        planes = self.generator.planes(self._styles(draw, draw.coin), noise_mode="random", rng=draw.rng)
         loss = losses.density_regularisation(
-            self.generator, planes, num_points=self.loss.density_reg_points, std=self._density_std(), rng=self.rng
+            self.generator, planes, num_points=self.loss.density_reg_points, std=self._density_std(), rng=draw.rng
         )
         self.stats.report("Loss/G/density_reg", loss)
         return loss * self.loss.density_reg * self._gain(self.loss.density_reg_interval)
 
     def monotonic(self, draw: Draw) -> Tensor:
-        conditioning = losses.swapped_labels(draw.c, self.swap_probability, self.rng, whole_batch=True)
-        ws = self.generator.mapping(draw.z, conditioning)
-        planes = self.generator.planes(ws, noise_mode="random", rng=self.rng)
+        planes = self.generator.planes(self._styles(draw, draw.coin), noise_mode="random", rng=draw.rng)
         is_detached = self.loss.density_reg_type == "monotonic-detach"
-        loss = losses.monotonic_regularisation(self.generator, planes, is_detached=is_detached, rng=self.rng)
+        loss = losses.monotonic_regularisation(self.generator, planes, is_detached=is_detached, rng=draw.rng)
         return self._reported("Loss/G/monotonic", loss) * self._gain(self.loss.density_reg_interval)
 
     def density_terms(self) -> list[Term]:
@@ -108,17 +129,23 @@ class AdversarialObjective:
 
     def discriminator_fake(self, draw: Draw) -> Tensor:
         with torch.no_grad():
-            rendered = self.render(draw.z, draw.c, update_emas=True)
-            fake = losses.fake_images(rendered, self.blur_sigma)
-        return losses.fake_loss(self.discriminator(fake, draw.c))
+            rendered = self.render(draw, moves_average=True)
+            seen, c = self._seen(losses.fake_images(rendered, self.blur_sigma), draw.c, draw)
+        return losses.fake_loss(self._judge(seen, c, draw, draw.c_std))
 
     def discriminator_real(self, draw: Draw) -> Tensor:
-        logits = self.discriminator(self._real(draw), draw.real.label)
+        seen, c = self._real(draw)
+        logits = self._judge(seen, c, draw, draw.real.label_std)
         self._report_logits("real", logits)
+        if self.augment is not None:
+            self.progress.real_signs += float(logits.detach().sign().sum())
+            self.progress.real_count += len(logits)
         return self._reported("Loss/D/real", losses.real_loss(logits))
 
     def r1(self, draw: Draw) -> Tensor:
-        penalty, _ = losses.r1_penalty(self.discriminator, self._real(draw), draw.real.label)
+        seen, c = self._real(draw)
+        names = ("image", "image_raw") if self.discriminator.cfg.dual_discrimination else ("image",)
+        penalty, _ = losses.r1_penalty(lambda x: self._judge(x, c, draw, draw.real.label_std), seen, names)
         self.stats.report("Loss/r1_penalty", penalty.mean())
         return penalty.mean() * (self.loss.r1_gamma / 2) * self._gain(self.loss.r1_interval)
 
@@ -126,11 +153,12 @@ class AdversarialObjective:
         """The data set's own heads from their own cameras; the conditioning camera is a neighbour's."""
         if draw.real.code is None:
             raise ValueError("warm_start.reconstruction_kimg: the data set has no codes.npy; give 0 or synthetic heads")
-        z = codes_to_latents(draw.real.code, self.generator.cfg.z_dim, self.rng)
+        z = codes_to_latents(draw.real.code, self.generator.cfg.z_dim, draw.rng)
         generator, warm = self.generator, self.cfg.warm_start
-        ws = generator.mapping(z, draw.real.label.roll(1, dims=0), update_emas=True)
-        planes = generator.planes(ws, noise_mode="random", rng=self.rng)
-        rendered = generator.render(planes, ws, draw.real.label, rng=self.rng)
+        ws = generator.mapping(z, draw.real.label if draw.real.other is None else draw.real.other)
+        self._codes.append(ws[:, 0].detach())
+        planes = generator.planes(ws, noise_mode="random", rng=draw.rng)
+        rendered = generator.render(planes, ws, draw.real.label, rng=draw.rng)
         terms = {
             "reconstruction": losses.reconstruction_loss(rendered, draw.real.image, edge_weight=warm.edge_weight),
             "silhouette": warm.silhouette_weight * losses.silhouette_loss(rendered, draw.real.image),
@@ -153,11 +181,19 @@ class AdversarialObjective:
             draw.real.depth,
             num_points=warm.depth_points,
             band=warm.depth_band,
-            rng=self.rng,
+            rng=draw.rng,
         )
 
-    def _real(self, draw: Draw) -> losses.Images:
-        return losses.real_images(draw.real.image, self.neural_resolution, self.blur_sigma)
+    def _real(self, draw: Draw) -> tuple[losses.Images, Tensor]:
+        real = losses.real_images(draw.real.image, self.neural_resolution, self.blur_sigma)
+        return self._seen(real, draw.real.label, draw)
+
+    def _seen(self, images: losses.Images, c: Tensor, draw: Draw) -> tuple[losses.Images, Tensor]:
+        """Images and their cameras as the discriminator gets them: augmented where the run augments."""
+        return (images, c) if self.augment is None else augmented(self.augment, images, c, draw.rng)
+
+    def _judge(self, images: losses.Images, c: Tensor, draw: Draw, c_std: Tensor | None) -> Tensor:
+        return self.discriminator(images, c, rng=draw.rng, c_std=c_std)
 
     def _density_std(self) -> float:
         """Published: the monotonic types perturb by one 256th of the box, whatever the configured deviation."""
@@ -176,7 +212,18 @@ class AdversarialObjective:
         self.stats.report(f"Loss/signs/{kind}", logits.sign().mean())
 
 
-def codes_to_latents(codes: Tensor, z_dim: int, rng: torch.Generator) -> Tensor:
+def mixed_styles(ws: Tensor, second: Tensor, coins: Tensor, probability: float) -> Tensor:
+    """Style codes [N, L, w_dim] whose later layers come from `second`, in a share `probability` of the samples.
+
+    coins [N, 2] uniform: whether, and from which of the layers 1 ... L - 1 on. Source: StyleGAN (2019), section 3.1.
+    """
+    num_ws = ws.shape[1]
+    first = 1 + (coins[:, 1:] * (num_ws - 1)).floor()
+    is_second = (coins[:, :1] < probability) & (torch.arange(num_ws, device=ws.device) >= first)
+    return torch.where(is_second[:, :, None], second, ws)
+
+
+def codes_to_latents(codes: Tensor, z_dim: int, rng: Rng) -> Tensor:
     """Latents [N, z_dim] ~ N(0, I) whose first directions, in a fixed rotation, are the head parameters [N, K].
 
     The remaining directions are fresh noise. Raises ValueError when z_dim < K.
@@ -184,7 +231,7 @@ def codes_to_latents(codes: Tensor, z_dim: int, rng: torch.Generator) -> Tensor:
     num, size = codes.shape
     if z_dim < size:
         raise ValueError(f"generator.z_dim: {z_dim} is smaller than the {size} head parameters of the data set")
-    rest = torch.randn(num, z_dim - size, device=codes.device, generator=rng)
+    rest = normal((num, z_dim - size), rng).to(codes)
     return torch.cat([codes, rest], dim=1) @ latent_rotation(z_dim).to(codes)
 
 
@@ -211,7 +258,7 @@ def adversarial_phases(objective: AdversarialObjective) -> list[Phase]:
     if has_density:
         phases.append(Phase("Greg", generator, g_opt, objective.density_terms(), loss.density_reg_interval, g_start))
     d_terms = [Term("fake", objective.discriminator_fake), Term("real", objective.discriminator_real)]
-    phases.append(Phase("Dmain", discriminator, d_opt, d_terms, 1, d_start))
+    phases.append(Phase("Dmain", discriminator, d_opt, d_terms, 1, d_start, after=[objective.move_average]))
     if has_r1:
         phases.append(Phase("Dreg", discriminator, d_opt, [Term("r1", objective.r1)], loss.r1_interval, d_start))
     return phases
@@ -237,4 +284,4 @@ def _warm_phases(objective: AdversarialObjective, warm: WarmStartConfig) -> list
         return warm.reconstruction_final_lr + cosine * (warm.reconstruction_lr - warm.reconstruction_final_lr)
 
     term = Term("reconstruction", objective.reconstruction)
-    return [Phase("Grec", generator, optimizer, [term], 1, 0, last, rate)]
+    return [Phase("Grec", generator, optimizer, [term], 1, 0, last, rate, after=[objective.move_average])]

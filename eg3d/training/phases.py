@@ -1,37 +1,85 @@
 """Phases of a training step: which network moves, by which losses, how often.
 
-A phase runs its terms over micro-batches, sums their gradients (each term's mean over the whole batch), cleans them and
-takes one optimiser step. Terms of one phase share the step; their gradient norms are logged one by one.
+A phase runs its terms over micro-batches, sums their gradients (each term's mean over the whole batch, over all
+processes), cleans them and takes one optimiser step. Terms of one phase share the step; their gradient norms are logged
+one by one.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from eg3d.data import Batch
+from eg3d.data import Batch, label_std
+from eg3d.streams import SampleStreams, derived_seed
+from eg3d.training.ranks import Ranks, whole_groups
 
 NAN_GRADIENT, INFINITE_GRADIENT = 0.0, 1e5  # published clean-up of gradients before a step
+ALONE = Ranks(torch.device("cpu"))
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What one phase works on: its own latents and cameras, and the iteration's real images."""
+    """What one phase works on: its own latents and cameras, the iteration's real images, and their random streams."""
 
     z: Tensor  # [N, z_dim]
     c: Tensor  # [N, 25]
+    other: Tensor  # [N, 25] another sample's camera, for swapped conditioning
+    c_std: Tensor  # [25] deviation of the cameras over the whole batch
+    coin: Tensor  # [N, 1] one uniform number for the whole batch
     real: Batch
+    rng: SampleStreams
+    group: int = 1  # samples of a minibatch-std group, which micro-batches must not cut
 
     def split(self, size: int) -> list[Draw]:
-        """Micro-batches of `size` samples."""
-        starts = range(0, len(self.z), size)
-        return [self._part(slice(start, start + size)) for start in starts]
+        """Micro-batches of `size` samples, of whole groups where the size allows it.
 
-    def _part(self, part: slice) -> Draw:
-        return Draw(self.z[part], self.c[part], self.real.part(part))
+        Samples alone are conditioned on their own camera: the published fine-tuning, with its micro-batches of one,
+        has no other camera to swap to.
+        """
+        num = len(self.z)
+        if num % size == 0 and size % self.group == 0:
+            parts = [self.rows(rows) for rows in whole_groups(num, num // size, self.group)]
+        else:
+            parts = [self.rows(list(range(k, min(k + size, num)))) for k in range(0, num, size)]
+        return [dataclasses.replace(part, other=part.c) for part in parts] if size == 1 else parts
+
+    def rows(self, rows: list[int]) -> Draw:
+        """Some of the samples."""
+        z, c, other, coin = (tensor[rows] for tensor in (self.z, self.c, self.other, self.coin))
+        return dataclasses.replace(
+            self, z=z, c=c, other=other, coin=coin, real=self.real.rows(rows), rng=self.rng.rows(rows)
+        )
+
+
+def draw_samples(
+    labels: Tensor,
+    real: Batch,
+    *,
+    z_dim: int,
+    batch: int,
+    key: tuple[int, ...],
+    device: torch.device | None = None,
+    rows: list[int] | None = None,
+    group: int = 1,
+) -> Draw:
+    """Latents and cameras of a batch, the latter from `labels` [D, 25]; everything random follows from `key`.
+
+    `rows` are the samples of the batch that this process works on, and those that `real` holds; None = all of them.
+    """
+    device = real.image.device if device is None else device
+    rows = list(range(batch)) if rows is None else rows
+    rng = torch.Generator().manual_seed(derived_seed(*key, 0))
+    z = torch.randn(batch, z_dim, generator=rng)
+    c = labels[torch.randint(len(labels), (batch,), generator=rng)]
+    coin = torch.rand(1, 1, generator=rng).expand(batch, 1)
+    parts = [tensor[rows].to(device) for tensor in (z, c, c.roll(1, dims=0), coin)]
+    streams = SampleStreams.seeded([derived_seed(*key, 1 + row) for row in rows], device)
+    return Draw(parts[0], parts[1], parts[2], label_std(c).to(device), parts[3], real, streams, group)
 
 
 @dataclass
@@ -56,11 +104,12 @@ class Phase:
     last_image: float = float("inf")
     lr: Callable[[int], float] | None = None  # of images shown; None = constant
     norms: dict[str, float] = field(default_factory=dict)  # gradient norm of each term at the last step
+    after: list[Callable[[Ranks], None]] = field(default_factory=list)  # called at the end of every step
 
     def is_due(self, iteration: int, num_images: int) -> bool:
         return self.first_image <= num_images < self.last_image and iteration % self.interval == 0
 
-    def step(self, draw: Draw, *, micro_batch: int, num_images: int) -> None:
+    def step(self, draw: Draw, *, micro_batch: int, num_images: int, ranks: Ranks = ALONE) -> None:
         """Accumulate all terms and step; `self.norms` then holds each term's gradient norm."""
         parameters = list(self.network.parameters())
         self.network.requires_grad_(True)
@@ -69,7 +118,7 @@ class Phase:
             self.optimizer.zero_grad(set_to_none=True)
             for part in draw.split(term.micro_batch or micro_batch):
                 (term.loss(part) * (len(part.z) / len(draw.z))).backward()
-            gradients = [clean_gradient(p.grad) for p in parameters]
+            gradients = [clean_gradient(g) for g in ranks.mean([p.grad for p in parameters])]
             self.norms[term.name] = gradient_norm(gradients)
             total = [_sum(a, b) for a, b in zip(total, gradients, strict=True)]
         self.network.requires_grad_(False)
@@ -79,6 +128,8 @@ class Phase:
             group["lr"] = self.lr(num_images) if self.lr else group["lr"]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        for finish in self.after:
+            finish(ranks)
 
 
 def clean_gradient(gradient: Tensor | None) -> Tensor | None:

@@ -1,6 +1,6 @@
-"""Exact state of a training run in one safetensors file: networks, optimisers, random generator, counters.
+"""Exact state of a training run in one safetensors file: networks, optimisers, counters.
 
-No pickle: tensors by name, everything else as JSON metadata.
+All random numbers follow from the seed and the counters. No pickle: tensors by name, everything else as JSON metadata.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ def save_state(
     *,
     networks: dict[str, nn.Module],
     optimizers: dict[str, torch.optim.Optimizer],
-    rng: torch.Generator,
     progress: Progress,
     extra: dict[str, Any],
 ) -> None:
     """Write everything that the next step depends on; `extra` is JSON data checked again on loading by the caller."""
-    tensors: dict[str, Tensor] = {"rng": rng.get_state()}
+    tensors: dict[str, Tensor] = {}
     for name, network in networks.items():
         tensors |= {f"network/{name}/{key}": value for key, value in network.state_dict().items()}
     for name, optimizer in optimizers.items():
@@ -48,7 +47,6 @@ def load_state(
     *,
     networks: dict[str, nn.Module],
     optimizers: dict[str, torch.optim.Optimizer],
-    rng: torch.Generator,
     progress: Progress,
 ) -> dict[str, Any]:
     """Put the state of `save_state` into the given objects; returns `extra`.
@@ -71,7 +69,6 @@ def load_state(
         _load_network(path, name, network, _under(tensors, f"network/{name}/"))
     for name, optimizer in optimizers.items():
         _load_optimizer(optimizer, _under(tensors, f"optimizer/{name}/"))
-    rng.set_state(tensors["rng"])
     for key, value in json.loads(metadata["progress"]).items():
         setattr(progress, key, value)
     return json.loads(metadata["extra"])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from eg3d.safe_write import write_text
+from eg3d.training.ranks import Ranks
 
 
 class Stats:
@@ -23,15 +24,29 @@ class Stats:
         """Add one value; tensors must have one element, and are read only when the tick ends."""
         self._values.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else value)
 
-    def collect(self) -> dict[str, dict[str, float]]:
-        """{name: {num, mean, std}} of what was reported, and a clean slate."""
-        collected = {}
-        for name, values in self._values.items():
-            numbers = torch.tensor([float(value) for value in values], dtype=torch.float64)
-            std = float(numbers.std(unbiased=False))
-            collected[name] = {"num": len(values), "mean": float(numbers.mean()), "std": std}
+    def collect(self, ranks: Ranks | None = None) -> dict[str, dict[str, float]]:
+        """{name: {num, mean, std}} of what was reported, by all processes together, and a clean slate."""
+        values = {name: torch.tensor([float(x) for x in v], dtype=torch.float64) for name, v in self._values.items()}
         self._values = {}
-        return collected
+        if ranks is not None and ranks.size > 1:
+            return _over_ranks(values, ranks)
+        return {
+            name: {"num": len(v), "mean": float(v.mean()), "std": float(v.std(unbiased=False))}
+            for name, v in values.items()
+        }
+
+
+def _over_ranks(values: dict[str, Tensor], ranks: Ranks) -> dict[str, dict[str, float]]:
+    """Statistics of the values of all processes, which must have reported the same names in the same order."""
+    sums = [torch.stack([torch.tensor(float(len(v))).double(), v.sum(), v.square().sum()]) for v in values.values()]
+    if not sums:
+        return {}
+    total = ranks.sum(torch.stack(sums).to(ranks.device)).cpu()
+    collected = {}
+    for name, (num, first, second) in zip(values, total.tolist(), strict=True):
+        mean = first / num
+        collected[name] = {"num": int(num), "mean": mean, "std": max(second / num - mean**2, 0.0) ** 0.5}
+    return collected
 
 
 class StatsWriter:

@@ -31,6 +31,7 @@ COLUMNS = {
     "stray": "simulated annotator: share of the surface outside the main piece",
     "holes": "simulated annotator: share of the face window without a surface, tunnels counted in",
     "relief": "simulated annotator: relief of the face window, world units",
+    "asymmetry": "simulated annotator: mean difference between the halves of the face, world units",
     "reward": "scalar reward of the trained reward model, higher = better",
 }
 SUMMARY_COLUMNS = {

@@ -19,10 +19,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from eg3d.metrics.kid import kernel_distance
+from eg3d.metrics.random_convolutions import random_features, standardised
 from eg3d.seeds import latents
 from eg3d.training.grids import to_uint8
 from paper_result_analyses.measure.before_after import START
-from paper_result_analyses.measure.image_features import kernel_distance, random_features, standardised
 
 if TYPE_CHECKING:
     from eg3d.data import ImageDataset

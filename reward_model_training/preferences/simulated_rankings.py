@@ -1,7 +1,7 @@
 """Seeds of a generator -> simulated scores -> simulated rankings.
 
 Files, all in the folder of the rankings table: `rankings.csv` (schema in rankings.py, annotator "simulated"),
-`scores.csv` (seed, roughness, stray, holes, score, relief; a row is on disk before the next seed begins) and
+`scores.csv` (seed, roughness, stray, holes, score, relief, asymmetry; a row is on disk before the next seed begins) and
 `scores_source.json` (which generator, slab and annotator the scores belong to, so that a resumed run can not mix two).
 """
 
@@ -31,7 +31,7 @@ from reward_model_training.preferences.simulated_annotator import (
     SurfaceScore,
 )
 
-SCORE_COLUMNS = ("seed", "roughness", "stray", "holes", "score", "relief")
+SCORE_COLUMNS = ("seed", "roughness", "stray", "holes", "score", "relief", "asymmetry")
 
 
 @dataclass

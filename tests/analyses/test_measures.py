@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from paper_result_analyses.measure import before_after, image_change, intervals, tables, trajectories, twin_geometry
-from paper_result_analyses.measure.image_features import kernel_distance, random_features, standardised
 from paper_result_analyses.measure.twin_geometry import GeometryConfig
 
 
@@ -129,31 +128,11 @@ def test_pair_rows_of_known_changes():
     assert (rows["pixel_identity_rank"] == 1).all()
 
 
-def test_random_features_are_fixed():
-    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    features = random_features(images)
-    assert features.shape == (3, 704) and torch.isfinite(features).all()
-    assert torch.equal(features, random_features(images))
-    assert torch.allclose(random_features(images[1:2]), features[1:2], atol=1e-5)
-    with pytest.raises(ValueError, match="uint8"):
-        random_features(images.float())
-
-
-def test_kernel_distance_is_zero_for_one_distribution_and_grows():
-    rng = torch.Generator().manual_seed(2)
-    first, second = torch.randn(300, 8, generator=rng), torch.randn(300, 8, generator=rng)
-    same = kernel_distance(first, second)
-    moved = kernel_distance(first, second + 0.5)
-    far = kernel_distance(first, second + 1.0)
-    assert abs(same.mean) < 0.1 < moved.mean < far.mean
-    assert torch.allclose(standardised(first, first).std(0), torch.ones(8), atol=1e-4)
-
-
 def _judged(changes: dict[str, list[float]]) -> pd.DataFrame:
     rows = []
     for arm, scores in changes.items():
         for seed, score in enumerate(scores):
-            rest = dict.fromkeys(("roughness", "stray", "holes", "relief"), 0.0)
+            rest = dict.fromkeys(("roughness", "stray", "holes", "relief", "asymmetry"), 0.0)
             rows.append({"arm": arm, "seed": seed, "simulated_score": score, **rest, "reward": 2 * score})
     return pd.DataFrame(rows)[list(before_after.COLUMNS)]
 

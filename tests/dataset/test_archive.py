@@ -6,36 +6,46 @@ import zipfile
 import numpy as np
 import pytest
 
-from dataset_preprocessing.archive import check_archive, create_archive, encode_png, mirror_label
+from dataset_preprocessing.archive import check_archive, create_archive, encode_png
 from eg3d.data import ImageDataset
 
 LABEL = np.arange(25, dtype=np.float32) / 7
 LABEL[12:16] = 0, 0, 0, 1  # the last row of a pose
 
 
-def write(path, *, count=3, codes=None):
+def write(path, *, count=3, codes=None, depths=None):
     rng = np.random.RandomState(0)
     with create_archive(path) as archive:
         for index in range(count):
             archive.add_image(encode_png(rng.randint(0, 256, (8, 8, 3), dtype=np.uint8)), LABEL * (index + 1))
-        archive.finish(recipe={"maker": "test"}, codes=codes)
+        archive.finish(recipe={"maker": "test"}, codes=codes, depths=depths)
     return path
 
 
 @pytest.mark.parametrize("name", ["set.zip", "folder"])
 def test_round_trip(tmp_path, name):
     codes = np.random.RandomState(1).randn(3, 5).astype(np.float32)
-    path = write(tmp_path / name, codes=codes)
+    depths = np.random.RandomState(2).rand(3, 8, 8).astype(np.float32)
+    path = write(tmp_path / name, codes=codes, depths=depths)
     summary = check_archive(path)
     assert summary.names == tuple(f"00000/img0000000{i}.png" for i in range(3))
     assert summary.resolution == 8 and summary.recipe == {"maker": "test"}
     np.testing.assert_array_equal(summary.labels, np.stack([LABEL * (i + 1) for i in range(3)]))
     np.testing.assert_array_equal(summary.codes, codes)
+    np.testing.assert_array_equal(summary.depths, depths)
     np.testing.assert_array_equal(ImageDataset(path).labels.numpy(), summary.labels)
+    np.testing.assert_array_equal(ImageDataset(path).depths.numpy(), depths)
 
 
 def test_same_content_same_bytes(tmp_path):
     assert write(tmp_path / "a.zip").read_bytes() == write(tmp_path / "b.zip").read_bytes()
+
+
+@pytest.mark.parametrize(("name", "shape"), [("codes", (2, 5)), ("codes", (3, 5, 1)), ("depths", (3, 8))])
+def test_arrays_have_a_row_an_image(tmp_path, name, shape):
+    with pytest.raises(ValueError, match=rf"{name} must be \[3, .*, got \{list(shape)}".replace("]", r"\]")):
+        write(tmp_path / "set.zip", **{name: np.zeros(shape)})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_leaves_nothing_behind(tmp_path):
@@ -134,13 +144,3 @@ def test_missing_and_foreign_files(tmp_path):
     (tmp_path / "text.zip").write_text("text")
     with pytest.raises(ValueError, match="neither a folder nor a zip"):
         check_archive(tmp_path / "text.zip")
-
-
-def test_mirror_label():
-    mirrored = mirror_label(LABEL)
-    np.testing.assert_array_equal(mirror_label(mirrored), LABEL)
-    flip = np.diag([-1.0, 1.0, 1.0, 1.0])
-    np.testing.assert_allclose(mirrored[:16].reshape(4, 4), flip @ LABEL[:16].reshape(4, 4) @ flip)
-    np.testing.assert_array_equal(mirrored[16:], LABEL[16:])
-    with pytest.raises(ValueError, match="25 numbers"):
-        mirror_label(LABEL[:16])

@@ -9,9 +9,9 @@ import PIL.Image
 import pytest
 import torch
 
-from dataset_preprocessing.archive import check_archive, mirror_label
+from dataset_preprocessing.archive import check_archive
 from dataset_preprocessing.synthetic_heads import render
-from dataset_preprocessing.synthetic_heads.render import FFHQ_FOCAL, contact_sheet, render_views
+from dataset_preprocessing.synthetic_heads.render import FFHQ_FOCAL, contact_sheet, depth_views, render_views
 from dataset_preprocessing.synthetic_heads.run import HeadsConfig, head_cameras, head_seed, make_heads, portraits
 from dataset_preprocessing.synthetic_heads.shape import (
     CODE_NAMES,
@@ -24,7 +24,8 @@ from dataset_preprocessing.synthetic_heads.shape import (
     true_mesh,
     true_sdf,
 )
-from eg3d.cameras import intrinsics, lookat_c2w, split_label
+from eg3d.cameras import intrinsics, lookat_c2w, mirrored_labels, split_label
+from eg3d.rendering.rays import pixel_rays
 
 SMALL = {"num_images": 5, "resolution": 32, "seed": 3}
 
@@ -107,14 +108,39 @@ def test_a_known_point_is_where_the_label_says():
     cfg = HeadsConfig(num_images=6, seed=11)
     points = torch.tensor(true_mesh(head_seed(11, 0), 160).vertices, dtype=torch.float32)
     pairs = portraits(cfg, 0)[:2]
-    for png, label in pairs:
-        image = np.asarray(PIL.Image.open(io.BytesIO(png)))
-        pixels = project(points, torch.tensor(label), 64).floor().long()
+    for view in pairs:
+        image = np.asarray(PIL.Image.open(io.BytesIO(view.png)))
+        pixels = project(points, torch.tensor(view.label), 64).floor().long()
         pixels = pixels[((pixels >= 0) & (pixels < 64)).all(dim=1)]
         mask = np.zeros((64, 64), dtype=bool)
         mask[pixels[:, 1], pixels[:, 0]] = True
         seen = image.max(axis=2) > 0
         assert (mask & seen).sum() / (mask | seen).sum() > 0.96
+
+
+def test_depths_end_on_the_surface_that_the_picture_shows():
+    """Walking each ray by its depth ends where the signed distance is 0; what is lit is hit, or next to a hit."""
+    params, c2w = head_parameters([2, 5]), lookat_c2w(torch.tensor([0.4, -0.3]), torch.tensor([-0.2, 0.1]))[:, None]
+    depth = torch.from_numpy(depth_views(params, c2w, resolution=64))
+    assert depth.shape == (2, 1, 64, 64)
+    rays = pixel_rays(c2w[:, 0], intrinsics(FFHQ_FOCAL).expand(2, -1, -1), 64)
+    points = rays.rays_o + depth.flatten(1).unsqueeze(-1) * rays.rays_d
+    hit, distance = depth.flatten(1) > 0, sdf(points, params)
+    assert distance[hit].abs().max() < 4e-4
+    seen = torch.from_numpy(render_views(params, c2w, resolution=64).max(axis=-1) > 0)
+    widened = torch.nn.functional.max_pool2d((depth > 0).float(), 3, stride=1, padding=1) > 0
+    assert seen[depth > 0].all() and widened[seen].float().mean() > 0.99  # thin parts may miss every pixel centre
+    with pytest.raises(ValueError, match="multiple of"):
+        depth_views(params, c2w, resolution=20)
+
+
+def test_depths_are_written_on_request(tmp_path):
+    cfg = HeadsConfig(out=str(tmp_path / "a.zip"), workers=1, depths=True, **SMALL)
+    summary = check_archive(make_heads(cfg))
+    assert summary.depths.shape == (5, 32, 32) and summary.recipe["depths"] is True
+    views = portraits(cfg, 0)[:5]
+    np.testing.assert_array_equal(summary.depths, np.stack([view.depth for view in views]))
+    assert summary.depths[summary.depths > 0].min() > 2.2 and summary.depths.max() < 3.35
 
 
 @pytest.mark.parametrize(("yaw", "pitch"), [(0.0, 0.0), (0.45, 0.2), (-0.45, -0.2)])
@@ -141,8 +167,8 @@ def test_mirrored_labels_give_mirrored_pictures():
     codes = torch.from_numpy(head_codes(2))[None].clone()
     codes[0, CODE_NAMES.index("light")] = 0.0
     params = HeadParameters.from_codes(codes)
-    label = head_cameras(HeadsConfig(seed=1), 4)[0].numpy()
-    poses = torch.stack([torch.tensor(v[:16]).reshape(4, 4) for v in (label, mirror_label(label))])
+    label = head_cameras(HeadsConfig(seed=1), 4)[:1]
+    poses, _ = split_label(torch.cat([label, mirrored_labels(label)]))
     first, second = render_views(params, poses[None], resolution=32)[0].astype(float)
     difference = np.abs(first[:, ::-1] - second)
     assert difference.mean() < 2.0

@@ -63,6 +63,13 @@ def test_the_reward_is_frozen_by_the_run(finetune_config: Make) -> None:
     assert float(reward.scale) == 1.0
 
 
+def test_several_processes_are_refused(finetune_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="fine-tuning runs in one process; start it without torchrun"):
+        finetune(finetune_config(), ToyReward())
+
+
 def test_no_tracking_without_seeds(finetune_config: Make) -> None:
     run = finetune(finetune_config(total_kimg=0.004, tracking=TrackingConfig(num_seeds=0)), ToyReward())
     assert not (run.folder / "trajectories.csv").exists()

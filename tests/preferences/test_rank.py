@@ -77,7 +77,7 @@ def test_batches_are_ordered_by_score_and_labelled_as_simulated() -> None:
 def test_the_command(generator: Path, tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "reward_model_training.rank", *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
     out = tmp_path / "deep" / "rankings.csv"
     good = run(f"generator={generator}", f"out={out}", "count=6", "batch_size=3", "workers=2", "slab.resolution=20",

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from dataset_preprocessing.synthetic_heads.shape import true_sdf
 from eg3d.representations.sigma_field import grid_points, slab_shape, slab_slices
 from reward_model_training.preferences.simulated_annotator import (
     NO_SURFACE,
@@ -19,6 +20,12 @@ from reward_model_training.preferences.simulated_annotator import (
 from tests.shapes import SLAB, density, ellipsoid, head, noise, slab_axes
 
 CLEAN = surface_quality(density(head()))
+
+
+def true_head(seed: int) -> np.ndarray:
+    """Raw density [X, Y, Z] of the synthetic head that `seed` names."""
+    points = grid_points(SLAB.resolution, grid=SLAB.grid, slices=slab_slices(SLAB))
+    return density(true_sdf(seed)(points).reshape(slab_shape(SLAB)).numpy())
 
 
 def test_a_clean_head_is_nearly_perfect() -> None:
@@ -70,12 +77,35 @@ def test_an_inflated_blob_without_features_does_not_win() -> None:
         assert surface_quality(density(ellipsoid((0, 0.02, 0.1), radii))).score < CLEAN.score - 0.3
 
 
+def test_an_exaggerated_nose_costs_the_more_the_longer() -> None:
+    scores = [surface_quality(density(head(nose=nose))) for nose in (0.08, 0.14, 0.2)]
+    assert all(a.score > b.score + 0.2 for a, b in pairwise(scores))
+    assert all(a.relief < b.relief for a, b in pairwise(scores))
+
+
+def test_a_lopsided_face_costs_the_more_the_more_lopsided() -> None:
+    x, y, _ = slab_axes()
+    cheek = np.exp(-((x - 0.09) ** 2 + (y + 0.03) ** 2) / (2 * 0.05**2))
+    scores = [surface_quality(density(head() - height * cheek)) for height in (0.0, 0.006, 0.012)]
+    assert CLEAN.asymmetry == pytest.approx(0, abs=1e-6)
+    assert all(a.score > b.score + 0.2 for a, b in pairwise(scores))
+    assert all(a.asymmetry < b.asymmetry for a, b in pairwise(scores))
+    mirrored = surface_quality(density(head() - 0.012 * cheek)[::-1])
+    assert mirrored.asymmetry == pytest.approx(scores[-1].asymmetry, rel=1e-6)
+
+
+def test_natural_relief_and_symmetry_are_those_of_the_true_heads() -> None:
+    found = [surface_quality(true_head(seed)) for seed in range(30)]
+    relief = np.array([score.relief for score in found])
+    low, high = np.percentile(relief, [5, 95])
+    cfg = AnnotatorConfig()
+    assert cfg.relief_wanted < 0.011 < low + 0.0005 and high - 0.0005 < cfg.relief_most
+    assert max(score.asymmetry for score in found) < 1e-6 < cfg.asymmetry_floor
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_true_synthetic_heads_beat_their_noisy_and_their_over_smoothed_selves(seed: int) -> None:
-    from dataset_preprocessing.synthetic_heads.shape import true_sdf
-
-    points = grid_points(SLAB.resolution, grid=SLAB.grid, slices=slab_slices(SLAB))
-    true = density(true_sdf(seed)(points).reshape(slab_shape(SLAB)).numpy())
+    true = true_head(seed)
     clean = surface_quality(true)
     assert clean.score > 9.5
     assert surface_quality(true + noise(1.0, seed=seed)).score < clean.score - 0.5
@@ -114,7 +144,7 @@ def test_odd_volumes_give_finite_scores_in_range(seed: int) -> None:
         volume = np.full((9, 9, 9), -5.0)
         volume[4, 4, 4] = 40.0
     score = surface_quality(volume)
-    assert np.isfinite([score.roughness, score.stray, score.holes, score.score, score.relief]).all()
+    assert np.isfinite([score.roughness, score.stray, score.holes, score.score, score.relief, score.asymmetry]).all()
     assert 0 <= score.score < 6 and 0 <= score.stray <= 1 and 0 <= score.holes <= 1
 
 
@@ -152,6 +182,8 @@ def test_noise_depends_on_the_seed_alone() -> None:
 def test_faults_are_named() -> None:
     faults = AnnotatorConfig(temperature=-1.0, smoothing=0.0, stray_weight=9.0, window_x=(0.7, 0.2)).validate()
     assert len(faults) == 4 and all(any(w in f for f in faults) for w in ("temperature", "smoothing", "window_x"))
+    faults = AnnotatorConfig(wide_x=(0.2, 0.7), relief_most=0.001, asymmetry_half=0.0).validate()
+    assert [fault.split(":")[0] for fault in faults] == ["asymmetry_half", "wide_x", "relief_most"]
     with pytest.raises(ValueError, match="finite"):
         SimulatedAnnotator().rank([1.0, float("nan")])
     with pytest.raises(ValueError, match=r"volume must be \[X, Y, Z\]"):

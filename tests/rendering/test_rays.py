@@ -43,3 +43,16 @@ def test_box_limits():
     assert far[0, 1:].tolist() == [1.5, 1.5]
     near, far = box_limits(RayBundle(rays_o[:, 2:], rays_d[:, 2:]), 1.0)
     assert (near.item(), far.item()) == (-1, -2)
+
+
+def test_rays_that_miss_take_limits_of_their_own_sample_if_asked():
+    rays_o = torch.tensor([[[0.0, 0.0, 2.0], [0.0, 3.0, 2.0]], [[0.0, 0.0, 4.0], [0.0, 3.0, 4.0]]])
+    rays_d = torch.tensor([0.0, 0.0, -1.0]).expand(2, 2, 3)
+    near, far = box_limits(RayBundle(rays_o, rays_d), 1.0)
+    assert near.tolist() == [[1.5, 1.5], [3.5, 1.5]] and far.tolist() == [[2.5, 3.5], [4.5, 3.5]]
+    near, far = box_limits(RayBundle(rays_o, rays_d), 1.0, "sample")
+    assert near.tolist() == [[1.5, 1.5], [3.5, 3.5]] and far.tolist() == [[2.5, 1.5], [4.5, 3.5]]
+    near, far = box_limits(RayBundle(rays_o[:, 1:], rays_d[:, 1:]), 1.0, "sample")
+    assert near.tolist() == [[-1.0], [-1.0]] and far.tolist() == [[-2.0], [-2.0]]
+    near, far = box_limits(RayBundle(rays_o[:0], rays_d[:0]), 1.0)
+    assert near.shape == far.shape == (0, 2)

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from eg3d.entry import compose_config
+from eg3d.generator import TriPlaneGenerator
 from eg3d.representations.sigma_field import (
     SigmaFieldConfig,
     grid_points,
@@ -18,6 +20,7 @@ from eg3d.representations.sigma_field import (
     slab_slices,
     to_network_axes,
 )
+from eg3d.training.config import TrainConfig
 from tests.representations.fake_field import FakeField
 
 
@@ -161,14 +164,13 @@ def test_bad_arguments_get_one_line() -> None:
 
 
 def test_real_generator_seed_slab_is_deterministic_and_equals_its_point_query() -> None:
-    from eg3d.generator import TriPlaneGenerator, twin
-
     torch.manual_seed(6)
-    G = TriPlaneGenerator(twin()).eval()
-    cfg = SigmaFieldConfig(resolution=24, grid="exact", psi=0.7)
-    slab = seed_slab(G, 3, cfg)
-    assert slab.shape == slab_shape(cfg) and slab.dtype == torch.float32
-    assert torch.equal(slab, seed_slab(G, 3, cfg)) and not torch.equal(slab, seed_slab(G, 4, cfg))
+    cfg = compose_config("train", TrainConfig, ["experiment=twin_warm"])
+    G = TriPlaneGenerator(cfg.generator).eval()
+    field = SigmaFieldConfig(resolution=24, grid="exact", psi=0.7)
+    slab = seed_slab(G, 3, field)
+    assert slab.shape == slab_shape(field) and slab.dtype == torch.float32
+    assert torch.equal(slab, seed_slab(G, 3, field)) and not torch.equal(slab, seed_slab(G, 4, field))
     planes = torch.randn(1, 3, 16, 64, 64)
     with torch.no_grad():
         found = sigma_grid(G, planes, 20, grid="exact").reshape(1, -1, 1)

@@ -34,10 +34,10 @@ def rankings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.RandomState(0)
     rows = [Ranking(n, tuple(int(s) for s in 100 + 3 * n + rng.permutation(3)), "simulated") for n in range(20)]
     write_rankings(folder / "rankings.csv", rows)
-    lines = ["seed,roughness,stray,holes,score,relief"]
+    lines = ["seed,roughness,stray,holes,score,relief,asymmetry"]
     for row in rows:
         first = 7 if row.batch % 5 == 0 else 10  # every fifth first place is undeserved
-        lines += [f"{s},0,0,0,{score},0" for s, score in zip(row.seeds, (first, 9, 8), strict=True)]
+        lines += [f"{s},0,0,0,{score},0,0" for s, score in zip(row.seeds, (first, 9, 8), strict=True)]
     (folder / "scores.csv").write_text("\n".join(lines) + "\n")
     return folder / "rankings.csv"
 

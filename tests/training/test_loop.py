@@ -61,6 +61,15 @@ def test_snapshots_carry_the_neural_resolution_they_were_trained_to(train_config
     assert load_generator(run.snapshot).neural_rendering_resolution == 4
 
 
+def test_snapshot_hooks_see_every_snapshot_on_disk(train_config: Make) -> None:
+    """Where metrics go."""
+    trainer, seen = Trainer(train_config(snapshot_ticks=2)), []
+    trainer.snapshot_hooks.append(lambda of, path: seen.append((of.progress.num_images, path, load_generator(path))))
+    run = trainer.run()
+    assert [num_images for num_images, _, _ in seen] == [0, 24, 36]
+    assert seen[-1][1] == run.snapshot
+
+
 def test_a_start_takes_networks_and_average(train_config: Make, toy_networks: Path) -> None:
     trainer = Trainer(train_config(start=str(toy_networks)))
     wanted = load_generator(toy_networks, net="G").state_dict()

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eg3d.cameras import split_label
 from eg3d.generator import GeneratorConfig
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
+from eg3d.rendering.rays import pixel_rays
 from eg3d.training import losses
 from eg3d.training.schedules import blur_taps
 
@@ -55,7 +57,7 @@ def test_only_the_final_image_of_a_fake_is_blurred() -> None:
 class _Quadratic(nn.Module):
     """a/2 |image|^2 + b/2 |raw|^2 with a = 2, b = 3: its R1 penalty is a^2 |image|^2 + b^2 |raw|^2."""
 
-    def forward(self, images: losses.Images, c: Tensor) -> Tensor:
+    def forward(self, images: losses.Images) -> Tensor:
         parts = [a / 2 * images[name].square().sum((1, 2, 3)) for name, a in (("image", 2.0), ("image_raw", 3.0))]
         return (parts[0] + parts[1])[:, None]
 
@@ -63,7 +65,7 @@ class _Quadratic(nn.Module):
 def test_r1_of_a_quadratic_has_a_closed_form() -> None:
     rng = _rng()
     images = {name: torch.randn(3, 3, side, side, generator=rng) for name, side in (("image", 4), ("image_raw", 2))}
-    penalty, logits = losses.r1_penalty(_Quadratic(), images, torch.zeros(3, 25))
+    penalty, logits = losses.r1_penalty(_Quadratic(), images)
     squares = [images[name].square().sum((1, 2, 3)) for name in ("image", "image_raw")]
     assert torch.allclose(penalty, 4 * squares[0] + 9 * squares[1], rtol=1e-6)
     assert logits.shape == (3, 1)
@@ -77,7 +79,7 @@ def test_r1_gradient_equals_finite_differences(discriminator_config: Discriminat
     c = torch.randn(2, 25, generator=rng, **wide)
 
     def penalty() -> Tensor:
-        return losses.r1_penalty(network, images, c)[0].mean()
+        return losses.r1_penalty(lambda seen: network(seen, c), images)[0].mean()
 
     parameters = dict(network.named_parameters())
     gradients = torch.autograd.grad(penalty(), list(parameters.values()), allow_unused=True)
@@ -161,20 +163,63 @@ def test_silhouette_of_the_right_opacity_is_zero() -> None:
     assert float(losses.silhouette_loss({"weights": torch.zeros(1, 1, 8, 8)}, image)) == pytest.approx(share)
 
 
+class _Wall(nn.Module):
+    """Solid below z = `height`, air above it; `sharpness` raw density per world unit."""
+
+    def __init__(self, height: float, sharpness: float) -> None:
+        super().__init__()
+        self.height, self.sharpness = nn.Parameter(torch.tensor(height)), sharpness
+        self.cfg = GeneratorConfig()
+
+    def sigma(self, planes: Tensor, points: Tensor) -> Tensor:
+        return losses.SURFACE_LEVEL + self.sharpness * (self.height - points[..., 2:])
+
+
+def _wall_depths(height: float) -> tuple[Tensor, Tensor]:
+    """Labels [2, 25], and the depths [2, 16, 16] at which their rays meet z = height."""
+    c = GeneratorConfig().camera.label(torch.tensor([0.0, 0.3]))
+    rays = pixel_rays(*split_label(c), 16)
+    depth = (height - rays.rays_o[..., 2]) / rays.rays_d[..., 2]
+    return c, depth.reshape(2, 16, 16)
+
+
+def _wall_loss(height: float, sharpness: float, wall: float = 0.2) -> tuple[Tensor, _Wall]:
+    c, depth = _wall_depths(wall)
+    field = _Wall(height, sharpness)
+    loss = losses.depth_loss(field, torch.zeros(2, 1), c, depth, num_points=4000, band=0.03, rng=_rng())  # type: ignore[arg-type]
+    return loss, field
+
+
+def test_depth_loss_is_least_at_the_true_surface() -> None:
+    heights = (0.1, 0.15, 0.19, 0.2, 0.21, 0.25, 0.3)
+    values = [float(_wall_loss(height, sharpness=4000.0)[0].detach()) for height in heights]
+    assert min(values) == values[heights.index(0.2)]
+    assert values[:4] == sorted(values[:4], reverse=True)
+    assert values[3:] == sorted(values[3:])
+
+
+@pytest.mark.parametrize(("height", "sign"), [(0.15, -1), (0.25, 1)])
+def test_depth_loss_pulls_the_surface_to_the_depths(height: float, sign: int) -> None:
+    loss, field = _wall_loss(height, sharpness=1000.0)
+    loss.backward()
+    assert field.height.grad is not None
+    assert sign * float(field.height.grad) > 0
+
+
+def test_depth_loss_of_emptiness_before_emptiness_vanishes() -> None:
+    c, depth = _wall_depths(0.2)
+    field = _Wall(-5.0, 1000.0)  # air everywhere in the box
+    loss = losses.depth_loss(field, torch.zeros(2, 1), c, torch.zeros_like(depth), num_points=50, band=0.03, rng=_rng())  # type: ignore[arg-type]
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
+
+
 def test_swapped_labels() -> None:
     c = torch.arange(4.0)[:, None].expand(4, 25)
-    assert torch.equal(losses.swapped_labels(c, 1.0, _rng()), c.roll(1, 0))
-    assert torch.equal(losses.swapped_labels(c, 0.0, _rng()), c)
-    assert torch.equal(losses.swapped_labels(c, None, _rng()), torch.zeros(4, 25))
-
-
-def test_swapping_draws_per_sample_or_once() -> None:
-    c = torch.arange(4000.0)[:, None].expand(-1, 25)
-    is_swapped = (losses.swapped_labels(c, 0.3, _rng()) != c)[:, 0]
-    assert is_swapped.float().mean() == pytest.approx(0.3, abs=0.03)
-    rng, c = _rng(), c[:50]
-    swapped = [losses.swapped_labels(c, 0.5, rng, whole_batch=True) for _ in range(20)]
-    assert {float((labels != c).float().mean()) for labels in swapped} == {0.0, 1.0}
+    other, draws = c.roll(1, 0), torch.tensor([[0.0], [0.29], [0.31], [0.99]])
+    assert torch.equal(losses.swapped_labels(c, other, 1.0, draws), other)
+    assert torch.equal(losses.swapped_labels(c, other, 0.0, draws), c)
+    assert torch.equal(losses.swapped_labels(c, other, None, draws), torch.zeros(4, 25))
+    assert torch.equal(losses.swapped_labels(c, other, 0.3, draws), torch.cat([other[:2], c[2:]]))
 
 
 def test_reconstruction_of_the_image_itself_is_zero() -> None:

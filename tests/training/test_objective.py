@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import toy_draw
 
-from eg3d.data import ImageDataset
 from eg3d.training.config import LossConfig, TrainConfig, WarmStartConfig
 from eg3d.training.loop import Trainer
 from eg3d.training.objective import codes_to_latents, latent_rotation
-from eg3d.training.phases import Draw, Phase
+from eg3d.training.phases import Phase
 
 Make = Callable[..., TrainConfig]
 
@@ -43,7 +43,7 @@ def test_monotonic_types_add_a_term_and_fix_the_deviation(train_config: Make) ->
         trainer = Trainer(train_config(loss=LossConfig(density_reg_type=kind, density_reg_points=20)))
         assert [term.name for term in trainer.phases[1].terms] == ["monotonic", "density_reg"]
         assert trainer.objective._density_std() == 1 / 256
-        trainer.phases[1].step(_draw(trainer), micro_batch=4, num_images=0)
+        trainer.phases[1].step(toy_draw(trainer), micro_batch=4, num_images=0)
         assert all(norm > 0 for norm in trainer.phases[1].norms.values())
 
 
@@ -57,7 +57,7 @@ def test_style_scale_touches_the_affine_weights_alone(train_config: Make) -> Non
 def test_reconstruction_adds_its_weighted_parts(train_config: Make) -> None:
     warm = WarmStartConfig(reconstruction_kimg=1, silhouette_weight=0.5, spread_weight=3.0)
     trainer = Trainer(train_config(warm_start=warm))
-    loss = float(trainer.objective.reconstruction(_draw(trainer)))
+    loss = float(trainer.objective.reconstruction(toy_draw(trainer)))
     parts = trainer.stats.collect()
     named = [parts[f"Loss/{name}"]["mean"] for name in ("reconstruction", "silhouette", "spread")]
     assert all(part > 0 for part in named)
@@ -98,34 +98,42 @@ def test_lazy_gain_scales_r1(train_config: Make, lazy_gain: bool, factor: float)
     cfg = train_config()
     trainer = Trainer(train_config(loss=dataclasses.replace(cfg.loss, r1_gamma=2.0, lazy_gain=lazy_gain)))
     trainer.discriminator.requires_grad_(True)
-    loss = trainer.objective.r1(_draw(trainer)).detach()
+    loss = trainer.objective.r1(toy_draw(trainer)).detach()
     assert float(loss) == pytest.approx(factor * trainer.stats.collect()["Loss/r1_penalty"]["mean"], rel=1e-6)
 
 
 def test_each_adversarial_loss_reaches_its_network(train_config: Make) -> None:
     trainer = Trainer(train_config())
     for phase in trainer.phases:
-        phase.step(_draw(trainer), micro_batch=4, num_images=0)
+        phase.step(toy_draw(trainer), micro_batch=4, num_images=0)
         assert all(norm > 0 for norm in phase.norms.values()), phase.name
         assert not any(p.requires_grad for p in (*trainer.generator.parameters(), *trainer.discriminator.parameters()))
 
 
 def test_only_the_discriminators_fakes_move_the_mean_latent(train_config: Make) -> None:
     trainer = Trainer(train_config())
-    draw, mean = _draw(trainer), trainer.generator.backbone.mapping.w_avg
+    draw, mean = toy_draw(trainer), trainer.generator.backbone.mapping.w_avg
     before = mean.clone()
     trainer.objective.generator_main(draw)
     trainer.objective.density(draw)
     assert torch.equal(mean, before)
-    trainer.objective.discriminator_fake(draw)
+    trainer.phases[2].step(draw, micro_batch=4, num_images=0)
     assert not torch.equal(mean, before)
 
 
 def test_reconstruction_needs_the_heads_parameters(train_config: Make) -> None:
     trainer = Trainer(train_config())
-    draw = _draw(trainer)
+    draw = toy_draw(trainer)
     bare = dataclasses.replace(draw, real=dataclasses.replace(draw.real, code=None))
     with pytest.raises(ValueError, match=r"codes\.npy"):
+        trainer.objective.reconstruction(bare)
+
+
+def test_depth_supervision_needs_depths(train_config: Make) -> None:
+    trainer = Trainer(train_config(warm_start=WarmStartConfig(reconstruction_kimg=1, depth_weight=1)))
+    draw = toy_draw(trainer)
+    bare = dataclasses.replace(draw, real=dataclasses.replace(draw.real, depth=None))
+    with pytest.raises(ValueError, match=r"depths\.npy"):
         trainer.objective.reconstruction(bare)
 
 
@@ -160,12 +168,3 @@ def test_a_data_set_of_another_size(train_config: Make, toy_images: Path) -> Non
     discriminator = dataclasses.replace(cfg.discriminator, img_resolution=32)
     with pytest.raises(ValueError, match="16-pixel images, the generator makes 32"):
         Trainer(train_config(generator=generator, discriminator=discriminator))
-
-
-def _draw(trainer: Trainer) -> Draw:
-    from eg3d.data import batches
-
-    dataset = ImageDataset(trainer.cfg.data)
-    rng = torch.Generator().manual_seed(5)
-    z = torch.randn(trainer.cfg.batch, trainer.generator.z_dim, generator=rng)
-    return Draw(z, dataset.labels[: trainer.cfg.batch], next(batches(dataset, trainer.cfg.batch, seed=0, workers=1)))

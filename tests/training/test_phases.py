@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from eg3d.data import Batch
+from eg3d.streams import SampleStreams
 from eg3d.training.phases import Draw, Phase, Term, clean_gradient, gradient_norm
 
 
-def _draw(n: int = 6) -> Draw:
+def _draw(n: int = 6, group: int = 1) -> Draw:
     rng = torch.Generator().manual_seed(0)
     z, c = torch.randn(n, 4, generator=rng), torch.randn(n, 25, generator=rng)
-    return Draw(z, c, Batch(torch.randn(n, 3, 2, 2, generator=rng), c, torch.randn(n, 2, generator=rng)))
+    real = Batch(torch.randn(n, 3, 2, 2, generator=rng), c, torch.randn(n, 2, generator=rng))
+    coin = torch.full((n, 1), 0.5)
+    return Draw(z, c, c.roll(1, 0), c.std(0), coin, real, SampleStreams.seeded(range(n)), group)
 
 
 def _network() -> nn.Linear:

@@ -11,7 +11,7 @@ import pytest
 from run_records import assert_same_run, kill_after_first_tick, lines_of, start, state_of
 from tiny import flat_overrides, tiny_train_config
 
-from eg3d.training.config import TrainConfig, WarmStartConfig
+from eg3d.training.config import AugmentationConfig, TrainConfig, WarmStartConfig
 from eg3d.training.loop import Trainer, train
 from eg3d.training.stats import StatsWriter
 
@@ -69,6 +69,22 @@ def test_stopped_anywhere(train_config: Make, whole: Path, method: str, call: in
     _run_with_stop(cfg, method, call, before=before)
     assert_same_run(Path(cfg.out), whole)
     assert [line["num_images"] for line in lines_of(whole)] == [0, 12, 24, 36]
+
+
+@pytest.mark.parametrize(("method", "call", "before"), [("_save_state", 3, True), ("step", 7, False)])
+def test_stopped_with_augmentation_and_micro_batches(
+    train_config: Make, tmp_path: Path, method: str, call: int, before: bool
+) -> None:
+    """The state is written between two changes of p, whose half of the evidence it keeps."""
+    augmentation = AugmentationConfig(mode="ada", target=-1.0, interval=2, kimg=0.1)
+    settings = {"augmentation": augmentation, "micro_batch": 2, "mirror": True}
+    cfg = train_config(**settings)
+    _run_with_stop(cfg, method, call, before=before)
+    whole = train(train_config(out=str(tmp_path / "whole"), **settings)).folder
+    assert_same_run(Path(cfg.out), whole)
+    tensors, metadata = state_of(whole)
+    assert float(tensors["network/augment_pipe/p"]) > 0
+    assert json.loads(metadata["progress"])["real_count"] == 4
 
 
 def test_killed_command(train_config: Make, tmp_path: Path) -> None:

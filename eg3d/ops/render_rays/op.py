@@ -19,7 +19,7 @@ from eg3d.rendering.compositing import background
 from eg3d.rendering.draws import IMPORTANCE, JITTER, CounterDraws
 from eg3d.rendering.rays import RayBundle
 from eg3d.rendering.renderer import RenderedRays, RenderingConfig, ray_limits
-from eg3d.rendering.sampling import Draws, uniform
+from eg3d.rendering.sampling import Draws, draw
 
 
 def render_rays(
@@ -87,12 +87,11 @@ def _native(
 def _call(rays: RayBundle, cfg: RenderingConfig, draws: Draws | None) -> _Call:
     near, far = ray_limits(rays, cfg)
     jitter = importance = None
-    if isinstance(draws, torch.Generator):
-        like, count = near.device, near.numel()
-        jitter = uniform((*near.shape, cfg.depth_resolution, 1), draws, like, stream=JITTER).to(near.dtype)
-        if cfg.depth_resolution_importance > 0:
-            shape = (count, cfg.depth_resolution_importance)
-            importance = uniform(shape, draws, like, stream=IMPORTANCE).to(near.dtype)
+    if draws is not None and not isinstance(draws, CounterDraws):
+        kind, device, coarse, fine = near.dtype, near.device, cfg.depth_resolution, cfg.depth_resolution_importance
+        jitter = draw((*near.shape, coarse, 1), draws, device, stream=JITTER).to(kind).contiguous()
+        if fine > 0:
+            importance = draw((*near.shape, fine), draws, device, stream=IMPORTANCE).to(kind).contiguous()
     seed = draws.seed if isinstance(draws, CounterDraws) else None
     rays = RayBundle(rays.rays_o.contiguous(), rays.rays_d.contiguous())
     return _Call(rays, near.contiguous(), far.contiguous(), jitter, importance, seed, cfg)

@@ -6,15 +6,14 @@ Shape letters: N batch, R rays, C plane channels, S plane side, H hidden width, 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from eg3d.ops.density_points.reference import field_points
 from eg3d.rendering import renderer
 from eg3d.rendering.compositing import depth_spread, interval_weights, sample_weights
-from eg3d.rendering.draws import CounterDraws
 from eg3d.rendering.rays import RayBundle
 from eg3d.rendering.renderer import RenderedRays, RenderingConfig
+from eg3d.rendering.sampling import Draws
 
 
 def render_rays(
@@ -25,7 +24,7 @@ def render_rays(
     b2: Tensor,
     rays: RayBundle,
     cfg: RenderingConfig,
-    draws: torch.Generator | CounterDraws | None = None,
+    draws: Draws | None = None,
 ) -> RenderedRays:
     """See op.render_rays."""
 

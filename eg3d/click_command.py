@@ -1,0 +1,76 @@
+"""Click commands in this project's manners: an error is one line, option names are spelt as EG3D's users spell them.
+
+Exit codes as in eg3d/entry.py: 0 done, 1 the work failed, 2 the command line is wrong, 130 stopped by the keyboard.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import click
+
+from eg3d.entry import CLEAN_ERRORS, is_clean
+from eg3d.seeds import parse_seeds
+
+_SETTINGS = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 120,
+    "show_default": True,
+    # --image_mode and --image-mode are one option; the same for values such as image_depth.
+    "token_normalize_func": lambda token: token.replace("_", "-"),
+}
+
+
+class OneLineCommand(click.Command):
+    """A command whose failures are one line on stderr: `@click.command(cls=OneLineCommand)`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["context_settings"] = {**_SETTINGS, **(kwargs.get("context_settings") or {})}
+        super().__init__(*args, **kwargs)
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Run with `args` (sys.argv without it); returns on success, else raises SystemExit."""
+        try:
+            return super().main(args, *rest, **{**kwargs, "standalone_mode": False})
+        except click.ClickException as error:
+            _fail(error.format_message(), 2)
+        except (click.Abort, KeyboardInterrupt):
+            print("stopped by the keyboard", file=sys.stderr)
+            raise SystemExit(130) from None
+        except CLEAN_ERRORS as error:
+            if not is_clean(error):
+                raise
+            _fail(str(error), 1)
+
+
+class SeedList(click.ParamType):
+    """Seeds and ranges, "0,1,4-6", as a list of integers."""
+
+    name = "seeds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        if isinstance(value, list):
+            return value
+        try:
+            return parse_seeds(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def switch(*names: str, default: bool = False, help: str) -> Callable[[Any], Any]:
+    """A yes-or-no option that works as a flag and with a value: --shapes, --shapes=true, --interpolate False."""
+    return click.option(*names, type=bool, is_flag=False, flag_value=True, default=default, metavar="[BOOL]", help=help)
+
+
+def split_options(options: dict[str, Any], *functions: Callable[..., Any]) -> list[dict[str, Any]]:
+    """The options that each function takes by keyword, so that one command can use several sets of shared options."""
+    named = [set(inspect.signature(function).parameters) for function in functions]
+    return [{name: value for name, value in options.items() if name in names} for names in named]
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code) from None
