@@ -17,11 +17,11 @@ from eg3d.rendering.renderer import RenderedRays, RenderingConfig
 
 def cases(device: str) -> list[harness.Case]:
     """Forward, and forward + backward to planes and weights; fixed samples."""
-    functions = (reference.render_rays, render_rays)
-    return [
-        harness.Case("rays128", passes, *(_runner(function, device, passes) for function in functions))
-        for passes in ("forward", "forward_backward")
-    ]
+    made = []
+    for passes in ("forward", "forward_backward"):
+        plain, native = (_runner(function, device, passes) for function in (reference.render_rays, render_rays))
+        made.append(harness.Case("rays128", passes, plain, native))
+    return made
 
 
 def _runner(function: Callable[..., RenderedRays], device: str, passes: str) -> harness.Run:

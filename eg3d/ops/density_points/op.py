@@ -68,7 +68,7 @@ def _field(
         planes = planes.float()
     kind = planes.dtype
     inputs, points = [planes, *(w.to(kind) for w in (w1, b1, w2, b2))], points.to(kind)
-    options = {"box_warp": box_warp, "plane_axes": plane_axes}
+    options: dict[str, Any] = {"box_warp": box_warp, "plane_axes": plane_axes}
     is_worth_it = points.shape[1] >= FEWEST_POINTS_PER_TEXEL * planes.shape[-1] ** 2
     if (
         is_worth_it

@@ -50,12 +50,12 @@ def render_rays(
     if planes.dtype not in extension.NATIVE_TYPES:
         planes = planes.float()
     kind = planes.dtype
-    weights = [w.to(kind) for w in (w1, b1, w2, b2)]
+    w1, b1, w2, b2 = (w.to(kind) for w in (w1, b1, w2, b2))
     rays = RayBundle(rays.rays_o.to(kind), rays.rays_d.to(kind))
     is_native = not (cfg.density_noise > 0 or rays.rays_o.requires_grad or rays.rays_d.requires_grad)
     if is_native and extension.fits(planes, w2) and extension.library(planes, "render_rays") is not None:
-        return _native(planes, weights, rays, cfg, draws)
-    return reference.render_rays(planes, *weights, rays, cfg, draws)
+        return _native([planes, w1, b1, w2, b2], rays, cfg, draws)
+    return reference.render_rays(planes, w1, b1, w2, b2, rays, cfg, draws)
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,9 @@ class _Call:
         return self.cfg.depth_resolution + self.cfg.depth_resolution_importance
 
 
-def _native(
-    planes: Tensor, weights: list[Tensor], rays: RayBundle, cfg: RenderingConfig, draws: Draws | None
-) -> RenderedRays:
+def _native(inputs: list[Tensor], rays: RayBundle, cfg: RenderingConfig, draws: Draws | None) -> RenderedRays:
     call = _call(rays, cfg, draws)
-    rgb, total, depth_sum, spread, t = _RenderRays.apply(planes, *weights, call)
+    rgb, total, depth_sum, spread, t = _RenderRays.apply(*inputs, call)
     rgb = background(rgb.transpose(1, 2), total, cfg.white_back)
     return RenderedRays(rgb, _limited_depth(depth_sum, total, t, cfg.depth_clamp), total, spread)
 

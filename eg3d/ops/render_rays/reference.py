@@ -37,8 +37,10 @@ def render_rays(
 def sums_at(inputs: list[Tensor], rays: RayBundle, cfg: RenderingConfig, t: Tensor) -> tuple[Tensor, ...]:
     """Sums along rays at sorted distances t [N, R, n]: colour [N, R, K], weight, weighted depth and spread [N, R]."""
     points = rays.rays_o.unsqueeze(2) + t.unsqueeze(-1) * rays.rays_d.unsqueeze(2)
-    options = {"box_warp": cfg.box_warp, "plane_axes": cfg.plane_axes}
-    sigma, rgb = field_points(inputs[0], points.flatten(1, 2), *inputs[1:], **options)
+    planes, w1, b1, w2, b2 = inputs
+    sigma, rgb = field_points(
+        planes, points.flatten(1, 2), w1, b1, w2, b2, box_warp=cfg.box_warp, plane_axes=cfg.plane_axes
+    )
     weights = interval_weights(sigma.view_as(t), t)
     shares = sample_weights(weights)
     colour = (rgb.unflatten(-1, t.shape[1:]) * shares.unsqueeze(1)).sum(-1).transpose(1, 2)
