@@ -6,6 +6,7 @@ Shape letters: N batch, P points, C plane channels, F feature channels, R neural
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,10 @@ from eg3d.cameras import LABEL_SIZE, camera_label, intrinsics, lookat_c2w, split
 from eg3d.networks.decoder import Decoder
 from eg3d.networks.superresolution import SuperResolution
 from eg3d.networks.synthesis import Backbone
-from eg3d.rendering.planes import sample_planes
+from eg3d.ops.density_points.op import density_points, field_points
+from eg3d.ops.render_rays.op import render_rays
 from eg3d.rendering.rays import pixel_rays
-from eg3d.rendering.renderer import RenderingConfig, render_rays
+from eg3d.rendering.renderer import RenderingConfig
 from eg3d.streams import Rng
 
 SUPERRESOLUTIONS = ("2X", "4X", "8X", "8XDC", "none")
@@ -232,16 +234,15 @@ class TriPlaneGenerator(nn.Module):
 
         No density noise. Gradients flow to planes, points and decoder. Split long lists of points outside.
         """
-        sigma, rgb = self.decoder(self._features(planes, points))
+        sigma, rgb = field_points(planes, points, *self.decoder.weights(), **self._geometry())
         return {"sigma": sigma.unsqueeze(-1), "rgb": rgb.transpose(1, 2)}
 
     def sigma(self, planes: Tensor, points: Tensor) -> Tensor:
         """Raw density [N, P, 1] alone: the numbers of `field`, without the colour outputs."""
-        return self.decoder.sigma(self._features(planes, points)).unsqueeze(-1)
+        return density_points(planes, points, *self.decoder.density_weights(), **self._geometry()).unsqueeze(-1)
 
-    def _features(self, planes: Tensor, points: Tensor) -> Tensor:
-        rendering = self.cfg.rendering
-        return sample_planes(planes, points, box_warp=rendering.box_warp, plane_axes=rendering.plane_axes)
+    def _geometry(self) -> dict[str, Any]:
+        return {"box_warp": self.cfg.rendering.box_warp, "plane_axes": self.cfg.rendering.plane_axes}
 
     def render(
         self,
@@ -263,9 +264,7 @@ class TriPlaneGenerator(nn.Module):
         """
         side = neural_rendering_resolution or self.neural_rendering_resolution
         rays = pixel_rays(*split_label(c), side)
-        rendered = render_rays(
-            lambda points: self.decoder(self._features(planes, points)), rays, self.cfg.rendering, rng
-        )
+        rendered = render_rays(planes, *self.decoder.weights(), rays, self.cfg.rendering, rng)
         features = rendered.rgb.unflatten(-1, (side, side))
         raw = features[:, :3]
         out = {

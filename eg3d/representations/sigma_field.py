@@ -7,22 +7,23 @@ Source: Sculpting NeRF Geometry (2026) and its released behaviour (the published
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from eg3d.representations.separable_density import has_separable_density, separable_density
+from eg3d.ops.density_grid.op import density_grid
+from eg3d.ops.density_grid.reference import GRIDS, Slices, grid_points
 
 if TYPE_CHECKING:
     from eg3d.generator import TriPlaneGenerator
 
-GRIDS = ("exact", "skewed")
-CHUNK_POINTS = 2**16  # points of one query: about 100 MB at 64 hidden units
-Slices = tuple[slice, slice, slice]
+__all__ = [
+    "GRIDS", "SigmaFieldConfig", "Slices", "grid_points", "normalise_sigma_self", "seed_slab", "sigma_field",
+    "sigma_grid", "sigma_part", "slab_shape", "slab_slices", "to_network_axes",
+]  # fmt: skip
+CHUNK_POINTS = 2**16  # points of one query where native operations are missing: about 100 MB at 64 hidden units
 
 
 @dataclass
@@ -75,33 +76,6 @@ def slab_shape(cfg: SigmaFieldConfig) -> tuple[int, int, int]:
     return x.stop - x.start, y.stop - y.start, z.stop - z.start
 
 
-def grid_points(
-    resolution: int,
-    *,
-    box_warp: float = 1.0,
-    grid: str,
-    slices: Slices | None = None,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Points of the cube (or of the part `slices` of it), float32 [P, 3] in world units, z running fastest.
-
-    "exact": (i, j, k) * L / (D - 1) - L / 2. "skewed": the published coordinates, in which the flat index is divided
-    as a real number, so that a coordinate also carries the fractions of the faster ones and overshoots by up to
-    L / (D - 1). Released rewards were trained on it; the flat index is rounded to float32 as it was there.
-    """
-    _check_grid(resolution, grid)
-    ranges = slices or (slice(0, resolution),) * 3
-    axes = [torch.arange(r.start, r.stop, device=device) for r in ranges]
-    i, j, k = (axis.reshape(-1) for axis in torch.meshgrid(*axes, indexing="ij"))
-    if grid == "exact":
-        index = torch.stack([i, j, k], dim=-1).to(torch.float32)
-    else:
-        flat = ((i * resolution + j) * resolution + k).to(torch.float32)
-        side = float(resolution)
-        index = torch.stack([flat / side / side, (flat / side) % side, flat % side], dim=-1)
-    return index * (box_warp / (resolution - 1)) - box_warp / 2
-
-
 def sigma_field(
     G: TriPlaneGenerator,
     planes: Tensor,
@@ -113,7 +87,7 @@ def sigma_field(
     """Raw density of the slab [N, X, Y, Z], or with `whole` of the cube [N, D, D, D]; any real value.
 
     planes [N, 3, C, H, W] from G.planes. Only the points of the slab are queried. Differentiable in the planes and in
-    the decoder's weights. `chunk` bounds the points of one query where points are queried one by one.
+    the decoder's weights. `chunk` bounds the points of one query where native operations are missing.
     """
     slices = (slice(0, cfg.resolution),) * 3 if whole else slab_slices(cfg)
     return sigma_part(G, planes, cfg.resolution, slices, grid=cfg.grid, chunk=chunk)
@@ -129,56 +103,23 @@ def sigma_grid(
 def sigma_part(
     G: TriPlaneGenerator, planes: Tensor, resolution: int, slices: Slices, *, grid: str, chunk: int = CHUNK_POINTS
 ) -> Tensor:
-    """Raw density [N, X, Y, Z] on the part `slices` of the grid, by the separable path where grid and field allow it.
+    """Raw density [N, X, Y, Z] on the part `slices` of the grid, float32 (float64 for planes of that type).
 
     Differentiable as sigma_field is. Raises ValueError for planes of another rank, an unknown grid or no points.
     """
-    _check_grid(resolution, grid)
-    if planes.ndim != 5:
-        raise ValueError(
-            f"planes must be [N, 3, C, H, W], got {list(planes.shape)}; pass the output of G.planes(ws) as it is"
-        )
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 point, got {chunk}")
-    if grid == "exact" and has_separable_density(G, planes):
-        coordinates = _axis_coordinates(resolution, slices, G.cfg.rendering.box_warp, planes.device)
-        return separable_density(G, planes, coordinates)
-    return sigma_by_points(G, planes, resolution, slices, grid=grid, chunk=chunk)
-
-
-def sigma_by_points(
-    G: TriPlaneGenerator,
-    planes: Tensor,
-    resolution: int,
-    slices: Slices,
-    *,
-    grid: str,
-    chunk: int = CHUNK_POINTS,
-) -> Tensor:
-    """Density on a part of the grid by querying every point: works for any field, and defines what is right.
-
-    One sample and one chunk of points at a time; where gradients are needed and there are several chunks, each chunk
-    is computed again in the backward pass instead of being kept.
-    """
-    points = grid_points(resolution, box_warp=G.cfg.rendering.box_warp, grid=grid, slices=slices, device=planes.device)
-    pieces = points.split(chunk)
-    needs_grad = torch.is_grad_enabled() and (
-        planes.requires_grad or any(p.requires_grad for p in G.decoder.parameters())
+    rendering = G.cfg.rendering
+    return density_grid(
+        planes,
+        *G.decoder.density_weights(),
+        resolution=resolution,
+        slices=slices,
+        grid=grid,
+        box_warp=rendering.box_warp,
+        plane_axes=rendering.plane_axes,
+        chunk=chunk,
     )
-    is_recomputed = needs_grad and len(pieces) > 1
-
-    def query(sample: Tensor, piece: Tensor) -> Tensor:
-        return G.sigma(sample, piece[None]).reshape(-1)
-
-    values = [
-        checkpoint(query, sample, piece, use_reentrant=False, preserve_rng_state=False)
-        if is_recomputed
-        else query(sample, piece)
-        for sample in planes.unsqueeze(1)  # [1, 3, C, H, W] each
-        for piece in pieces
-    ]
-    shape = [r.stop - r.start for r in slices]
-    return torch.cat(values).reshape(len(planes), *shape) if values else planes.new_zeros(0, *shape)
 
 
 def normalise_sigma_self(x: Tensor, low: float = 0.0, high: float = 100.0) -> Tensor:
@@ -214,16 +155,3 @@ def seed_slab(G: TriPlaneGenerator, seed: int, cfg: SigmaFieldConfig) -> Tensor:
     c = canonical_label(1, radius=camera.radius, lookat=camera.pivot).to(device)
     ws = G.mapping(z, c, truncation_psi=cfg.psi, truncation_cutoff=cutoff)
     return sigma_field(G, G.planes(ws, noise_mode="const"), cfg)[0].float()
-
-
-def _axis_coordinates(resolution: int, slices: Slices, box_warp: float, device: torch.device) -> Sequence[Tensor]:
-    """World coordinates of the exact grid along x, y and z, float32, equal to those of grid_points."""
-    step = box_warp / (resolution - 1)
-    return [torch.arange(r.start, r.stop, device=device).to(torch.float32) * step - box_warp / 2 for r in slices]
-
-
-def _check_grid(resolution: int, grid: str) -> None:
-    if grid not in GRIDS:
-        raise ValueError(f"grid: {grid!r} is not one of {', '.join(GRIDS)}")
-    if resolution < 2:
-        raise ValueError(f"resolution: a grid needs at least 2 points per side, got {resolution}")

@@ -1,0 +1,163 @@
+"""Times an operation and its reference in turns and prints both: the same for every benchmark.
+
+Ratios come from one process in which the two sides alternate, so that a busy machine slows both. Two processes run,
+with ordinary and with huge pages for large blocks (THP_MEM_ALLOC_ENABLE of torch), which speeds the reference more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Outputs = Sequence[Tensor]
+Run = Callable[[torch.dtype], Outputs]
+PAGES_SETTING = "THP_MEM_ALLOC_ENABLE"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table: two functions of a number format that should return the same tensors."""
+
+    name: str
+    passes: str  # "forward" | "forward_backward"
+    reference: Run
+    native: Run
+    rounds: int = 3
+    native_per_round: int = 3
+
+
+def main(module: str, build: Callable[[str], list[Case]], description: str) -> None:
+    """The command line of a benchmark module; `build` makes its cases for a device."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--only", help="run only the cases of this name")
+    parser.add_argument("--one-setting", action="store_true", help="only with this process's page setting")
+    arguments = parser.parse_args()
+    if arguments.one_setting:
+        cases = [case for case in build(arguments.device) if arguments.only in (None, case.name)]
+        rows = [_measured(case, arguments.device) for case in cases]
+    else:
+        rows = _both_page_settings(module, arguments)
+    print(json.dumps({"cases": rows})) if arguments.json else _print_table(rows)
+
+
+def _both_page_settings(module: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", module, "--json", "--one-setting", "--device", arguments.device]
+    command += ["--only", arguments.only] if arguments.only else []
+    tables = []
+    for pages in ("0", "1"):
+        done = subprocess.run(command, env=os.environ | {PAGES_SETTING: pages}, stdout=subprocess.PIPE, text=True)
+        if done.returncode != 0:
+            sys.exit(f"{module}: the measuring process ended with {done.returncode}, see its message above")
+        tables.append(json.loads(done.stdout.splitlines()[-1])["cases"])
+    return [row | {"huge_pages_ratio": huge["ratio"]} for row, huge in zip(*tables, strict=True)]
+
+
+def _measured(case: Case, device: str) -> dict[str, Any]:
+    # The error is that of float32 against the reference in float64; these calls also warm both sides up.
+    expected, found = case.reference(torch.float64), case.native(torch.float32)
+    error = max(_relative(a, b) for a, b in zip(found, expected, strict=True))
+    del expected, found
+    reference_mb, native_mb = (_extra_megabytes(side, device) for side in (case.reference, case.native))
+    times: dict[str, list[tuple[float, float]]] = {"reference": [], "native": []}
+    for _ in range(case.rounds):
+        times["reference"].append(_seconds(case.reference, device))
+        times["native"] += [_seconds(case.native, device) for _ in range(case.native_per_round)]
+    (reference_s, reference_cpu), (native_s, native_cpu) = (
+        [statistics.median(column) for column in zip(*times[side], strict=True)] for side in ("reference", "native")
+    )
+    return {
+        "name": case.name,
+        "pass": case.passes,
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "reference_s": reference_s,
+        "native_s": native_s,
+        "ratio": reference_s / native_s,
+        "cpu_time_ratio": reference_cpu / native_cpu,
+        "reference_extra_mb": reference_mb,
+        "native_extra_mb": native_mb,
+        "max_rel_error": error,
+    }
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def _seconds(run: Run, device: str) -> tuple[float, float]:
+    """Duration, and processor time of all threads: the latter says more where other programs run."""
+    _wait(device)
+    start, start_cpu = time.perf_counter(), time.process_time()
+    run(torch.float32)
+    _wait(device)
+    return time.perf_counter() - start, time.process_time() - start_cpu
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _extra_megabytes(run: Run, device: str) -> float:
+    """Peak memory during a call above what was in use before it."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(torch.float32)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    ctypes.CDLL(None).malloc_trim(0)  # give freed blocks back, or they would hide what the call needs
+    Path("/proc/self/clear_refs").write_text("5")  # peak := now
+    before = _status("VmRSS")
+    run(torch.float32)
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1])
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=rows[0]["device"] if rows else None)
+    titles = (
+        "case",
+        "pass",
+        "reference s",
+        "native s",
+        "ratio",
+        "CPU time",
+        "huge pages",
+        "reference MB",
+        "native MB",
+        "error",
+    )
+    for position, title in enumerate(titles):
+        table.add_column(title, justify="left" if position < 2 else "right")
+    for row in rows:
+        huge = row.get("huge_pages_ratio")
+        table.add_row(
+            row["name"], row["pass"], f"{row['reference_s']:.3f}", f"{row['native_s']:.4f}", f"{row['ratio']:.1f}x",
+            f"{row['cpu_time_ratio']:.1f}x",
+            "" if huge is None else f"{huge:.1f}x", f"{row['reference_extra_mb']:.0f}",
+            f"{row['native_extra_mb']:.0f}", f"{row['max_rel_error']:.1e}",
+        )  # fmt: skip
+    Console(width=120).print(table)

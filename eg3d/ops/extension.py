@@ -1,0 +1,220 @@
+"""Native code of the fused operations: found, built and loaded here, on first call.
+
+The C++ and CUDA sources know nothing of torch: they take pointers, and are bound by ctypes. One library per device is
+built with torch's extension builder (ninja), into a folder of the user's cache that is named by a hash of everything
+that the result depends on. EG3D_OPS = auto | native | reference says what runs; "auto" falls back to the reference
+with one warning, "native" makes a failed build an error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+MODES = ("auto", "native", "reference")
+SOURCES = {"cpu": "*/cpu.cpp", "cuda": "*/cuda.cu"}
+CPU_FLAGS = ("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp", "-Wno-psabi")
+CUDA_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    *(f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in (80, 86, 89, 90)),
+    "-gencode=arch=compute_90,code=compute_90",  # PTX for what is newer
+)
+GPU_ROOM = 64  # channels or features that kernels have room for
+NATIVE_TYPES = (torch.float32, torch.float64)
+_HERE = Path(__file__).resolve().parent
+
+
+def mode() -> str:
+    """The setting EG3D_OPS, "auto" unless set; ValueError for a word that is not one of MODES."""
+    value = os.environ.get("EG3D_OPS", "auto")
+    if value not in MODES:
+        raise ValueError(f"EG3D_OPS: {value!r} is not one of {', '.join(MODES)}")
+    return value
+
+
+def library(like: Tensor, operation: str) -> ctypes.CDLL | None:
+    """The native library for `operation` on the device of `like`, or None where the reference is to run.
+
+    Raises RuntimeError if EG3D_OPS=native and there is none.
+    """
+    setting = mode()
+    if setting == "reference":
+        return None
+    loaded, fault = _library(like.device.type)
+    if loaded is not None and not hasattr(loaded, f"{operation}_forward_f32"):
+        loaded, fault = None, f"{operation} has no kernel for {like.device.type}"
+    if loaded is None and setting == "native":
+        raise RuntimeError(f"EG3D_OPS=native, but {fault}; install what is missing or set EG3D_OPS=auto")
+    return loaded
+
+
+def fits(planes: Tensor, w2: Tensor) -> bool:
+    """Whether samples of planes [N, 3, C, S, S] and outputs w2 [1 + K, H] fit the registers of a GPU thread."""
+    return planes.device.type != "cuda" or max(planes.shape[2], len(w2) - 1) <= GPU_ROOM
+
+
+def suffix(dtype: torch.dtype) -> str:
+    """How the functions for `dtype` end."""
+    return {torch.float32: "f32", torch.float64: "f64"}[dtype]
+
+
+def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    """The address of the first element; null for None."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def call(
+    native: ctypes.CDLL, operation: str, step: str, spec: ctypes.Structure, tensors: Sequence[Tensor | None]
+) -> None:
+    """Run `operation`_`step`_f32 or _f64 on tensors of one device, the first of which names device and type.
+
+    GPU libraries get a workspace and the current stream as well, and report what went wrong with a launch.
+    """
+    first = tensors[0]
+    assert first is not None
+    end = suffix(first.dtype)
+    function, pointers = getattr(native, f"{operation}_{step}_{end}"), [pointer(tensor) for tensor in tensors]
+    sizes = getattr(native, f"{operation}_workspace_{end}", None)
+    if sizes is None:
+        function(ctypes.byref(spec), *pointers)
+        return
+    sizes.restype = function.restype = ctypes.c_int64
+    workspace = first.new_empty(sizes(ctypes.byref(spec), ctypes.c_int64(step == "backward")))
+    stream = torch.cuda.current_stream(first.device).cuda_stream if first.is_cuda else None
+    with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
+        code = function(ctypes.byref(spec), *pointers, pointer(workspace), ctypes.c_void_p(stream))
+    if code != 0:
+        raise RuntimeError(
+            f"{operation} {step} on {first.device}: CUDA error {code} at launch; EG3D_OPS=reference avoids it"
+        )
+
+
+@functools.cache
+def _library(device: str) -> tuple[ctypes.CDLL | None, str]:
+    """The library of a device type and what kept it from loading; tried, and warned about, once per process."""
+    try:
+        return ctypes.CDLL(str(_built(device))), ""
+    except Exception as error:  # a compiler can fail in any way; whatever it is, the reference works
+        fault = f"native operations for {device} are not available ({gist(str(error))})"
+        if mode() == "auto":
+            warnings.warn(f"{fault}; using the slower reference, EG3D_OPS=reference silences this", stacklevel=3)
+        return None, fault
+
+
+def gist(message: str) -> str:
+    """The line of a build log that says most: its first error, or else its first line; at most 200 characters."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or ["no message"]
+    telling = [line for line in lines if "error" in line.lower() and "Error building" not in line]
+    return (telling or lines)[0][:200]
+
+
+def _built(device: str) -> Path:
+    """Path of the library, built if need be. Safe for processes that start together."""
+    if device not in SOURCES:
+        raise RuntimeError(f"no kernels for device type {device!r}")
+    compiler = "nvcc" if device == "cuda" else os.environ.get("CXX", "c++")
+    sources = sorted(_HERE.glob(SOURCES[device]))
+    folder = _cache_folder() / f"{device}-{_key(device, compiler, sources)}"
+    path = folder / f"eg3d_ops_{device}.so"
+    if not path.exists():
+        if shutil.which(compiler) is None and not (device == "cuda" and _cuda_home()):
+            raise RuntimeError(f"compiler {compiler} not found")
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_suffix(".lock")):
+            if not path.exists():
+                _build(device, sources, folder, path)
+    return path
+
+
+def _cuda_home() -> str | None:
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    return CUDA_HOME
+
+
+def _build(device: str, sources: list[Path], folder: Path, path: Path) -> None:
+    """Compile in a scratch folder, then rename: a library is whole or not there."""
+    from torch.utils import cpp_extension
+
+    name = f"eg3d_ops_{device}"
+    scratch = Path(tempfile.mkdtemp(prefix="build-", dir=folder))
+    try:
+        cpp_extension.load(
+            name,
+            [str(_named_apart(source, scratch)) for source in sources],
+            extra_cflags=list(CPU_FLAGS),
+            extra_cuda_cflags=list(CUDA_FLAGS),
+            extra_ldflags=["-fopenmp"] if device == "cpu" else [],
+            build_directory=str(scratch),
+            with_cuda=device == "cuda",
+            is_python_module=False,
+        )
+        os.replace(next(scratch.glob(f"{name}*.so")), path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _named_apart(source: Path, folder: Path) -> Path:
+    """A file of a name of its own that includes `source`: the builder names objects by the file's name alone."""
+    path = folder / f"{source.parent.name}_{source.name}"
+    path.write_text(f'#include "{source.as_posix()}"\n')
+    return path
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the system drops if the process dies; without one (Windows) two builds may run, harmlessly."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _key(device: str, compiler: str, sources: list[Path]) -> str:
+    """Hash of sources, headers, flags, versions and, because of -march=native, the processor."""
+    digest = hashlib.sha256()
+    for path in [*sources, *sorted(_HERE.rglob("*.h"))]:
+        digest.update(path.read_bytes())
+    facts = [compiler, CPU_FLAGS, CUDA_FLAGS, torch.__version__, sys.platform, platform.machine(), _processor()]
+    digest.update(repr([device, *facts]).encode())
+    return digest.hexdigest()[:20]
+
+
+def _processor() -> str:
+    """Name and abilities of the processor, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor()
+    return "".join(
+        line for line in info.read_text().split("\n\n")[0].splitlines() if "flags" in line or "model" in line
+    )
+
+
+def _cache_folder() -> Path:
+    """A folder of the user that can be written to."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eg3d_ops"
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        if os.access(base, os.W_OK):
+            return base
+    except OSError:
+        pass
+    return Path(tempfile.gettempdir()) / f"eg3d_ops-{os.getuid() if hasattr(os, 'getuid') else 'user'}"

@@ -1,0 +1,187 @@
+"""Rays through a tri-plane field: sampling, decoding and compositing in one pass over each ray.
+
+Shape letters: N batch, R rays, C plane channels, S plane side, H hidden width, K features, n samples a ray.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eg3d.ops import extension
+from eg3d.ops.checks import check_field, dense_planes
+from eg3d.ops.render_rays import reference
+from eg3d.rendering.compositing import background
+from eg3d.rendering.draws import IMPORTANCE, JITTER, CounterDraws
+from eg3d.rendering.rays import RayBundle
+from eg3d.rendering.renderer import RenderedRays, RenderingConfig, ray_limits
+from eg3d.rendering.sampling import Draws, draw
+
+
+def render_rays(
+    planes: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    rays: RayBundle,
+    cfg: RenderingConfig,
+    draws: Draws | None = None,
+) -> RenderedRays:
+    """Render rays through planes [N, 3, C, S, S]. Source: EG3D (2022), section 4; NeRF (2020), section 5.2.
+
+    The decoder's effective weights w1 [H, C], b1 [H], w2 [1 + K, H] (density first), b2 [1 + K]. Without `draws` the
+    samples are fixed; a torch.Generator is drawn from as the reference does (jitter, then importance); CounterDraws
+    give the same numbers on every device. Returns features, depth, weights and spread as eg3d/rendering/renderer.py.
+    First-order gradients flow to planes and all weights; the backward pass computes the samples again, and only their
+    distances are kept. Density noise, gradients to rays and second derivatives are the reference's.
+    Raises ValueError for shapes that do not fit.
+    """
+    check_field(planes, w1, b1, w2, b2, cfg.plane_axes)
+    if rays.rays_o.shape != rays.rays_d.shape or rays.rays_o.shape[::2] != (len(planes), 3):
+        raise ValueError(
+            f"rays must be [{len(planes)}, R, 3] for these planes, "
+            f"got origins {list(rays.rays_o.shape)} and directions {list(rays.rays_d.shape)}"
+        )
+    if planes.dtype not in extension.NATIVE_TYPES:
+        planes = planes.float()
+    kind = planes.dtype
+    w1, b1, w2, b2 = (w.to(kind) for w in (w1, b1, w2, b2))
+    rays = RayBundle(rays.rays_o.to(kind), rays.rays_d.to(kind))
+    is_native = not (cfg.density_noise > 0 or rays.rays_o.requires_grad or rays.rays_d.requires_grad)
+    if is_native and extension.fits(planes, w2) and extension.library(planes, "render_rays") is not None:
+        return _native([planes, w1, b1, w2, b2], rays, cfg, draws)
+    return reference.render_rays(planes, w1, b1, w2, b2, rays, cfg, draws)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What is no input of the gradient: rays, their limits and draws, contiguous, and sizes."""
+
+    rays: RayBundle
+    near: Tensor  # [N, R]
+    far: Tensor
+    jitter: Tensor | None  # [N, R, coarse]
+    importance: Tensor | None  # [N, R, fine]
+    seed: int | None
+    cfg: RenderingConfig
+
+    @property
+    def samples(self) -> int:
+        return self.cfg.depth_resolution + self.cfg.depth_resolution_importance
+
+
+def _native(inputs: list[Tensor], rays: RayBundle, cfg: RenderingConfig, draws: Draws | None) -> RenderedRays:
+    call = _call(rays, cfg, draws)
+    rgb, total, depth_sum, spread, t = _RenderRays.apply(*inputs, call)
+    rgb = background(rgb.transpose(1, 2), total, cfg.white_back)
+    return RenderedRays(rgb, _limited_depth(depth_sum, total, t, cfg.depth_clamp), total, spread)
+
+
+def _call(rays: RayBundle, cfg: RenderingConfig, draws: Draws | None) -> _Call:
+    near, far = ray_limits(rays, cfg)
+    jitter = importance = None
+    if draws is not None and not isinstance(draws, CounterDraws):
+        kind, device, coarse, fine = near.dtype, near.device, cfg.depth_resolution, cfg.depth_resolution_importance
+        jitter = draw((*near.shape, coarse, 1), draws, device, stream=JITTER).to(kind).contiguous()
+        if fine > 0:
+            importance = draw((*near.shape, fine), draws, device, stream=IMPORTANCE).to(kind).contiguous()
+    seed = draws.seed if isinstance(draws, CounterDraws) else None
+    rays = RayBundle(rays.rays_o.contiguous(), rays.rays_d.contiguous())
+    return _Call(rays, near.contiguous(), far.contiguous(), jitter, importance, seed, cfg)
+
+
+def _limited_depth(depth_sum: Tensor, total: Tensor, t: Tensor, clamp: str) -> Tensor:
+    """As compositing.expected_depth, from sums and sorted distances t [N, R, n]."""
+    if t.numel() == 0:
+        return depth_sum
+    mean = depth_sum / torch.where(total > 0, total, 1)
+    nearest, farthest = t[..., 0].amin(1, keepdim=True), t[..., -1].amax(1, keepdim=True)
+    if clamp == "batch":
+        nearest, farthest = nearest.amin(0, keepdim=True), farthest.amax(0, keepdim=True)
+    return torch.where(total > 0, mean, farthest.expand_as(mean)).clamp(nearest, farthest)
+
+
+class _RaySpec(ctypes.Structure):
+    """Mirrors RaySpec of cpu.cpp and cuda.cu."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                "batch", "rays", "coarse", "fine", "channels", "hidden", "features", "side", "stride_n", "stride_p",
+                "stride_c", "stride_h", "stride_w", "is_corrected", "is_disparity", "is_centred", "draws", "seed",
+                "threads",
+            )
+        ),
+        ("box_warp", ctypes.c_double),
+    ]  # fmt: skip
+
+
+def _spec(planes: Tensor, w2: Tensor, call: _Call) -> _RaySpec:
+    n, _, channels, side, _ = planes.shape
+    cfg = call.cfg
+    outputs, hidden = w2.shape
+    flags = (
+        cfg.plane_axes == "xy_xz_zy", cfg.disparity_space_sampling, cfg.importance_bins == "centred",
+        2 if call.seed is not None else int(call.jitter is not None), call.seed or 0,
+    )  # fmt: skip
+    return _RaySpec(
+        n, call.near.shape[1], cfg.depth_resolution, cfg.depth_resolution_importance, channels, hidden, outputs - 1,
+        side, *planes.stride(), *flags, torch.get_num_threads(), cfg.box_warp,
+    )  # fmt: skip
+
+
+class _RenderRays(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, planes: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, call: _Call
+    ) -> tuple[Tensor, ...]:
+        n, r = call.near.shape
+        inputs = _dense(planes, w1, b1, w2, b2)
+        features = len(b2) - 1
+        outputs = [planes.new_empty(n, r, features), *(planes.new_empty(n, r) for _ in range(3))]
+        t = planes.new_empty(n, r, call.samples)
+        _launch("forward", inputs, call, [*outputs, t])
+        ctx.save_for_backward(planes, w1, b1, w2, b2, t)
+        ctx.call = call
+        ctx.mark_non_differentiable(t)
+        return (*outputs, t)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, t = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return (*_differentiable_gradients(inputs, ctx.call, t, grads[:4], ctx.needs_input_grad), None)
+        inputs = _dense(*inputs)
+        d_planes = torch.empty_like(inputs[0])
+        sizes = [w.numel() for w in inputs[1:]]
+        d_weights = torch.zeros(sum(sizes), dtype=torch.float64, device=t.device)
+        _launch("backward", inputs, ctx.call, [t, *(g.contiguous() for g in grads[:4]), d_planes, d_weights])
+        pieces = [d.reshape(w.shape).to(w.dtype) for d, w in zip(d_weights.split(sizes), inputs[1:])]
+        return (d_planes, *pieces, None)
+
+
+def _dense(planes: Tensor, *weights: Tensor) -> list[Tensor]:
+    return [dense_planes(planes), *(w.contiguous() for w in weights)]
+
+
+def _launch(step: str, inputs: list[Tensor], call: _Call, tensors: list[Tensor]) -> None:
+    native = extension.library(inputs[0], "render_rays")
+    assert native is not None
+    read = [*inputs, call.rays.rays_o, call.rays.rays_d, call.near, call.far, call.jitter, call.importance]
+    extension.call(native, "render_rays", step, _spec(inputs[0], inputs[3], call), [*read, *tensors])
+
+
+def _differentiable_gradients(
+    inputs: list[Tensor], call: _Call, t: Tensor, grads: tuple[Tensor, ...], needed: tuple[bool, ...]
+) -> list[Tensor | None]:
+    """Gradients through the reference at the kept distances, themselves differentiable."""
+    wanted = [tensor for tensor, flag in zip(inputs, needed) if flag]
+    values = reference.sums_at(inputs, call.rays, call.cfg, t)
+    found = iter(torch.autograd.grad(values, wanted, grads, create_graph=True))
+    return [next(found) if flag else None for flag in needed[: len(inputs)]]

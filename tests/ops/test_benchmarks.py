@@ -1,0 +1,52 @@
+"""The benchmarks as a user runs them, at a size that takes a moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import harness
+
+ROOT = Path(__file__).resolve().parents[2]
+FIELDS = {
+    "name", "pass", "device", "reference_s", "native_s", "ratio", "reference_extra_mb", "native_extra_mb",
+    "max_rel_error",
+}  # fmt: skip
+
+
+def test_a_case_is_measured_on_both_sides() -> None:
+    slow = harness.Case("toy", "forward", lambda dtype: [torch.ones(2**22, dtype=dtype).exp()], lambda dtype: [
+        torch.full((2**22,), 2.718281828, dtype=dtype)
+    ])  # fmt: skip
+    row = harness._measured(slow, "cpu")
+    assert set(row) >= FIELDS and row["max_rel_error"] < 1e-6
+    assert 10 < row["reference_extra_mb"] < 100  # a tensor of 16 MB, or two
+
+
+@pytest.mark.parametrize("module", ["density", "points", "rays"])
+def test_help_and_a_bad_option(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for argument, code in (("--help", 0), ("--nonsense", 2)):
+        monkeypatch.setattr(sys, "argv", [module, argument])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module(f"benchmarks.{module}", run_name="__main__")
+        assert ended.value.code == code
+    assert "--json" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_json_of_one_case() -> None:
+    command = [sys.executable, "-m", "benchmarks.density", "--json", "--only", "grid64"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "2"})
+    assert done.returncode == 0, done.stderr
+    cases = json.loads(done.stdout)["cases"]
+    assert [case["pass"] for case in cases] == ["forward", "forward_backward"]
+    assert all(FIELDS | {"huge_pages_ratio"} <= set(case) and case["max_rel_error"] < 1e-4 for case in cases)
