@@ -48,6 +48,7 @@ def main(module: str, build: Callable[[str], list[Case]], description: str) -> N
     parser.add_argument("--only", help="run only the cases of this name")
     parser.add_argument("--one-setting", action="store_true", help="only with this process's page setting")
     arguments = parser.parse_args()
+    os.environ["EG3D_OPS"] = "native"  # a build that fails must not be timed as if it had worked
     if arguments.one_setting:
         cases = [case for case in build(arguments.device) if arguments.only in (None, case.name)]
         rows = [_measured(case, arguments.device) for case in cases]

@@ -3,7 +3,7 @@
 The C++ and CUDA sources know nothing of torch: they take pointers, and are bound by ctypes. One library per device is
 built with torch's extension builder (ninja), into a folder of the user's cache that is named by a hash of everything
 that the result depends on. EG3D_OPS = auto | native | reference says what runs; "auto" falls back to the reference
-with one warning, "native" makes a failed build an error.
+with one warning, "native" makes a failed build an error. Kernels of a device that they never ran on wait for "native".
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ CUDA_FLAGS = (
     *(f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in (80, 86, 89, 90)),
     "-gencode=arch=compute_90,code=compute_90",  # PTX for what is newer
 )
+PROVEN = ("cpu",)  # device types whose kernels have run. CUDA's compile and pass as C++, but no GPU has run them yet
 GPU_ROOM = 64  # channels or features that kernels have room for
 NATIVE_TYPES = (torch.float32, torch.float64)
 _HERE = Path(__file__).resolve().parent
@@ -49,10 +50,10 @@ def mode() -> str:
 def library(like: Tensor, operation: str) -> ctypes.CDLL | None:
     """The native library for `operation` on the device of `like`, or None where the reference is to run.
 
-    Raises RuntimeError if EG3D_OPS=native and there is none.
+    "auto" takes kernels of PROVEN devices only. Raises RuntimeError if EG3D_OPS=native and there is none.
     """
     setting = mode()
-    if setting == "reference":
+    if setting == "reference" or (setting == "auto" and like.device.type not in PROVEN):
         return None
     loaded, fault = _library(like.device.type)
     if loaded is not None and not hasattr(loaded, f"{operation}_forward_f32"):

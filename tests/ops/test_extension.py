@@ -69,12 +69,25 @@ def test_unknown_setting_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="EG3D_OPS: 'fast' is not one of auto, native, reference"):
         extension.mode()
     monkeypatch.setenv("EG3D_OPS", "auto")
+    monkeypatch.setattr(extension, "PROVEN", ("cpu", "meta"))
     extension._library.cache_clear()
     with pytest.warns(UserWarning, match="no kernels for device type 'meta'"):
         assert extension.library(torch.empty(1, device="meta"), "density_grid") is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert extension.library(torch.empty(1, device="meta"), "density_grid") is None  # said once
+
+
+def test_kernels_of_a_device_that_never_ran_them_wait_for_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    extension._library.cache_clear()
+    like = torch.empty(1, device="meta")
+    monkeypatch.setenv("EG3D_OPS", "auto")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "cuda" not in extension.PROVEN and extension.library(like, "density_grid") is None
+    monkeypatch.setenv("EG3D_OPS", "native")
+    with pytest.raises(RuntimeError, match="no kernels for device type 'meta'"):
+        extension.library(like, "density_grid")
 
 
 def test_gist_of_a_build_log_is_its_first_error() -> None:
