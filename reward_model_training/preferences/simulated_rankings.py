@@ -38,7 +38,7 @@ SCORE_COLUMNS = ("seed", "roughness", "stray", "holes", "score", "relief", "asym
 class RankConfig:
     """What the simulated annotator is shown, and where its answers go."""
 
-    generator: str = "???"  # a .safetensors file, or a name in checkpoints/manifest.json
+    generator: str = "???"  # a network file (.safetensors or published .pkl), or a name in checkpoints/manifest.json
     first_seed: int = 20000
     count: int = 4000  # seeds, each ranked once
     batch_size: int = 2  # shapes shown together, 2 to 6
