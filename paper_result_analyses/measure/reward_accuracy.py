@@ -28,11 +28,15 @@ def reward_accuracy(card_yaml: str | Path) -> pd.DataFrame:
     return pd.DataFrame(card.metrics, columns=list(COLUMNS))
 
 
-def held_out_row(table: pd.DataFrame) -> pd.Series | None:
-    """The headline row: test split, regular samples, scalar head, against the noise-free simulated order."""
+def held_out_row(table: pd.DataFrame, pairs: str = "best_worst") -> pd.Series | None:
+    """The row of the test split, regular samples, scalar head, against the noise-free simulated order.
+
+    pairs: "best_worst" of each ranking, the published reduction and the headline, or "all", close calls included.
+    """
     rows = table[
         (table["split"] == "test")
         & (table["filter"] == "no_goodseeds")
+        & (table["pairs"] == pairs)
         & (table["head"] == "scalar")
         & (table["reference"] == "noise_free_simulated")
     ]
