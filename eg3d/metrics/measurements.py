@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 import eg3d
-from eg3d.cameras import mirrored_labels
 from eg3d.checkpoints.manifest import resolve, sha256_of
 from eg3d.checkpoints.store import load_generator
 from eg3d.data import ImageDataset
@@ -40,6 +39,7 @@ _GENERATOR_CODE = (
     "generator.py",
     "cameras.py",
     "data.py",
+    "streams.py",
     "networks",
     "rendering",
     "ops",
@@ -86,11 +86,11 @@ class RealFeatures:
         }
 
     def open(self, device: torch.device) -> Session:
-        dataset, detector = ImageDataset(self.data), load_detector(self.detector, device=device)
-        pool = ThreadPoolExecutor(READ_THREADS)
+        dataset = ImageDataset(self.data, mirror=self.is_mirrored)
+        detector, pool = load_detector(self.detector, device=device), ThreadPoolExecutor(READ_THREADS)
 
         def measure(samples: range) -> Rows:
-            images = torch.stack(list(pool.map(functools.partial(_real_image, dataset), samples)))
+            images = torch.cat(list(pool.map(lambda index: dataset.images([index]), samples)))
             return {"features": detector.describe(images.to(device)).features.float().cpu()}
 
         return measure
@@ -121,13 +121,14 @@ class GeneratedImages:
 
     def open(self, device: torch.device) -> GeneratorSession:
         """The loaded generator. Raises ValueError if its images are not of the data set's size."""
-        G, dataset = load_generator(self.network, net=self.net, device=device), ImageDataset(self.data)
+        G = load_generator(self.network, net=self.net, device=device)
+        dataset = ImageDataset(self.data, mirror=self.is_mirrored)
         if G.cfg.img_resolution != dataset.resolution:
             raise ValueError(
                 f"{self.data} has images of {dataset.resolution} pixels, {self.network} makes {G.cfg.img_resolution}; "
                 "resize them with 'python -m dataset_preprocessing.dataset_tool'"
             )
-        return GeneratorSession(self, G, all_labels(dataset, is_mirrored=self.is_mirrored), device)
+        return GeneratorSession(self, G, dataset.labels, device)
 
 
 @dataclass(frozen=True)
@@ -232,11 +233,6 @@ def _batches(samples: range, batch: int) -> list[range]:
     return [range(start, min(start + batch, samples.stop)) for start in range(samples.start, samples.stop, batch)]
 
 
-def all_labels(dataset: ImageDataset, *, is_mirrored: bool) -> Tensor:
-    """Labels of a data set, and of its mirrored copies after them when asked for."""
-    return torch.cat([dataset.labels, mirrored_labels(dataset.labels)]) if is_mirrored else dataset.labels
-
-
 def data_sha256(path: str | Path) -> str:
     """SHA-256 of a data set: of the file, or of the names and contents of a folder in sorted order."""
     path = Path(path)
@@ -253,11 +249,6 @@ def data_sha256(path: str | Path) -> str:
 def _file_sha256(path: Path, size: int, changed_ns: int) -> str:
     """SHA-256 of a file, computed once while its size and time stay: data sets are large."""
     return sha256_of(path)
-
-
-def _real_image(dataset: ImageDataset, index: int) -> Tensor:
-    image = dataset.images([index % len(dataset)])[0]
-    return image if index < len(dataset) else image.flip(-1)
 
 
 def _environment(device: torch.device, code: tuple[str, ...]) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def steps(metric: Metric, evaluation: Evaluation) -> dict[str, Step]:
         return {"fake": Step("paths", PathLengths(images, name), metric.num_fakes)}
     found = {"fake": Step("generated images", FakeFeatures(images, name), metric.num_fakes)}
     if metric.needs_reals:
-        total = len(ImageDataset(images.data)) * (2 if images.is_mirrored else 1)
+        total = len(ImageDataset(images.data, mirror=images.is_mirrored))
         count = min(total, metric.max_reals or total)
         if count < 2:
             raise ValueError(f"{images.data} holds {count} image; {metric.name} needs at least 2")

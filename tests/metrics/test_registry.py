@@ -88,7 +88,7 @@ def test_real_rows_are_the_images_in_order_and_then_their_mirrors(toy_images):
     rows = measured(RealFeatures(str(toy_images), STAND_IN, is_mirrored=True), 24, devices=[CPU])
     there = ImageDataset(toy_images).images(list(range(12)))
     torch.testing.assert_close(rows["features"], random_features(torch.cat([there, there.flip(-1)])))
-    labels = measurements.all_labels(ImageDataset(toy_images), is_mirrored=True)
+    labels = ImageDataset(toy_images, mirror=True).labels
     assert torch.equal(labels[12:], mirrored_labels(labels[:12]))
 
 
