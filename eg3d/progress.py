@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def progress_bar(description: str, total: int, *, is_shown: bool = True) -> Iterator[Callable[[], None]]:
-    """Yield a function to call after each of `total` steps; without a terminal it shows nothing."""
+def progress_bar(description: str, total: int, *, is_shown: bool = True) -> Iterator[Callable[..., None]]:
+    """Yield `advance(steps=1)`, to call until `total` steps are done; without a terminal it shows nothing."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -29,4 +29,16 @@ def progress_bar(description: str, total: int, *, is_shown: bool = True) -> Iter
         disable=not (is_shown and console.is_terminal),
     ) as bar:
         task = bar.add_task(description, total=total)
-        yield lambda: bar.advance(task)
+        yield lambda steps=1: bar.advance(task, steps)
+
+
+def reaching(advance: Callable[..., None]) -> Callable[[int, int], None]:
+    """A callback `(num_done, num_all)` that brings the bar of `advance` to num_done: resumed work begins further on."""
+    reached = 0
+
+    def reach(num_done: int, num_all: int) -> None:
+        nonlocal reached
+        advance(num_done - reached)
+        reached = num_done
+
+    return reach

@@ -20,6 +20,7 @@ from dataset_preprocessing.synthetic_heads.run import HeadsConfig
 from eg3d.checkpoints.manifest import resolve, sha256_of
 from eg3d.entry import compose_config, entry, log_to_console
 from eg3d.finetuning.config import FinetuneConfig
+from eg3d.progress import progress_bar, reaching
 from eg3d.runs import as_plain, choose_device
 from eg3d.training.config import TrainConfig
 from paper_result_analyses.measure import before_after, image_change, pictures, reward_accuracy, trajectories
@@ -122,7 +123,7 @@ class Pipeline:
             if Path(heads.out).exists():
                 check_recipe(heads)
                 return [Path(heads.out)]
-            with _bar("images", heads.num_images) as advance:
+            with progress_bar("images", heads.num_images) as advance:
                 return [make_heads(heads, advance=advance)]
 
         return self._run("heads", "dataset_preprocessing.synthetic_heads", words, heads, {}, work)[0]
@@ -182,8 +183,8 @@ class Pipeline:
         rank_cfg = self._rank_config(words)
 
         def work() -> list[Path]:
-            with _bar("shapes scored (simulated)", rank_cfg.count) as advance:
-                scores = score_seeds(rank_cfg, on_seed=lambda done, _: advance(1))
+            with progress_bar("shapes scored (simulated)", rank_cfg.count) as advance:
+                scores = score_seeds(rank_cfg, on_seed=reaching(advance))
             values = {seed: score.score for seed, score in scores.items()}
             annotator = SimulatedAnnotator(rank_cfg.annotator)
             rankings = rank_batches(values, annotator, batch_size=rank_cfg.batch_size, psi=rank_cfg.slab.psi)
@@ -266,7 +267,7 @@ class Pipeline:
 
             model = load_reward(reward, device=choose_device(self.cfg.device))
             judge, loaded = SimulatedAnnotator(self._annotator()), self._load(networks)
-            with _bar("shapes judged (simulated)", len(loaded) * self.cfg.before_after.num_seeds) as advance:
+            with progress_bar("shapes judged (simulated)", len(loaded) * self.cfg.before_after.num_seeds) as advance:
                 table = before_after.before_after(
                     loaded, model, judge, self.cfg.before_after, advance=lambda: advance(1)
                 )
@@ -292,7 +293,7 @@ class Pipeline:
             from eg3d.data import ImageDataset
 
             loaded = self._load(networks)
-            with _bar("sets rendered", 2 * len(loaded)) as advance:
+            with progress_bar("sets rendered", 2 * len(loaded)) as advance:
                 pairs, sets = image_change.image_change(
                     loaded, ImageDataset(data), self.cfg.image_change, advance=lambda: advance(1)
                 )
@@ -314,7 +315,7 @@ class Pipeline:
     ) -> Callable[[], list[Path]]:
         def work() -> list[Path]:
             loaded = self._load(networks)
-            with _bar("seeds drawn", len(loaded) * self.cfg.pictures.num_seeds) as advance:
+            with progress_bar("seeds drawn", len(loaded) * self.cfg.pictures.num_seeds) as advance:
                 table = pictures.pictures(loaded, self.cfg.pictures, self.tables, advance=lambda: advance(1))
             written = self._table("pictures.csv", table, pictures.COLUMNS, inputs, settings)
             return [written, *(self.tables / file for file in table["file"])]
@@ -406,21 +407,6 @@ def check_recipe(cfg: HeadsConfig) -> None:
     if differing or not recipe:
         found = ", ".join(f"{key} {recipe[key]!r} instead of {wanted[key]!r}" for key in differing) or "no recipe"
         raise ValueError(f"data: {cfg.out} is another data set ({found}); give another data=PATH, or delete it")
-
-
-class _bar:
-    """A progress bar on the console; yields a function that advances it by n."""
-
-    def __init__(self, label: str, total: int) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=total, desc=label, unit="", mininterval=1.0, dynamic_ncols=True)
-
-    def __enter__(self) -> Callable[[int], None]:
-        return lambda n: (self._bar.update(n), None)[1]
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
 
 
 def _word(key: str, value: str | Path) -> str:

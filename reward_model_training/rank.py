@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from eg3d.entry import entry
+from eg3d.progress import progress_bar, reaching
 from eg3d.runs import write_run_record
 from reward_model_training.preferences.rankings import write_rankings
 from reward_model_training.preferences.simulated_annotator import SimulatedAnnotator
@@ -14,14 +15,9 @@ from reward_model_training.preferences.simulated_rankings import RankConfig, ran
 @entry(config_name="rank", schema=RankConfig)
 def main(cfg: RankConfig) -> None:
     """Score the surfaces of seeds and rank them in batches; a stand-in for a person. Run again to continue."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     write_run_record(Path(cfg.out).parent, cfg, seed=cfg.annotator.seed)
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=cfg.count)
-        scores = score_seeds(cfg, on_seed=lambda done, _: progress.update(task, completed=done))
-        progress.update(task, completed=cfg.count)
+    with progress_bar("scoring", cfg.count) as advance:
+        scores = score_seeds(cfg, on_seed=reaching(advance))
     annotator = SimulatedAnnotator(cfg.annotator)
     values = {seed: score.score for seed, score in scores.items()}
     rankings = rank_batches(values, annotator, batch_size=cfg.batch_size, psi=cfg.slab.psi)
