@@ -62,8 +62,10 @@ struct DecoderGradient {
     for (int64_t i = 0; i < block.size(); ++i) total[size_t(i)] += block[i];
     block.clear();
   }
-  // Adds to d_w1 [H, C], d_b1 [H], d_w2 [1 + F, H], d_b2 [1 + F].
-  void add_to(const Decoder<T>& d, double* d_w1, double* d_b1, double* d_w2, double* d_b2) {
+  // Adds to d_w1 [H, C], d_b1 [H], d_w2 [1 + F, H], d_b2 [1 + F], which stand one after the other.
+  void add_to(const Decoder<T>& d, double* d_w1) {
+    double* d_b1 = d_w1 + d.hidden * channels;
+    double *d_w2 = d_b1 + d.hidden, *d_b2 = d_w2 + (1 + features) * d.hidden;
     flush();
     const double* sum = total.data();
     for (int64_t h = 0; h < d.hidden; ++h) {

@@ -34,17 +34,24 @@ def sample_weights(weights: Tensor) -> Tensor:
 
 
 def expected_depth(weights: Tensor, t: Tensor, clamp: str = "batch") -> Tensor:
-    """Mean distance [N, R] of the light of each ray; an empty ray gets the largest sample distance.
+    """Mean distance [N, R] of the light of each ray; weights [N, R, S - 1]; t [N, R, S] rising. See limited_depth."""
+    depth_sum = (weights * 0.5 * (t[..., :-1] + t[..., 1:])).sum(dim=-1)
+    return limited_depth(depth_sum, weights.sum(dim=-1), t, clamp)
 
-    weights [N, R, S - 1]; t [N, R, S]. clamp: "batch", as published, limits depths to the distances of all samples of
-    the call, so that an empty ray depends on its batch neighbours; "sample" limits each item by its own.
+
+def limited_depth(depth_sum: Tensor, total: Tensor, t: Tensor, clamp: str) -> Tensor:
+    """depth_sum / total, both [N, R], inside the sampled distances t [N, R, S] rising; an empty ray gets the largest.
+
+    clamp: "batch", as published, limits depths to the distances of all samples of the call, so that an empty ray
+    depends on its batch neighbours; "sample" limits each item by its own.
     """
     if clamp not in DEPTH_CLAMPS:
         raise ValueError(f"depth_clamp: {clamp!r} is not one of {', '.join(DEPTH_CLAMPS)}")
-    total = weights.sum(dim=-1)
-    mean = (weights * 0.5 * (t[..., :-1] + t[..., 1:])).sum(dim=-1) / torch.where(total > 0, total, 1)
-    dims = (0, 1, 2) if clamp == "batch" else (1, 2)
-    nearest, farthest = t.amin(dim=dims, keepdim=True)[..., 0], t.amax(dim=dims, keepdim=True)[..., 0]
+    if t.numel() == 0:
+        return depth_sum
+    dims = (0, 1) if clamp == "batch" else (1,)
+    nearest, farthest = t[..., 0].amin(dims, keepdim=True), t[..., -1].amax(dims, keepdim=True)
+    mean = depth_sum / torch.where(total > 0, total, 1)
     return torch.where(total > 0, mean, farthest.expand_as(mean)).clamp(nearest, farthest)
 
 

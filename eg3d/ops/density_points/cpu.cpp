@@ -97,9 +97,7 @@ void backward(const PointSpec& s, const T* planes, const T* w1, const T* b1, con
     }
     tables.backward(sum_tables(d_tables, tables.size(), int(s.threads)), d_planes + item * s.stride_n, int(s.threads));
   }
-  double* d_b1 = d_weights + s.hidden * s.channels;
-  double *d_w2 = d_b1 + s.hidden, *d_b2 = d_w2 + (1 + s.features) * s.hidden;
-  for (auto& part : d_decoder) part.add_to(d, d_weights, d_b1, d_w2, d_b2);
+  for (auto& part : d_decoder) part.add_to(d, d_weights);
 }
 
 }  // namespace

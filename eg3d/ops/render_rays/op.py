@@ -15,7 +15,7 @@ from torch import Tensor
 from eg3d.ops import extension
 from eg3d.ops.checks import check_field, dense_planes
 from eg3d.ops.render_rays import reference
-from eg3d.rendering.compositing import background
+from eg3d.rendering.compositing import background, limited_depth
 from eg3d.rendering.draws import IMPORTANCE, JITTER, CounterDraws
 from eg3d.rendering.rays import RayBundle
 from eg3d.rendering.renderer import RenderedRays, RenderingConfig, ray_limits
@@ -79,7 +79,7 @@ def _native(inputs: list[Tensor], rays: RayBundle, cfg: RenderingConfig, draws: 
     call = _call(rays, cfg, draws)
     rgb, total, depth_sum, spread, t = _RenderRays.apply(*inputs, call)
     rgb = background(rgb.transpose(1, 2), total, cfg.white_back)
-    return RenderedRays(rgb, _limited_depth(depth_sum, total, t, cfg.depth_clamp), total, spread)
+    return RenderedRays(rgb, limited_depth(depth_sum, total, t, cfg.depth_clamp), total, spread)
 
 
 def _call(rays: RayBundle, cfg: RenderingConfig, draws: Draws | None) -> _Call:
@@ -93,17 +93,6 @@ def _call(rays: RayBundle, cfg: RenderingConfig, draws: Draws | None) -> _Call:
     seed = draws.seed if isinstance(draws, CounterDraws) else None
     rays = RayBundle(rays.rays_o.contiguous(), rays.rays_d.contiguous())
     return _Call(rays, near.contiguous(), far.contiguous(), jitter, importance, seed, cfg)
-
-
-def _limited_depth(depth_sum: Tensor, total: Tensor, t: Tensor, clamp: str) -> Tensor:
-    """As compositing.expected_depth, from sums and sorted distances t [N, R, n]."""
-    if t.numel() == 0:
-        return depth_sum
-    mean = depth_sum / torch.where(total > 0, total, 1)
-    nearest, farthest = t[..., 0].amin(1, keepdim=True), t[..., -1].amax(1, keepdim=True)
-    if clamp == "batch":
-        nearest, farthest = nearest.amin(0, keepdim=True), farthest.amax(0, keepdim=True)
-    return torch.where(total > 0, mean, farthest.expand_as(mean)).clamp(nearest, farthest)
 
 
 class _RaySpec(ctypes.Structure):
