@@ -109,9 +109,10 @@ def measure(metric: Any, evaluation: Any, *, is_shown: bool) -> dict[str, Any]:
 
 def provenance(evaluation: Any, *, seconds: float) -> dict[str, Any]:
     """The rest of a result line, with the published names where there are any."""
-    from eg3d.checkpoints.manifest import resolve, sha256_of
-    from eg3d.runs import code_version
-    from eg3d.training.loop import duration
+    from eg3d.checkpoints.manifest import resolve
+    from eg3d.file_hash import sha256_of
+    from eg3d.progress import duration
+    from eg3d.run_folder import code_version
 
     images = evaluation.images
     network = resolve(images.network)
@@ -138,7 +139,7 @@ def choose_devices(name: str, count: int) -> list[torch.device]:
     """`count` devices: GPUs, or as many processes on one device of another kind. Raises ValueError for too few GPUs."""
     import torch
 
-    from eg3d.runs import choose_device
+    from eg3d.run_folder import choose_device
 
     device = choose_device(name)
     if device.type != "cuda" or count == 1:

@@ -1,6 +1,6 @@
 """Click commands in this project's manners: an error is one line, option names are spelt as EG3D's users spell them.
 
-Exit codes as in eg3d/entry.py: 0 done, 1 the work failed, 2 the command line is wrong, 130 stopped by the keyboard.
+Exit codes as in eg3d/hydra_command.py: 0 done, 1 the work failed, 2 wrong command line, 130 stopped by the keyboard.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from eg3d.entry import CLEAN_ERRORS, is_clean
+from eg3d.hydra_command import CLEAN_ERRORS, is_clean
 from eg3d.seeds import parse_seeds
 
 _SETTINGS = {

@@ -18,7 +18,7 @@ def main(source: str, target: str, networks: str, force: bool) -> None:
     SOURCE is a .pkl file or a name in checkpoints/manifest.json; TARGET is the .safetensors file to write. The pickle
     is read as data: nothing that it names is called, and the code that it carries is hashed and dropped.
     """
-    from eg3d.checkpoints.conversion import convert
+    from eg3d.checkpoints.convert_pickle import convert
     from eg3d.checkpoints.manifest import resolve
 
     path = resolve(source)

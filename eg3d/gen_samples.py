@@ -10,7 +10,7 @@ import click
 from eg3d.checkpoints.store import load_generator
 from eg3d.click_command import OneLineCommand, SeedList, split_options
 from eg3d.progress import progress_bar
-from eg3d.runs import choose_device
+from eg3d.run_folder import choose_device
 from eg3d.viewing.options import (
     fov_option,
     network_options,

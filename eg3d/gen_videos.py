@@ -14,7 +14,7 @@ from eg3d.checkpoints.store import load_generator
 from eg3d.click_command import OneLineCommand, SeedList, split_options, switch
 from eg3d.generator import afhq512_128, ffhq512_128, shapenet128_64
 from eg3d.progress import progress_bar
-from eg3d.runs import choose_device
+from eg3d.run_folder import choose_device
 from eg3d.viewing.film import BITRATE, FPS, IMAGE_MODES, FilmConfig
 from eg3d.viewing.options import (
     fov_option,

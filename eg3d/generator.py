@@ -18,9 +18,9 @@ from eg3d.networks.superresolution import SuperResolution
 from eg3d.networks.synthesis import Backbone
 from eg3d.ops.density_points.op import density_points, field_points
 from eg3d.ops.render_rays.op import render_rays
+from eg3d.random_streams import Rng
 from eg3d.rendering.rays import pixel_rays
 from eg3d.rendering.renderer import RenderingConfig
-from eg3d.streams import Rng
 
 SUPERRESOLUTIONS = ("2X", "4X", "8X", "8XDC", "none")
 PRECISIONS = ("fp32", "bf16", "fp16")

@@ -42,3 +42,12 @@ def reaching(advance: Callable[..., None]) -> Callable[[int, int], None]:
         reached = num_done
 
     return reach
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 1d 02h, 2h 03m, 4m 05s or 6s."""
+    seconds = round(seconds)
+    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if seconds >= size:
+            return f"{seconds // size}{unit} {seconds % size // part:02d}{smaller}"
+    return f"{seconds}s"

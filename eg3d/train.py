@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 
 from eg3d import train_flags
-from eg3d.entry import entry, log_to_console
+from eg3d.hydra_command import hydra_command, log_to_console
 from eg3d.training.config import TrainConfig
 
 
-@entry(config_name="train", schema=TrainConfig)
+@hydra_command(config_name="train", schema=TrainConfig)
 def main(cfg: TrainConfig) -> None:
     """Train a generator; run it again after a stop and it continues where it was.
 

@@ -15,7 +15,7 @@ import click
 from omegaconf import OmegaConf
 
 from eg3d.click_command import OneLineCommand, switch
-from eg3d.entry import ConfigError, compose_config, log_to_console
+from eg3d.hydra_command import ConfigError, compose_config, log_to_console
 from eg3d.training.config import TrainConfig
 
 FRACTION = click.FloatRange(0, 1)
@@ -141,7 +141,7 @@ def _start(gpus: int) -> list[str]:
 def _check_gpus(gpus: int, device: str) -> None:
     import torch
 
-    from eg3d.runs import choose_device
+    from eg3d.run_folder import choose_device
 
     kind, there = choose_device(device).type, torch.cuda.device_count()
     if gpus > 1 and device == "auto" and kind != "cuda":

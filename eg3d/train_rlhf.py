@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from eg3d.entry import entry, log_to_console
 from eg3d.finetuning.config import FinetuneConfig
+from eg3d.hydra_command import hydra_command, log_to_console
 
 
-@entry(config_name="finetune", schema=FinetuneConfig)
+@hydra_command(config_name="finetune", schema=FinetuneConfig)
 def main(cfg: FinetuneConfig) -> None:
     """Fine-tune a generator with a reward; run it again after a stop and it continues where it was."""
     from hydra.utils import instantiate
 
     from eg3d.finetuning.loop import finetune
-    from eg3d.runs import as_plain, choose_device
+    from eg3d.run_folder import as_plain, choose_device
 
     log_to_console()
     reward = instantiate({**as_plain(cfg.reward), "device": str(choose_device(cfg.device))})

@@ -9,7 +9,7 @@ import click
 
 from eg3d.checkpoints.store import load_generator
 from eg3d.click_command import OneLineCommand
-from eg3d.runs import choose_device
+from eg3d.run_folder import choose_device
 from eg3d.viewing.browser import HOST, PORT, Viewer, check_viser
 from eg3d.viewing.gallery import MODES, Choice, Gallery
 from eg3d.viewing.options import network_options

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from dataset_preprocessing.synthetic_heads.run import HeadsConfig
-from eg3d.checkpoints.manifest import resolve, sha256_of
-from eg3d.entry import compose_config, entry, log_to_console
+from eg3d.checkpoints.manifest import resolve
+from eg3d.file_hash import sha256_of
 from eg3d.finetuning.config import FinetuneConfig
+from eg3d.hydra_command import compose_config, hydra_command, log_to_console
 from eg3d.progress import progress_bar, reaching
-from eg3d.runs import as_plain, choose_device
+from eg3d.run_folder import as_plain, choose_device
 from eg3d.training.config import TrainConfig
 from paper_result_analyses.measure import before_after, image_change, pictures, reward_accuracy, trajectories
 from paper_result_analyses.measure import twin_geometry as geometry
@@ -416,7 +417,7 @@ def _word(key: str, value: str | Path) -> str:
     return f"{key}={text}" if is_simple else f"{key}='{text}'"
 
 
-@entry(config_name="pipeline", schema=PipelineConfig)
+@hydra_command(config_name="pipeline", schema=PipelineConfig)
 def main(cfg: PipelineConfig) -> None:
     """Do all stages of pipeline=demo or pipeline=twin and write a report; run it again and it continues."""
     log_to_console()

@@ -18,9 +18,9 @@ from typing import Any
 import pandas as pd
 
 from eg3d.metrics.random_convolutions import FEATURES_NAME
-from eg3d.runs import code_version, versions
+from eg3d.progress import duration
+from eg3d.run_folder import code_version, versions
 from eg3d.safe_write import write_text
-from eg3d.training.loop import duration
 from paper_result_analyses.measure import before_after, image_change, reward_accuracy, twin_geometry
 from paper_result_analyses.measure.intervals import Share, wilson
 from paper_result_analyses.measure.tables import read_sidecar, read_table

@@ -19,10 +19,10 @@ from typing import Any
 
 import psutil
 
-from eg3d.checkpoints.manifest import sha256_of
-from eg3d.runs import code_version, command_line
+from eg3d.file_hash import sha256_of
+from eg3d.progress import duration
+from eg3d.run_folder import code_version, command_line
 from eg3d.safe_write import write_json
-from eg3d.training.loop import duration
 
 log = logging.getLogger(__name__)
 SAMPLE_SECONDS = 0.25  # between looks at the memory

@@ -19,9 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from eg3d.checkpoints.manifest import resolve, sha256_of
+from eg3d.checkpoints.manifest import resolve
 from eg3d.checkpoints.store import config_from_data, load_state
-from eg3d.entry import faults_of
+from eg3d.config_checks import faults_of
+from eg3d.file_hash import sha256_of
 from eg3d.representations.sigma_field import SigmaFieldConfig, normalise_sigma_self, to_network_axes
 from eg3d.safe_write import atomic_path, write_text
 from reward_model_training.models import ModelConfig, SigmaRewardModel, build_model

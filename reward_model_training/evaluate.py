@@ -17,7 +17,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eg3d.entry import entry
+from eg3d.hydra_command import hydra_command
 from reward_model_training.data.dataset import DataConfig, Splits, make_splits, reduced, row_anchor
 from reward_model_training.data.slab_store import SlabKey, SlabStore, generator_slabs
 from reward_model_training.preferences.rankings import read_rankings
@@ -148,7 +148,7 @@ def table_text(table: Sequence[Accuracy]) -> str:
 
 def open_store(cfg: DataConfig, *, device: str) -> SlabStore:
     """The slab store that a data config describes."""
-    from eg3d.runs import choose_device
+    from eg3d.run_folder import choose_device
 
     make, sha256 = generator_slabs(cfg.generator, device=choose_device(device))
     return SlabStore(make, cfg.slab, source=sha256, storage=cfg.storage, folder=cfg.slab_dir)
@@ -212,10 +212,10 @@ def _accuracy(label: tuple[str, ...], head: str, reference: str, num_correct: in
     return Accuracy(*label, head, reference, num_pairs, num_correct, share, low, high)  # type: ignore
 
 
-@entry(config_name="reward_evaluate", schema=EvaluateConfig)
+@hydra_command(config_name="reward_evaluate", schema=EvaluateConfig)
 def main(cfg: EvaluateConfig) -> None:
     """Accuracy of a trained reward on the validation and test splits of a rankings table, with intervals."""
-    from eg3d.runs import choose_device
+    from eg3d.run_folder import choose_device
     from reward_model_training.bundle import load_reward
 
     reward = load_reward(cfg.reward, device=choose_device(cfg.device))

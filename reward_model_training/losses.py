@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eg3d.entry import one_of
+from eg3d.config_checks import one_of
 
 RECON_KINDS = ("l1", "mse")
 

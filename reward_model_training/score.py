@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from eg3d.entry import entry
+from eg3d.hydra_command import hydra_command
 
 if TYPE_CHECKING:
     from eg3d.generator import TriPlaneGenerator
@@ -51,7 +51,7 @@ def score_seeds(
         return [(seed, float(reward(seed_slab(G, seed, cfg)[None])[0])) for seed in seeds]
 
 
-@entry(config_name="reward_score", schema=ScoreConfig)
+@hydra_command(config_name="reward_score", schema=ScoreConfig)
 def main(cfg: ScoreConfig) -> None:
     """Score seeds of a generator with a trained reward and write a table."""
     import statistics
@@ -59,7 +59,7 @@ def main(cfg: ScoreConfig) -> None:
     from tqdm import tqdm
 
     from eg3d.checkpoints.store import load_generator
-    from eg3d.runs import choose_device
+    from eg3d.run_folder import choose_device
     from eg3d.safe_write import write_text
     from reward_model_training.bundle import load_reward
 

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eg3d.entry import entry, one_of
+from eg3d.config_checks import one_of
+from eg3d.hydra_command import hydra_command
 from reward_model_training.data.dataset import DataConfig, Splits, make_splits
 from reward_model_training.losses import LossConfig
 from reward_model_training.models import ModelConfig
@@ -91,7 +92,7 @@ def train(cfg: RewardTrainConfig) -> RewardRun:
     """
     import torch
 
-    from eg3d.runs import write_run_record
+    from eg3d.run_folder import write_run_record
     from reward_model_training.evaluate import open_store
 
     if cfg.num_threads:
@@ -112,9 +113,9 @@ def _fit(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, folder: Path)
     import torch
 
     from reward_model_training.data.datamodule import PreferenceData
+    from reward_model_training.lightning_state import was_stopped_early
     from reward_model_training.models import build_model
     from reward_model_training.module import RewardModule
-    from reward_model_training.run_state import was_stopped_early
 
     state = folder / "last.ckpt"
     if state.is_file() and was_stopped_early(state):
@@ -136,8 +137,8 @@ def _trainer(cfg: RewardTrainConfig, folder: Path) -> Trainer:
     from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
     from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-    from eg3d.runs import choose_device
-    from reward_model_training.run_state import AtomicCheckpoints, RunState
+    from eg3d.run_folder import choose_device
+    from reward_model_training.lightning_state import AtomicCheckpoints, RunState
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     monitor, device = MONITORS[cfg.monitor], choose_device(cfg.device)
@@ -178,11 +179,11 @@ def _trainer(cfg: RewardTrainConfig, folder: Path) -> Trainer:
 def _finish(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, folder: Path, annotators: str) -> RewardRun:
     """Evaluate the best weights, write the table and the bundle."""
     from eg3d.checkpoints.store import load_state
-    from eg3d.runs import choose_device
+    from eg3d.run_folder import choose_device
     from reward_model_training.bundle import Reward, RewardCard, save_reward
     from reward_model_training.evaluate import accuracy_table, read_scores, write_table
+    from reward_model_training.lightning_state import read_state
     from reward_model_training.models import build_model
-    from reward_model_training.run_state import read_state
 
     model, best = build_model(cfg.model), read_state(folder / "best.ckpt")
     tensors = {name.removeprefix("model."): value for name, value in best["state_dict"].items()}
@@ -226,7 +227,8 @@ def centre_scores(reward: Reward, splits: Splits, store: SlabStore) -> float:
 
 def _provenance(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, annotators: str) -> dict[str, dict[str, Any]]:
     """What a bundle says about its making: names and hashes, no paths of this machine."""
-    from eg3d.runs import sha256_of, versions
+    from eg3d.file_hash import sha256_of
+    from eg3d.run_folder import versions
 
     training = {name: asdict(getattr(cfg, name)) for name in ("loss", "optimiser")}
     training |= {name: getattr(cfg, name) for name in ("max_epochs", "patience", "monitor", "seed")}
@@ -248,7 +250,7 @@ def _claim_folder(folder: Path, cfg: RewardTrainConfig, generator_sha256: str) -
     """Refuse to continue a run that other settings or other inputs began."""
     import json
 
-    from eg3d.runs import sha256_of
+    from eg3d.file_hash import sha256_of
     from eg3d.safe_write import write_json
 
     settings = asdict(cfg)
@@ -271,7 +273,7 @@ def _claim_folder(folder: Path, cfg: RewardTrainConfig, generator_sha256: str) -
         )
 
 
-@entry(config_name="reward", schema=RewardTrainConfig)
+@hydra_command(config_name="reward", schema=RewardTrainConfig)
 def main(cfg: RewardTrainConfig) -> None:
     """Train a reward model from rankings; run it again after a stop and it continues where it was."""
     from reward_model_training.evaluate import table_text

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataset_preprocessing.synthetic_heads.run import HeadsConfig, make_heads, save_contact_sheet
-from eg3d.entry import entry
+from eg3d.hydra_command import hydra_command
 from eg3d.progress import progress_bar
 
 
-@entry(config_name="heads", schema=HeadsConfig)
+@hydra_command(config_name="heads", schema=HeadsConfig)
 def main(cfg: HeadsConfig) -> None:
     """Render posed portraits of parametric heads and write them with their camera labels (zip or folder)."""
     if cfg.num_images:

@@ -7,11 +7,12 @@ others are listed too: their files are never fetched, and a SHA-256 of null says
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+from eg3d.file_hash import sha256_of
 
 MANIFEST = Path(__file__).resolve().parents[2] / "checkpoints" / "manifest.json"
 _REQUIRED = ("file", "sha256", "licence", "source")
@@ -62,12 +63,6 @@ def _hint(file: str, manifest: Path) -> str:
 def _where(entry: dict[str, Any], folder: Path) -> str:
     made = f", or make it: {entry['command']}" if entry.get("command") else ""
     return f"get it from {entry['source']}{made}, and put it at {folder / entry['file']} (licence: {entry['licence']})"
-
-
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checked(name: str, entry: dict[str, Any], folder: Path) -> Path:

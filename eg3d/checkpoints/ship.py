@@ -18,10 +18,11 @@ from typing import Any
 
 import yaml
 
-from eg3d.checkpoints.manifest import MANIFEST, read_manifest, sha256_of
+from eg3d.checkpoints.manifest import MANIFEST, read_manifest
 from eg3d.checkpoints.store import read_metadata
-from eg3d.entry import entry
-from eg3d.runs import code_version
+from eg3d.file_hash import sha256_of
+from eg3d.hydra_command import hydra_command
+from eg3d.run_folder import code_version
 from eg3d.safe_write import atomic_path, write_json
 
 LIMIT_BYTES = 30_000_000
@@ -167,7 +168,7 @@ def _words(recipe: Mapping[str, Any]) -> str:
     return "".join(f" {name}={recipe[name]}" for name in names if name in recipe)
 
 
-@entry(config_name="ship", schema=ShipConfig)
+@hydra_command(config_name="ship", schema=ShipConfig)
 def main(cfg: ShipConfig) -> None:
     """Copy trained weights into checkpoints/ and write their entry in its manifest."""
     entry_written = ship(cfg)

@@ -1,7 +1,7 @@
 """Networks in one .safetensors file: tensors named "<net>/<state-dict name>", configurations as JSON metadata.
 
 Nothing in a file is executed or imported: a configuration is data for a dataclass that the loader chooses. Loaders take
-published pickles too, through `published`, which builds nothing but data from them.
+published pickles too, through `pickle_networks`, which builds nothing but data from them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eg3d.checkpoints.manifest import resolve
-from eg3d.checkpoints.published import PublishedFile, is_published
+from eg3d.checkpoints.pickle_networks import PublishedFile, is_published
 from eg3d.generator import GeneratorConfig, TriPlaneGenerator
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
 from eg3d.safe_write import atomic_path

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from eg3d.entry import one_of
-from eg3d.training.config import TrainConfig, at_least, batch_faults
+from eg3d.config_checks import at_least, batch_faults, one_of
+from eg3d.training.config import TrainConfig
 
 MODES = ("separate", "joint")
 

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from eg3d.checkpoints.manifest import resolve, sha256_of
+from eg3d.checkpoints.manifest import resolve
+from eg3d.file_hash import sha256_of
 from eg3d.metrics import random_convolutions
 from eg3d.metrics.inception import Inception
 from eg3d.metrics.vgg16 import VGG16, lpips_distance, lpips_weights

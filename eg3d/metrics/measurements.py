@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 import eg3d
-from eg3d.checkpoints.manifest import resolve, sha256_of
+from eg3d.checkpoints.manifest import resolve
 from eg3d.checkpoints.store import load_generator
 from eg3d.data import ImageDataset
+from eg3d.file_hash import sha256_of
 from eg3d.generator import TriPlaneGenerator
 from eg3d.metrics import ppl
 from eg3d.metrics.detectors import DistanceDetector, detector_identity, load_detector
-from eg3d.training.grids import to_uint8
+from eg3d.pictures import to_uint8
 
 Rows = dict[str, Tensor]  # names to tensors with one row a sample
 Session = Callable[[range], Rows]
@@ -39,11 +40,11 @@ _GENERATOR_CODE = (
     "generator.py",
     "cameras.py",
     "data.py",
-    "streams.py",
+    "random_streams.py",
     "networks",
     "rendering",
     "ops",
-    "training/grids.py",
+    "pictures.py",
     "metrics",
 )
 _IMAGE_CODE = ("data.py", "png.py", "cameras.py", "metrics")

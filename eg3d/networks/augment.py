@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eg3d.networks.convolution import conv2d, conv_transpose2d
-from eg3d.streams import Rng, normal, uniform
+from eg3d.random_streams import Rng, normal, uniform
 
 # Orthonormal low-pass filters of Daubechies' least asymmetric wavelets of order 2 and 6 (Ten Lectures, table 6.3).
 SYM2 = np.array([1 + 3**0.5, 3 + 3**0.5, 3 - 3**0.5, 1 - 3**0.5]) / (4 * 2**0.5)

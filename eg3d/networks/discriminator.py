@@ -27,7 +27,7 @@ from eg3d.networks.layers import (
 )
 from eg3d.networks.mapping import MappingNetwork
 from eg3d.networks.synthesis import channels_at
-from eg3d.streams import Rng, normal
+from eg3d.random_streams import Rng, normal
 
 RESIZE_MODES = ("antialiased", "classic", "none")
 MBSTD_CHANNELS = 1

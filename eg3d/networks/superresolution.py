@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from eg3d.networks.layers import check_choice, make_resample_filter
 from eg3d.networks.synthesis import SynthesisBlock, check_noise
-from eg3d.streams import Rng
+from eg3d.random_streams import Rng
 
 SR_CONV_CLAMP = 256.0
 # The published modules without an upsampling first block add that block's colours to the rendered image in

@@ -27,7 +27,7 @@ from eg3d.networks.layers import (
     use_fused,
 )
 from eg3d.networks.mapping import MappingNetwork
-from eg3d.streams import Rng, normal
+from eg3d.random_streams import Rng, normal
 
 NOISE_MODES = ("random", "const", "none")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eg3d.random_streams import normal
 from eg3d.rendering.compositing import (
     DEPTH_CLAMPS,
     background,
@@ -23,7 +24,6 @@ from eg3d.rendering.draws import CounterDraws
 from eg3d.rendering.planes import PLANE_AXES
 from eg3d.rendering.rays import RayBundle, box_limits
 from eg3d.rendering.sampling import IMPORTANCE_BINS, Draws, importance_depths, stratified_depths
-from eg3d.streams import normal
 
 # Points [N, P, 3] -> raw density [N, P] and colours in [0, 1] [N, C, P].
 Field = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from eg3d.random_streams import Rng, uniform
 from eg3d.rendering.draws import IMPORTANCE, JITTER, CounterDraws
-from eg3d.streams import Rng, uniform
 
 IMPORTANCE_BINS = ("published", "centred")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from eg3d.cameras import transformed_labels
 from eg3d.networks.augment import AugmentPipe
 from eg3d.networks.discriminator import resize_raw
-from eg3d.streams import Rng
+from eg3d.random_streams import Rng
 
 
 def augmented(pipe: AugmentPipe, images: dict[str, Tensor], c: Tensor, rng: Rng) -> tuple[dict[str, Tensor], Tensor]:

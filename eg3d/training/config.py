@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from eg3d.entry import one_of
+from eg3d.config_checks import at_least, batch_faults, one_of
 from eg3d.generator import GeneratorConfig
 from eg3d.networks.augment import AugmentConfig
 from eg3d.networks.discriminator import DiscriminatorConfig
@@ -165,30 +165,3 @@ class TrainConfig:
             faults.append(f"tick_kimg: {self.tick_kimg} is not positive")
         faults += at_least(self, 0, "seed", "threads", "total_kimg", "neural_resolution_fade_kimg")
         return faults + at_least(self, 1, "snapshot_ticks", "workers")
-
-
-def batch_faults(batch: int, micro_batch: int, *, name: str = "micro_batch") -> list[str]:
-    """Faults of a batch and its micro-batch, as a list of lines; a micro-batch above the batch is the whole batch."""
-    if batch < 1:
-        return [f"batch: {batch} is not positive"]
-    if micro_batch < 0:
-        return [f"{name}: {micro_batch} is negative"]
-    if 0 < micro_batch < batch and batch % micro_batch:
-        return [f"{name}: {micro_batch} does not divide batch {batch}; give a divisor or 0"]
-    return []
-
-
-def at_least(config: object, low: float, *names: str) -> list[str]:
-    """One line for every named field of `config` that is below `low`."""
-    return [f"{name}: {getattr(config, name)} is below {low:g}" for name in names if getattr(config, name) < low]
-
-
-__all__ = [
-    "AugmentationConfig",
-    "LossConfig",
-    "OptimConfig",
-    "TrainConfig",
-    "WarmStartConfig",
-    "at_least",
-    "batch_faults",
-]

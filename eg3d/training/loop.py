@@ -21,8 +21,10 @@ from eg3d.data import Batch, ImageDataset, batches
 from eg3d.generator import TriPlaneGenerator
 from eg3d.networks.augment import AugmentPipe
 from eg3d.networks.discriminator import DualDiscriminator
-from eg3d.runs import command_line, write_run_record
-from eg3d.training import grids, schedules
+from eg3d.pictures import depth_to_rgb, save_grid
+from eg3d.progress import duration
+from eg3d.run_folder import command_line, write_run_record
+from eg3d.training import schedules
 from eg3d.training.augmentation import adapted_p
 from eg3d.training.config import TrainConfig
 from eg3d.training.objective import AdversarialObjective, Progress, adversarial_phases
@@ -312,7 +314,7 @@ class Trainer:
         columns, rows = self.cfg.grid
         indices = list(range(min(columns * rows, len(self.dataset))))
         images = self.dataset.images(indices).float() / 127.5 - 1
-        grids.save_grid(images, self.folder / "reals.png", columns=columns)
+        save_grid(images, self.folder / "reals.png", columns=columns)
 
     @torch.no_grad()
     def _save_samples(self) -> None:
@@ -324,9 +326,9 @@ class Trainer:
                 parts.append(rendered[name].cpu())
         kimg, columns = self.progress.num_images // 1000, self.cfg.grid[0]
         pictures = {"": torch.cat(made["image"]), "_raw": torch.cat(made["image_raw"])}
-        pictures["_depth"] = grids.depth_to_rgb(torch.cat(made["image_depth"]))
+        pictures["_depth"] = depth_to_rgb(torch.cat(made["image_depth"]))
         for suffix, images in pictures.items():
-            grids.save_grid(images, self.folder / f"fakes{kimg:06d}{suffix}.png", columns=columns)
+            save_grid(images, self.folder / f"fakes{kimg:06d}{suffix}.png", columns=columns)
 
 
 @dataclass(frozen=True)
@@ -394,12 +396,3 @@ def status_line(collected: dict[str, dict[str, float]], total_kimg: float) -> st
         f"tick {mean['Progress/tick']:.0f}  kimg {kimg:.1f}/{total_kimg:g}  sec/kimg {speed:.1f}  "
         f"mem {mean['Resources/cpu_mem_gb']:.2f} GB  eta {duration(remaining)}{augment}  {losses}"
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 1d 02h, 2h 03m, 4m 05s or 6s."""
-    seconds = round(seconds)
-    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
-        if seconds >= size:
-            return f"{seconds // size}{unit} {seconds % size // part:02d}{smaller}"
-    return f"{seconds}s"

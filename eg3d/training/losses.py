@@ -14,8 +14,8 @@ from torch import Tensor
 from eg3d.cameras import split_label
 from eg3d.generator import TriPlaneGenerator
 from eg3d.networks.discriminator import resize_raw
+from eg3d.random_streams import Rng, normal, uniform
 from eg3d.rendering.rays import pixel_rays
-from eg3d.streams import Rng, normal, uniform
 from eg3d.training.schedules import blur_taps
 
 Images = dict[str, Tensor]

@@ -11,7 +11,7 @@ from torch import Tensor
 from eg3d.generator import TriPlaneGenerator
 from eg3d.networks.augment import AugmentPipe
 from eg3d.networks.discriminator import DualDiscriminator
-from eg3d.streams import Rng, normal, uniform
+from eg3d.random_streams import Rng, normal, uniform
 from eg3d.training import losses, schedules
 from eg3d.training.augmentation import augmented
 from eg3d.training.config import TrainConfig, WarmStartConfig

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from eg3d.data import Batch, label_std
-from eg3d.streams import SampleStreams, derived_seed
+from eg3d.random_streams import SampleStreams, derived_seed
 from eg3d.training.ranks import Ranks, whole_groups
 
 NAN_GRADIENT, INFINITE_GRADIENT = 0.0, 1e5  # published clean-up of gradients before a step

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eg3d.runs import choose_device
+from eg3d.run_folder import choose_device
 
 PATIENCE = timedelta(hours=4)  # how long processes wait for the first one to write and to evaluate
 

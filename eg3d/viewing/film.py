@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eg3d.pictures import depth_to_rgb, tile
 from eg3d.safe_write import atomic_path
-from eg3d.training.grids import depth_to_rgb, tile
 from eg3d.viewing.views import ViewingConfig, device_of, for_viewing, pictures_at_once, planes_of, render, style_codes
 
 if TYPE_CHECKING:

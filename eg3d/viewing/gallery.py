@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eg3d.generator import CameraConfig
+from eg3d.pictures import depth_to_rgb, tile
 from eg3d.representations.mesh import LEVEL, NoSurface
 from eg3d.representations.shape import ShapeConfig, density_volume, shape_mesh
-from eg3d.training.grids import depth_to_rgb, tile
 from eg3d.viewing.film import depth_limits
 from eg3d.viewing.views import ViewingConfig, for_viewing, planes_of, render, style_codes
 

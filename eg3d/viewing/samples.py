@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from eg3d.pictures import save_grid
 from eg3d.representations.shape import ShapeConfig
-from eg3d.training.grids import save_grid
 from eg3d.viewing.views import (
     ViewingConfig,
     device_of,

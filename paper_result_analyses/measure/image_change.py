@@ -21,8 +21,8 @@ from torch import Tensor
 
 from eg3d.metrics.kid import kernel_distance
 from eg3d.metrics.random_convolutions import random_features, standardised
+from eg3d.pictures import to_uint8
 from eg3d.seeds import latents
-from eg3d.training.grids import to_uint8
 from paper_result_analyses.measure.before_after import START
 
 if TYPE_CHECKING:

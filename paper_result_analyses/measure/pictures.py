@@ -12,11 +12,11 @@ import pandas as pd
 import PIL.Image
 import torch
 
+from eg3d.pictures import to_uint8
 from eg3d.representations.mesh import extract_mesh
 from eg3d.representations.sigma_field import sigma_grid
 from eg3d.safe_write import atomic_path
 from eg3d.seeds import latent
-from eg3d.training.grids import to_uint8
 from paper_result_analyses.measure.shading import shade_mesh
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from eg3d.checkpoints.manifest import sha256_of
-from eg3d.runs import code_version, command_line
+from eg3d.file_hash import sha256_of
+from eg3d.run_folder import code_version, command_line
 from eg3d.safe_write import atomic_path, write_json
 
 

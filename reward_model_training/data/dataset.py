@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from eg3d.entry import one_of
+from eg3d.config_checks import one_of
 from eg3d.representations.sigma_field import SigmaFieldConfig
 from reward_model_training.data.slab_store import STORAGES, SlabKey, SlabStore
 from reward_model_training.preferences.anchors import AnchorConfig, anchor_split, draw_anchor

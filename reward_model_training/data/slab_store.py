@@ -128,7 +128,8 @@ def cache_key(source: str, cfg: SigmaFieldConfig) -> str:
 
 def generator_slabs(generator: str, *, device: str | torch.device = "cpu") -> tuple[SlabMaker, str]:
     """Slab maker and SHA-256 of a generator file or manifest name; the network loads when the first slab is made."""
-    from eg3d.checkpoints.manifest import resolve, sha256_of
+    from eg3d.checkpoints.manifest import resolve
+    from eg3d.file_hash import sha256_of
 
     path = resolve(generator)
 

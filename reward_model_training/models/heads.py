@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eg3d.entry import one_of
+from eg3d.config_checks import one_of
 
 # The published block adds the input layer's output to the input of the last hidden layer. With two hidden
 # sizes nothing lies in between, so the sum is the same vector twice. Released weights were trained so.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from eg3d.entry import faults_of, one_of
+from eg3d.config_checks import faults_of, one_of
 from reward_model_training.models.backbones.sigma_unet3d import SigmaUNet3D, SigmaUNetConfig
 from reward_model_training.models.heads import HeadsConfig, RewardHeads
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from eg3d.entry import ConfigError, compose_config
+from eg3d.hydra_command import ConfigError, compose_config
 from paper_result_analyses.pipeline import PipelineConfig, check_run_folder, run_pipeline, stage_names
 from paper_result_analyses.registry import FIGURES
 from paper_result_analyses.stages import Progress, Stage
@@ -118,7 +118,7 @@ def test_missing_networks_are_named_before_any_work(tmp_path):
 
 
 def test_runs_begun_by_hand_are_taken_over_only_with_the_same_settings(tmp_path):
-    from eg3d.runs import write_run_record
+    from eg3d.run_folder import write_run_record
     from eg3d.training.config import TrainConfig
 
     original = save_tiny_networks(tmp_path / "a.safetensors")

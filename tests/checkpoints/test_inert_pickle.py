@@ -21,7 +21,7 @@ from official_pickle import official_file, refusal
 from eg3d.checkpoints import inert_tensors
 from eg3d.checkpoints.inert_pickle import Limits, RefusedPickleError, read_values
 from eg3d.checkpoints.inert_tensors import STORAGES, InertArray, InertTensor, as_tensor
-from eg3d.checkpoints.published_records import official_names
+from eg3d.checkpoints.pickle_records import official_names
 from eg3d.checkpoints.store import load_generator
 
 PROTOCOLS = range(6)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eg3d.checkpoints.manifest import read_manifest, resolve, sha256_of
+from eg3d.checkpoints.manifest import read_manifest, resolve
 from eg3d.checkpoints.store import (
     config_from_data,
     load_discriminator,
@@ -17,6 +17,7 @@ from eg3d.checkpoints.store import (
     read_tensors,
     save_networks,
 )
+from eg3d.file_hash import sha256_of
 from eg3d.generator import GeneratorConfig, TriPlaneGenerator
 from eg3d.networks.discriminator import DualDiscriminator
 

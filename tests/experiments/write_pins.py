@@ -6,8 +6,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from eg3d.entry import compose_config
 from eg3d.finetuning.config import FinetuneConfig
+from eg3d.hydra_command import compose_config
 
 PIN = Path(__file__).with_name("ffhq_sfield.yaml")
 

@@ -13,7 +13,7 @@ import pytest
 
 from eg3d import calc_metrics
 from eg3d.checkpoints import manifest
-from eg3d.checkpoints.manifest import sha256_of
+from eg3d.file_hash import sha256_of
 from eg3d.metrics import detectors
 
 ROOT = Path(__file__).resolve().parents[2]

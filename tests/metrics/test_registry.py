@@ -20,7 +20,7 @@ from eg3d.metrics.fid import frechet_distance, moments
 from eg3d.metrics.measurements import FakeFeatures, GeneratedImages, PathLengths, RealFeatures, data_sha256
 from eg3d.metrics.random_convolutions import random_features
 from eg3d.metrics.registry import PUBLISHED, Evaluation, Metric, evaluate, figures, parse_metric, steps
-from eg3d.training.grids import to_uint8
+from eg3d.pictures import to_uint8
 
 CPU = torch.device("cpu")
 STAND_IN = "random_convolutions"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eg3d.networks import augment
 from eg3d.networks.augment import GROUPS, PIPES, SYM2, SYM6, AugmentConfig, AugmentPipe, pipe_config
-from eg3d.streams import SampleStreams
+from eg3d.random_streams import SampleStreams
 
 ALL = pipe_config("bgcfnc")
 

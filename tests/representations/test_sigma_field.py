@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eg3d.entry import compose_config
 from eg3d.generator import TriPlaneGenerator
+from eg3d.hydra_command import compose_config
 from eg3d.representations.sigma_field import (
     SigmaFieldConfig,
     grid_points,

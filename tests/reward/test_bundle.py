@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from eg3d.checkpoints.manifest import sha256_of
+from eg3d.file_hash import sha256_of
 from eg3d.representations.sigma_field import SigmaFieldConfig, slab_shape
 from reward_model_training.bundle import Reward, RewardCard, load_reward, read_card, save_reward
 from reward_model_training.models import ModelConfig, build_model

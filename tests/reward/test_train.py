@@ -13,15 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eg3d.entry import compose_config
+from eg3d.hydra_command import compose_config
 from reward_model_training.bundle import load_reward
 from reward_model_training.data.dataset import RankedBatch
 from reward_model_training.evaluate import table_text
+from reward_model_training.lightning_state import RunState, read_state
 from reward_model_training.losses import LossConfig, ranked_pairs
 from reward_model_training.models import build_model
 from reward_model_training.module import RewardModule
 from reward_model_training.optimiser import OptimiserConfig
-from reward_model_training.run_state import RunState, read_state
 from reward_model_training.train import RewardTrainConfig, train
 
 ROOT = Path(__file__).resolve().parents[2]

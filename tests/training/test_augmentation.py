@@ -17,7 +17,7 @@ from tiny import toy_draw
 from eg3d.cameras import transformed_labels
 from eg3d.generator import CameraConfig, GeneratorConfig, TriPlaneGenerator
 from eg3d.networks.augment import AugmentPipe, copied_pixels, pipe_config
-from eg3d.streams import SampleStreams
+from eg3d.random_streams import SampleStreams
 from eg3d.training.augmentation import adapted_p, augmented
 from eg3d.training.config import AugmentationConfig, LossConfig, TrainConfig
 from eg3d.training.loop import Trainer, train

@@ -15,8 +15,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from eg3d import train_flags
-from eg3d.entry import ConfigError, compose_config
 from eg3d.generator import CameraConfig
+from eg3d.hydra_command import ConfigError, compose_config
 from eg3d.networks.augment import pipe_config
 from eg3d.training.config import TrainConfig
 from eg3d.training.flags import config_from_flags, latest_folder, next_folder, run_name, words

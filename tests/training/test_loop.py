@@ -15,9 +15,10 @@ from run_records import lines_of
 
 from eg3d.checkpoints.store import load_discriminator, load_generator, read_metadata
 from eg3d.data import batches
-from eg3d.training import grids
+from eg3d.pictures import depth_to_rgb, tile, to_uint8
+from eg3d.progress import duration
 from eg3d.training.config import TrainConfig
-from eg3d.training.loop import Trainer, duration, status_line, train
+from eg3d.training.loop import Trainer, status_line, train
 from eg3d.training.stats import Stats, finite
 
 Make = Callable[..., TrainConfig]
@@ -115,17 +116,17 @@ def test_lazy_phases_run_at_the_first_iteration_and_by_their_interval(train_conf
 
 def test_pictures_are_as_eg3d_writes_them() -> None:
     values = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
-    assert grids.to_uint8(values).tolist() == [0, 0, 128, 255, 255]
+    assert to_uint8(values).tolist() == [0, 0, 128, 255, 255]
     images = torch.stack([torch.full((3, 2, 2), value) for value in (-1.0, 0.0, 1.0)])
-    picture = grids.tile(images, columns=2)
+    picture = tile(images, columns=2)
     assert picture.shape == (4, 4, 3)
     assert picture[::2, ::2, 0].tolist() == [[0, 128], [255, 0]]
 
 
 def test_near_is_bright_in_depth_pictures() -> None:
     depth = torch.tensor([[2.0, 3.0], [2.5, 2.0]])[None, None]
-    assert grids.depth_to_rgb(depth)[0, 0].tolist() == [[1, -1], [0, 1]]
-    assert np.isfinite(grids.depth_to_rgb(torch.ones(1, 1, 2, 2)).numpy()).all()
+    assert depth_to_rgb(depth)[0, 0].tolist() == [[1, -1], [0, 1]]
+    assert np.isfinite(depth_to_rgb(torch.ones(1, 1, 2, 2)).numpy()).all()
 
 
 def test_stats_are_mean_and_deviation_since_the_last_tick() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eg3d.data import Batch
-from eg3d.streams import SampleStreams
+from eg3d.random_streams import SampleStreams
 from eg3d.training.phases import Draw, Phase, Term, clean_gradient, gradient_norm
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eg3d.data import batches
 from eg3d.networks.augment import pipe_config
-from eg3d.streams import SampleStreams, normal, uniform
+from eg3d.random_streams import SampleStreams, normal, uniform
 from eg3d.training.config import AugmentationConfig, LossConfig, TrainConfig, WarmStartConfig
 from eg3d.training.loop import Trainer, shared_batch, train
 from eg3d.training.phases import draw_samples

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from eg3d.entry import one_of
+from eg3d.config_checks import one_of
 
 RECON_BIAS_SPAN = 0.5e-2  # the reconstruction layer starts as the identity plus a bias in +-this
 

@@ -32,7 +32,7 @@ from official_pickle import (
 from tiny import tiny_discriminator_config, tiny_generator_config
 
 from eg3d.checkpoints.inert_pickle import RefusedPickleError
-from eg3d.checkpoints.published import PublishedFile
+from eg3d.checkpoints.pickle_networks import PublishedFile
 from eg3d.checkpoints.store import load_discriminator, load_generator
 from eg3d.generator import CameraConfig, GeneratorConfig, TriPlaneGenerator
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator

@@ -15,11 +15,12 @@ from command_line import Run
 from omegaconf import OmegaConf
 from tiny import flat_overrides
 
-from eg3d import entry as entry_module
+from eg3d import hydra_command as command_module
 from eg3d import train, train_rlhf
-from eg3d.entry import ConfigError, compose_config, experiments_for, faults_of, one_of
+from eg3d.config_checks import faults_of, one_of
 from eg3d.finetuning.config import FinetuneConfig
-from eg3d.runs import choose_device
+from eg3d.hydra_command import ConfigError, compose_config, experiments_for
+from eg3d.run_folder import choose_device
 from eg3d.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,7 +190,7 @@ class _Outer:
 def test_faults_carry_their_path() -> None:
     assert faults_of(_Outer()) == ["inner.size: 1 is odd"]
     with pytest.raises(ConfigError, match=r"inner\.size: 1 is odd"):
-        entry_module._instance(OmegaConf.structured(_Outer()))
+        command_module._instance(OmegaConf.structured(_Outer()))
 
 
 def test_devices() -> None:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from eg3d.checkpoints.inert_pickle import RefusedPickleError
 from eg3d.checkpoints.inert_tensors import InertTensor
-from eg3d.checkpoints.manifest import sha256_of
-from eg3d.checkpoints.published import PublishedFile, PublishedNetwork, check_finite, is_published
+from eg3d.checkpoints.pickle_networks import PublishedFile, PublishedNetwork, check_finite, is_published
 from eg3d.checkpoints.store import write_networks
+from eg3d.file_hash import sha256_of
 
 
 @dataclass(frozen=True)

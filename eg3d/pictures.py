@@ -1,4 +1,4 @@
-"""Sample pictures of a training run: many images side by side in one PNG."""
+"""Pictures as files: values to grey levels, depth as grey, many images side by side in one PNG."""
 
 from __future__ import annotations
 

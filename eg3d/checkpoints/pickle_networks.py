@@ -19,7 +19,7 @@ from torch import Tensor
 
 from eg3d.checkpoints.inert_pickle import RefusedPickleError, refuse, shown
 from eg3d.checkpoints.inert_tensors import InertTensor, Storage, as_tensor, strided
-from eg3d.checkpoints.published_records import Record, read_published
+from eg3d.checkpoints.pickle_records import Record, read_published
 from eg3d.generator import CameraConfig, GeneratorConfig, TriPlaneGenerator
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
 from eg3d.networks.superresolution import SR_CONV_CLAMP, SUPERRESOLUTION_KINDS

@@ -7,7 +7,6 @@ dataclass and calls the decorated function.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
 import logging
@@ -24,6 +23,8 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from eg3d.config_checks import faults_of, one_of
+
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 CLEAN_ERRORS = (ValueError, OSError, RuntimeError)  # of the work, where a user can act on them: one line, no trace
 _VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
@@ -33,7 +34,7 @@ class ConfigError(ValueError):
     """A command line or YAML file that does not fit the schema; its text is one line."""
 
 
-def entry(*, config_name: str, schema: type) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+def hydra_command(*, config_name: str, schema: type) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     """Make `main(cfg)` a command. Exit codes: 0 done, 1 the work failed, 2 the command line is wrong."""
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
@@ -100,25 +101,6 @@ def help_text(main: Callable[[Any], None], config_name: str, schema: type) -> st
         OmegaConf.to_yaml(OmegaConf.structured(schema)).rstrip(),
     ]
     return "\n".join(lines)
-
-
-def faults_of(value: Any, prefix: str = "") -> list[str]:
-    """All faults that the validate() methods of a config and of its nested configs report, each with its path."""
-    faults = [f"{prefix}{fault}" for fault in value.validate()] if hasattr(value, "validate") else []
-    for field in dataclasses.fields(value):
-        nested = getattr(value, field.name)
-        if dataclasses.is_dataclass(nested) and not isinstance(nested, type):
-            faults += faults_of(nested, f"{prefix}{field.name}.")
-    return faults
-
-
-def one_of(name: str, value: str, choices: Sequence[str]) -> list[str]:
-    """A fault list for a choice field: empty, or one line with the choices and the nearest one."""
-    if value in choices:
-        return []
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return [f"{name}: {value!r} is not one of {', '.join(choices) or 'none'}{hint}"]
 
 
 def log_to_console() -> None:
