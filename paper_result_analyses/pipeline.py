@@ -21,7 +21,7 @@ from eg3d.checkpoints.manifest import resolve
 from eg3d.file_hash import sha256_of
 from eg3d.finetuning.config import FinetuneConfig
 from eg3d.hydra_command import compose_config, hydra_command, log_to_console
-from eg3d.progress import progress_bar, reaching
+from eg3d.progress import progress_bar
 from eg3d.run_folder import as_plain, choose_device
 from eg3d.training.config import TrainConfig
 from paper_result_analyses.measure import before_after, image_change, pictures, reward_accuracy, trajectories
@@ -185,7 +185,7 @@ class Pipeline:
 
         def work() -> list[Path]:
             with progress_bar("shapes scored (simulated)", rank_cfg.count) as advance:
-                scores = score_seeds(rank_cfg, on_seed=reaching(advance))
+                scores = score_seeds(rank_cfg, advance=advance)
             values = {seed: score.score for seed, score in scores.items()}
             annotator = SimulatedAnnotator(rank_cfg.annotator)
             rankings = rank_batches(values, annotator, batch_size=rank_cfg.batch_size, psi=rank_cfg.slab.psi)
@@ -269,9 +269,7 @@ class Pipeline:
             model = load_reward(reward, device=choose_device(self.cfg.device))
             judge, loaded = SimulatedAnnotator(self._annotator()), self._load(networks)
             with progress_bar("shapes judged (simulated)", len(loaded) * self.cfg.before_after.num_seeds) as advance:
-                table = before_after.before_after(
-                    loaded, model, judge, self.cfg.before_after, advance=lambda: advance(1)
-                )
+                table = before_after.before_after(loaded, model, judge, self.cfg.before_after, advance=advance)
             accuracy = reward_accuracy.reward_accuracy(reward / "reward.yaml")
             card = {"reward card": reward / "reward.yaml"}
             return [
@@ -296,7 +294,7 @@ class Pipeline:
             loaded = self._load(networks)
             with progress_bar("sets rendered", 2 * len(loaded)) as advance:
                 pairs, sets = image_change.image_change(
-                    loaded, ImageDataset(data), self.cfg.image_change, advance=lambda: advance(1)
+                    loaded, ImageDataset(data), self.cfg.image_change, advance=advance
                 )
             return [
                 self._table("image_pairs.csv", pairs, image_change.PAIR_COLUMNS, inputs, settings),
@@ -317,7 +315,7 @@ class Pipeline:
         def work() -> list[Path]:
             loaded = self._load(networks)
             with progress_bar("seeds drawn", len(loaded) * self.cfg.pictures.num_seeds) as advance:
-                table = pictures.pictures(loaded, self.cfg.pictures, self.tables, advance=lambda: advance(1))
+                table = pictures.pictures(loaded, self.cfg.pictures, self.tables, advance=advance)
             written = self._table("pictures.csv", table, pictures.COLUMNS, inputs, settings)
             return [written, *(self.tables / file for file in table["file"])]
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eg3d.hydra_command import hydra_command
+from eg3d.progress import progress_bar
 from reward_model_training.data.dataset import DataConfig, Splits, make_splits, reduced, row_anchor
 from reward_model_training.data.slab_store import SlabKey, SlabStore, generator_slabs
 from reward_model_training.preferences.rankings import read_rankings
@@ -85,15 +86,15 @@ def embed(
 ) -> dict[SlabKey, Tensor]:
     """Embedding [D] of every sample, each encoded once; on the CPU."""
     import torch
-    from tqdm import tqdm
 
     keys, device = list(dict.fromkeys(keys)), next(reward.parameters()).device
     chunks = [keys[i : i + items_at_once] for i in range(0, len(keys), items_at_once)]
     found: dict[SlabKey, Tensor] = {}
-    with torch.no_grad():
-        for chunk in tqdm(chunks, desc="evaluation", unit="batch", disable=len(chunks) < 20, mininterval=1.0):
+    with torch.no_grad(), progress_bar("slabs encoded", len(keys)) as advance:
+        for chunk in chunks:
             slabs = torch.stack([store.slab(key) for key in chunk]).to(device)
             found |= dict(zip(chunk, reward.features(slabs).cpu(), strict=True))
+            advance(len(chunk))
     return found
 
 

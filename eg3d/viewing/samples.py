@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from eg3d.pictures import save_grid
+from eg3d.progress import Advance, ignore
 from eg3d.representations.shape import ShapeConfig
 from eg3d.viewing.views import (
     ViewingConfig,
@@ -85,9 +86,7 @@ def seed_views(
             yield SeedViews(seed, planes[index : index + 1], images[index * num_views : (index + 1) * num_views])
 
 
-def generate_samples(
-    G: TriPlaneGenerator, cfg: SamplesConfig, *, advance: Callable[[], None] = lambda: None
-) -> Written:
+def generate_samples(G: TriPlaneGenerator, cfg: SamplesConfig, *, advance: Advance = ignore) -> Written:
     """Write seedNNNN.png, and seedNNNN.<format> of the shape, into cfg.outdir; each file appears whole.
 
     The mapping sees the frontal camera with the same field of view, as published: another fov_deg is another sample.

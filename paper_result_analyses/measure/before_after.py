@@ -7,13 +7,14 @@ every other arm (`tuned`, `control`, `continuation`) is compared with it seed by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 
+from eg3d.progress import Advance, ignore
 from eg3d.representations.sigma_field import seed_slab
 from paper_result_analyses.measure.intervals import mean_interval, paired_share_difference, wilson
 
@@ -81,7 +82,7 @@ def before_after(
     annotator: SimulatedAnnotator,
     cfg: BeforeAfterConfig,
     *,
-    advance: Callable[[], None] = lambda: None,
+    advance: Advance = ignore,
 ) -> pd.DataFrame:
     """One row an arm and seed (COLUMNS); both judges see the same slab. `networks` needs a key "start"."""
     if START not in networks:

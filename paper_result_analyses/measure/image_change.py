@@ -10,7 +10,7 @@ own start render is the closest one, chance is 1 / seeds. Shape letters: N image
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from eg3d.metrics.kid import kernel_distance
 from eg3d.metrics.random_convolutions import random_features, standardised
 from eg3d.pictures import to_uint8
+from eg3d.progress import Advance, ignore
 from eg3d.seeds import latents
 from paper_result_analyses.measure.before_after import START
 
@@ -86,7 +87,7 @@ def image_change(
     dataset: ImageDataset,
     cfg: ImageChangeConfig,
     *,
-    advance: Callable[[], None] = lambda: None,
+    advance: Advance = ignore,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables of pairs (PAIR_COLUMNS) and of sets (SET_COLUMNS). `networks` needs a key "start"."""
     rng = np.random.RandomState(cfg.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ import PIL.Image
 import torch
 
 from eg3d.pictures import to_uint8
+from eg3d.progress import Advance, ignore
 from eg3d.representations.mesh import extract_mesh
 from eg3d.representations.sigma_field import sigma_grid
 from eg3d.safe_write import atomic_path
@@ -56,7 +57,7 @@ def pictures(
     cfg: PicturesConfig,
     folder: str | Path,
     *,
-    advance: Callable[[], None] = lambda: None,
+    advance: Advance = ignore,
 ) -> pd.DataFrame:
     """Write the PNGs into `folder`/pictures; returns the table (COLUMNS) that lists them."""
     folder, rows = Path(folder), []
