@@ -177,7 +177,7 @@ class Pipeline:
         """Simulated rankings of `generator`'s seeds, and the noise-free scores behind them."""
         from reward_model_training.preferences.rankings import write_rankings
         from reward_model_training.preferences.simulated_annotator import SimulatedAnnotator
-        from reward_model_training.preferences.simulated_rankings import rank_batches, score_seeds
+        from reward_model_training.preferences.simulated_rankings import annotate_seeds, rank_batches
 
         folder = self.out / "rankings"
         words = [*shlex.split(self.cfg.ranking), _word("generator", generator), _word("out", folder / "rankings.csv")]
@@ -185,7 +185,7 @@ class Pipeline:
 
         def work() -> list[Path]:
             with progress_bar("shapes scored (simulated)", rank_cfg.count) as advance:
-                scores = score_seeds(rank_cfg, advance=advance)
+                scores = annotate_seeds(rank_cfg, advance=advance)
             values = {seed: score.score for seed, score in scores.items()}
             annotator = SimulatedAnnotator(rank_cfg.annotator)
             rankings = rank_batches(values, annotator, batch_size=rank_cfg.batch_size, psi=rank_cfg.slab.psi)

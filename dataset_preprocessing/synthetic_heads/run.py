@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from dataset_preprocessing.archive import create_archive, encode_png
 from dataset_preprocessing.synthetic_heads.render import FFHQ_FOCAL, contact_sheet, depth_views, render_views
 from dataset_preprocessing.synthetic_heads.shape import CODE_NAMES, head_codes, head_parameters
 from eg3d.cameras import camera_label, intrinsics, lookat_c2w
+from eg3d.child_processes import in_processes, worker_faults
 from eg3d.progress import Advance, ignore
 from eg3d.safe_write import atomic_path
 
@@ -52,9 +52,10 @@ class HeadsConfig:
         """All faults, one line each."""
         faults = [
             f"{name}: {getattr(self, name)} must be at least 1"
-            for name in ("views_per_head", "workers", "contact_heads")
+            for name in ("views_per_head", "contact_heads")
             if getattr(self, name) < 1
         ]
+        faults += worker_faults(self.workers)
         if self.num_images < (0 if self.contact_sheet else 1):
             faults.append(f"num_images: {self.num_images} must be at least 1, or 0 with a contact_sheet only")
         if self.resolution < 8 or self.resolution & (self.resolution - 1):
@@ -128,8 +129,9 @@ def make_heads(cfg: HeadsConfig, *, advance: Advance = ignore) -> Path:
     seeds = [head_seed(cfg.seed, int(h)) for h in heads]
     depths: list[np.ndarray] = []
     left = cfg.num_images
-    with create_archive(cfg.out) as archive:
-        for views in _all_portraits(cfg, -(-num_heads // GROUP)):
+    made = contextlib.closing(_all_portraits(cfg, -(-num_heads // GROUP)))
+    with create_archive(cfg.out) as archive, made as groups:
+        for views in groups:
             for view in views[:left]:
                 archive.add_image(view.png, view.label)
                 depths += [] if view.depth is None else [view.depth]
@@ -155,14 +157,16 @@ def _recipe(cfg: HeadsConfig, seeds: list[int]) -> dict:
     }
 
 
-def _all_portraits(cfg: HeadsConfig, num_groups: int) -> Iterator[list[Portrait]]:
+def _all_portraits(cfg: HeadsConfig, num_groups: int) -> Generator[list[Portrait], None, None]:
     if cfg.workers == 1:
         with _one_thread():
             yield from (portraits(cfg, group) for group in range(num_groups))
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(cfg.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.imap(functools.partial(portraits, cfg), range(num_groups))
+    work = functools.partial(portraits, cfg)
+    with in_processes(
+        work, range(num_groups), workers=cfg.workers, prepare=torch.set_num_threads, arguments=(1,)
+    ) as groups:
+        yield from groups
 
 
 @contextlib.contextmanager

@@ -7,12 +7,11 @@ Files, all in the folder of the rankings table: `rankings.csv` (schema in rankin
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
-import multiprocessing
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -20,10 +19,12 @@ import numpy as np
 import torch
 
 from eg3d.checkpoints.store import load_generator
+from eg3d.child_processes import in_processes, worker_faults
 from eg3d.generator import TriPlaneGenerator
 from eg3d.progress import Advance, ignore
 from eg3d.representations.sigma_field import SigmaFieldConfig, seed_slab
 from eg3d.safe_write import write_json, write_text
+from eg3d.seeds import LARGEST_SEED, MOST_SEEDS
 from reward_model_training.preferences.rankings import MAX_ITEMS, MIN_ITEMS, Ranking
 from reward_model_training.preferences.simulated_annotator import (
     ANNOTATOR_NAME,
@@ -32,6 +33,7 @@ from reward_model_training.preferences.simulated_annotator import (
     SurfaceScore,
 )
 
+SEEDS_AT_ONCE = 8  # that travel to a worker process together
 SCORE_COLUMNS = ("seed", "roughness", "stray", "holes", "score", "relief", "asymmetry")
 
 
@@ -57,8 +59,9 @@ class RankConfig:
             faults.append(f"batch_size: must be {MIN_ITEMS} to {MAX_ITEMS}, got {self.batch_size}")
         elif self.count < MIN_ITEMS or self.count % self.batch_size == 1:
             faults.append(f"count: {self.count} seeds leave one alone; give a multiple of batch_size {self.batch_size}")
-        if self.workers < 1:
-            faults.append(f"workers: must be at least 1, got {self.workers}")
+        elif self.first_seed + self.count - 1 > LARGEST_SEED or self.count > MOST_SEEDS:
+            faults.append(f"first_seed, count: at most {MOST_SEEDS} seeds up to {LARGEST_SEED}, got {self.count}")
+        faults += worker_faults(self.workers)
         if Path(self.out).suffix != ".csv":
             faults.append(f"out: expected the path of a .csv file, got {self.out!r}")
         return faults
@@ -73,7 +76,7 @@ def score_seed(G: TriPlaneGenerator, seed: int, slab: SigmaFieldConfig, annotato
     return annotator.score(seed_slab(G, seed, slab), voxel=voxel)
 
 
-def score_seeds(cfg: RankConfig, *, advance: Advance = ignore) -> dict[int, SurfaceScore]:
+def annotate_seeds(cfg: RankConfig, *, advance: Advance = ignore) -> dict[int, SurfaceScore]:
     """Scores of all seeds of `cfg`, by seed; those already in scores.csv are taken from there.
 
     `advance` counts seeds, beginning with the number of those. Raises ValueError if scores.csv belongs to another
@@ -86,8 +89,9 @@ def score_seeds(cfg: RankConfig, *, advance: Advance = ignore) -> dict[int, Surf
     done = {seed: score for seed, score in read_scores(scores_csv).items() if seed in cfg.seeds()}
     missing = [seed for seed in cfg.seeds() if seed not in done]
     advance(len(done))
-    with open(scores_csv, "a", encoding="utf-8", newline="") as file:
-        for seed, score in _scored(G, missing, cfg):
+    scoring = contextlib.closing(_scored(G, missing, cfg))
+    with open(scores_csv, "a", encoding="utf-8", newline="") as file, scoring as scored:
+        for seed, score in scored:
             file.write(_row(seed, score))
             file.flush()
             done[seed] = score
@@ -167,14 +171,15 @@ def _row(seed: int, score: SurfaceScore) -> str:
 _worker: dict[str, object] = {}  # what a worker process loads once
 
 
-def _scored(G: TriPlaneGenerator, seeds: list[int], cfg: RankConfig) -> Iterator[tuple[int, SurfaceScore]]:
+def _scored(G: TriPlaneGenerator, seeds: list[int], cfg: RankConfig) -> Generator[tuple[int, SurfaceScore], None, None]:
     if cfg.workers == 1 or len(seeds) < 2:
         annotator = SimulatedAnnotator(cfg.annotator)
         yield from ((seed, score_seed(G, seed, cfg.slab, annotator)) for seed in seeds)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(cfg.workers, context, initializer=_start_worker, initargs=(cfg,)) as pool:
-        yield from zip(seeds, pool.map(_work, seeds, chunksize=8), strict=True)
+    with in_processes(
+        _work, seeds, workers=cfg.workers, prepare=_start_worker, arguments=(cfg,), chunk=SEEDS_AT_ONCE
+    ) as scores:
+        yield from zip(seeds, scores, strict=True)
 
 
 def _start_worker(cfg: RankConfig) -> None:
