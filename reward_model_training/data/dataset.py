@@ -17,10 +17,10 @@ from torch.utils.data import Dataset, Sampler
 
 from eg3d.config_checks import one_of
 from eg3d.representations.sigma_field import SigmaFieldConfig
-from reward_model_training.data.slab_store import STORAGES, SlabKey, SlabStore
+from reward_model_training.data.slab_store import STORAGES, SlabKey, SlabStore, open_store
 from reward_model_training.preferences.anchors import AnchorConfig, anchor_split, draw_anchor
-from reward_model_training.preferences.pairs import SPLITS, split_by_batch
 from reward_model_training.preferences.rankings import Ranking
+from reward_model_training.preferences.splits import SPLITS, inseparable, split_by_batch
 
 REDUCTIONS = ("best_worst", "all")
 
@@ -58,6 +58,10 @@ class DataConfig:
         if self.num_workers > 0 and self.storage != "disk":
             faults.append(f"num_workers: {self.num_workers} needs storage=disk, got {self.storage}")
         return faults
+
+    def open_store(self, *, device: torch.device) -> SlabStore:
+        """The slabs of these rankings' generator."""
+        return open_store(self.generator, self.slab, storage=self.storage, folder=self.slab_dir, device=device)
 
     def missing_inputs(self, prefix: str) -> list[str]:
         """Faults for the inputs that have no default, for configs in which they are needed."""
@@ -104,15 +108,19 @@ class Splits:
 
 
 def make_splits(rankings: Sequence[Ranking], cfg: DataConfig, *, seed: int) -> Splits:
-    """70/15/15 by ranking batch in the published way. Raises ValueError when psi differs between rankings."""
+    """70/15/15 by ranking batch in the published way; rankings that share a batch or a shape stay together.
+
+    Raises ValueError when psi differs between rankings, or fewer than 4 of them can be separated.
+    """
     strengths = sorted({ranking.psi for ranking in rankings})
     if len(strengths) != 1:
         raise ValueError(f"rankings must share one psi, found {strengths}; train on a table of one of them")
     rows = [RankedRow(tuple(SlabKey(s, strengths[0]) for s in r.seeds), r.batch) for r in rankings]
-    positions = split_by_batch(len(rows))
+    groups = inseparable(rankings)
+    positions = split_by_batch(len(groups))
     chosen = {split: _share(positions[split], cfg.proportion, seed) for split in SPLITS}
     return Splits(
-        rows={split: [rows[i] for i in chosen[split]] for split in SPLITS},
+        rows={split: [rows[row] for group in chosen[split] for row in groups[group]] for split in SPLITS},
         anchors=anchor_split(cfg.anchors),
         psi=strengths[0],
         anchor_psi=cfg.anchors.psi,

@@ -129,6 +129,14 @@ def cache_key(source: str, cfg: SigmaFieldConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def open_store(
+    generator: str, cfg: SigmaFieldConfig, *, storage: str, folder: str | Path, device: str | torch.device
+) -> SlabStore:
+    """The store of the slabs of a generator file or manifest name."""
+    make, sha256 = generator_slabs(generator, device=device)
+    return SlabStore(make, cfg, source=sha256, storage=storage, folder=folder)
+
+
 def generator_slabs(generator: str, *, device: str | torch.device = "cpu") -> tuple[SlabMaker, str]:
     """Slab maker and SHA-256 of a generator file or manifest name; the network loads when the first slab is made."""
     from eg3d.checkpoints.manifest import resolve

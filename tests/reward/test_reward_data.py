@@ -113,6 +113,21 @@ def test_published_split_sizes_and_disjoint_seeds():
     assert sum(len(s) for s in seeds) == len(set.union(*seeds)) == 2 * 4346 + 1000
 
 
+def test_no_shape_of_two_annotators_is_on_two_sides():
+    """Both rank the same 40 batches, and the second one some shapes once more, in other batches."""
+    both = [dataclasses.replace(r, annotator=who) for who in ("ann", "bob") for r in ranked(40)]
+    both += [Ranking(100 + n, (10 * n, 10 * (n + 1)), "bob") for n in range(0, 10, 2)]
+    splits = make_splits(both, config(), seed=42)
+    assert sum(len(rows) for rows in splits.rows.values()) == len(both)
+    shapes = {name: {item for row in rows for item in row.items} for name, rows in splits.rows.items()}
+    batches = {name: {row.batch for row in rows} for name, rows in splits.rows.items()}
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        assert not shapes[one] & shapes[other]
+        assert not batches[one] & batches[other]
+    with pytest.raises(ValueError, match="without a shape in common, got 1"):
+        make_splits([Ranking(n, (7, 10 + n), "ann") for n in range(9)], config(), seed=42)
+
+
 def test_rows_are_anchor_winner_loser():
     cfg = config()
     rows = RankedSeeds(make_splits(ranked(20, size=4), cfg, seed=1), "train", store(), cfg, seed=1)
