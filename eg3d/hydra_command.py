@@ -2,11 +2,13 @@
 
 The dataclass beside the code owns fields, defaults and checks; `configs/<name>.yaml` and `configs/experiment/` only say
 what differs. `python -m eg3d.train experiment=twin seed=1` composes them, turns the result into an instance of the
-dataclass and calls the decorated function.
+dataclass and calls the decorated function. A field whose type is a family of configs (see config_families) becomes a
+group: `model/backbone=NAME` chooses its member; the command's YAML names the default.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import logging
@@ -20,13 +22,20 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from eg3d.config_checks import faults_of, one_of
+from eg3d.config_families import families_of
+from eg3d.stop_signals import Stopped, raised_stops
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 CLEAN_ERRORS = (ValueError, OSError, RuntimeError)  # of the work, where a user can act on them: one line, no trace
+# Keys of earlier versions, by what an override begins with; command lines and scripts that use them go on working.
+RENAMED_KEYS = {
+    "model.backbone=": "model/backbone=",
+    "model.sigma_unet3d.": "model.backbone.",
+}
 _VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 
 
@@ -35,12 +44,15 @@ class ConfigError(ValueError):
 
 
 def hydra_command(*, config_name: str, schema: type) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
-    """Make `main(cfg)` a command. Exit codes: 0 done, 1 the work failed, 2 the command line is wrong."""
+    """Make `main(cfg)` a command.
+
+    Exit codes: 0 done, 1 the work failed, 2 the command line is wrong, 130 and 143 stopped by SIGINT and SIGTERM.
+    """
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
         @functools.wraps(main)
         def command() -> None:
-            sys.argv[1:] = arguments = [_without_plus(argument) for argument in sys.argv[1:]]
+            sys.argv[1:] = arguments = _renamed([_without_plus(argument) for argument in sys.argv[1:]])
             if any(argument in ("-h", "--help") for argument in arguments):
                 print(help_text(main, config_name, schema))
                 return
@@ -67,8 +79,8 @@ def compose_config(config_name: str, schema: type, overrides: Sequence[str] = ()
     Raises ConfigError (one line, names the key and the choices) for anything that does not fit.
     """
     _register(config_name, schema)
-    overrides = [_without_plus(override) for override in overrides]
-    _check_groups(config_name, overrides)
+    overrides = _renamed([_without_plus(override) for override in overrides])
+    _check_groups(config_name, schema, overrides)
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
@@ -77,7 +89,7 @@ def compose_config(config_name: str, schema: type, overrides: Sequence[str] = ()
     except OverrideParseException as error:
         raise ConfigError(f"{error.override}: not an override; write key=value") from None
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_line(error, schema)) from None
+        raise ConfigError(_one_line(error, _schema_node(schema, overrides))) from None
 
 
 def experiments_for(config_name: str) -> list[str]:
@@ -88,13 +100,15 @@ def experiments_for(config_name: str) -> list[str]:
 
 
 def help_text(main: Callable[[Any], None], config_name: str, schema: type) -> str:
-    """Usage, experiments and every field with its default, as text."""
+    """Usage, experiments, choices and every field with its default, as text."""
+    families = families_of(schema).items()
     lines = [
         f"usage: python {_command_name(main)} [experiment=NAME] [key=value ...]",
         "",
         (main.__doc__ or "").strip(),
         "",
         f"experiments: {', '.join(experiments_for(config_name)) or 'none'}",
+        *(f"{_group(path)}=NAME: {', '.join(family.members())}" for path, family in families),
         "options: --cfg job (print the resolved config), --multirun (sweep over a,b,c)",
         "",
         f"fields and defaults (configs/{config_name}.yaml):",
@@ -115,7 +129,8 @@ def is_clean(error: BaseException) -> bool:
 
 def _run(main: Callable[[Any], None], cfg: Any) -> None:
     try:
-        main(_instance(cfg))
+        with raised_stops():
+            main(_instance(cfg))
     except InstantiationException as error:  # of a `_target_`: what went wrong in it is the news
         cause = error.__cause__
         if cause is not None and not isinstance(cause, (*CLEAN_ERRORS, ImportError)):
@@ -125,9 +140,9 @@ def _run(main: Callable[[Any], None], cfg: Any) -> None:
         if not is_clean(error):
             raise
         _fail(error)
-    except KeyboardInterrupt:
-        print("stopped by the keyboard", file=sys.stderr)
-        raise SystemExit(130) from None
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        raise SystemExit(stop.exit_code) from None
 
 
 def _fail(error: BaseException) -> NoReturn:
@@ -151,6 +166,21 @@ def _without_plus(argument: str) -> str:
     return argument[1:] if argument.startswith(("+overlay=", "+experiment=")) else argument
 
 
+def _renamed(overrides: Sequence[str]) -> list[str]:
+    """The overrides with today's keys; a note on stderr says what replaces each key of an earlier version."""
+    found = list(overrides)
+    for old, new in RENAMED_KEYS.items():
+        if any(override.startswith(old) for override in found):
+            print(f"note: write {new} for {old}", file=sys.stderr)
+        found = [new + override.removeprefix(old) if override.startswith(old) else override for override in found]
+    return found
+
+
+def _group(path: str) -> str:
+    """Hydra's name of the group that chooses for a field: `model/backbone` for `model.backbone`."""
+    return path.replace(".", "/")
+
+
 def _overrides(arguments: Sequence[str]) -> list[str]:
     """The arguments that are overrides: neither Hydra's options nor their values."""
     found, is_value = [], False
@@ -161,10 +191,11 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def _check_groups(config_name: str, overrides: Sequence[str]) -> None:
-    """Raise ConfigError for an experiment or overlay that does not exist or belongs to another command."""
+def _check_groups(config_name: str, schema: type, overrides: Sequence[str]) -> None:
+    """Raise ConfigError for a choice that does not exist, or an experiment that belongs to another command."""
     overlays = sorted(path.stem for path in (CONFIG_DIR / "overlay").glob("*.yaml"))
     choices = {"experiment": experiments_for(config_name), "overlay": overlays}
+    choices |= {_group(path): list(family.members()) for path, family in families_of(schema).items()}
     faults = []
     for override in overrides:
         group, _, name = override.partition("=")
@@ -175,11 +206,32 @@ def _check_groups(config_name: str, overrides: Sequence[str]) -> None:
 
 
 def _register(config_name: str, schema: type) -> None:
-    ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
+    """Tell Hydra of a command's schema, and of the members of every family in it."""
+    store, node = ConfigStore.instance(), OmegaConf.structured(schema)
+    for path, family in families_of(schema).items():
+        # OmegaConf merges a member into its base, never into another member.
+        OmegaConf.update(node, path, OmegaConf.structured(family), merge=False)
+        for name, member in family.members().items():
+            store.store(group=_group(path), name=name, node=member)
+    store.store(name=f"{config_name}_schema", node=node)
+
+
+def _schema_node(schema: type, overrides: Sequence[str]) -> DictConfig:
+    """The schema with its defaults, and with the members that the overrides choose."""
+    node = OmegaConf.structured(schema)
+    chosen = dict(override.split("=", 1) for override in overrides if "=" in override)
+    for path, family in families_of(schema).items():
+        member = family.members().get(chosen.get(_group(path), ""))
+        if member is not None:
+            OmegaConf.update(node, path, OmegaConf.structured(member), merge=False)
+    return node
 
 
 def _instance(cfg: Any) -> Any:
     """Dataclass instance of a composed config, checked; raises ConfigError with all faults in one line."""
+    unknown = _keys_beyond_the_schema(cfg)
+    if unknown:
+        raise ConfigError("; ".join(_unknown_key(key, cfg) for key in unknown))
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise ConfigError(f"no value for {', '.join(missing)}; give {missing[0]}=... on the command line")
@@ -190,7 +242,18 @@ def _instance(cfg: Any) -> Any:
     return value
 
 
-def _one_line(error: BaseException, schema: type) -> str:
+def _keys_beyond_the_schema(node: DictConfig, prefix: str = "") -> list[str]:
+    """Keys that no dataclass declares: Hydra takes them with a plus, and the dataclass would lose them in silence."""
+    kind = OmegaConf.get_type(node)
+    known = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else None
+    found = [] if known is None else [f"{prefix}{key!s}" for key in node if key not in known]
+    for key in node if known is None else known:
+        if not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node[key]):
+            found += _keys_beyond_the_schema(node[key], f"{prefix}{key!s}.")
+    return found
+
+
+def _one_line(error: BaseException, schema: DictConfig) -> str:
     """The innermost cause as one line; an unknown key is answered with the keys that exist there."""
     cause: BaseException = error
     while isinstance(cause.__cause__, (HydraException, OmegaConfBaseException)):
@@ -206,14 +269,13 @@ def _one_line(error: BaseException, schema: type) -> str:
     return f"{full_key}: {line}" if full_key and str(full_key) not in line else line
 
 
-def _unknown_key(full_key: str, schema: type) -> str:
+def _unknown_key(full_key: str, schema: DictConfig) -> str:
     parent, _, name = full_key.rpartition(".")
-    node: Any = OmegaConf.structured(schema)
     try:
-        node = OmegaConf.select(node, parent) if parent else node
+        node: Any = OmegaConf.select(schema, parent) if parent else schema
     except OmegaConfBaseException:
         node = None
-    choices = sorted(str(key) for key in node) if OmegaConf.is_dict(node) else []
+    choices = sorted(str(key) for key in node if str(key) != name) if OmegaConf.is_dict(node) else []
     near = difflib.get_close_matches(name, choices, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{full_key}: no such key; the keys here are {', '.join(choices)}{hint}"

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING
 
 from eg3d.hydra_command import hydra_command
 from eg3d.progress import progress_bar
+from eg3d.safe_write import write_text
 from reward_model_training.data.dataset import DataConfig, Splits, make_splits, reduced, row_anchor
-from reward_model_training.data.slab_store import SlabKey, SlabStore, generator_slabs
+from reward_model_training.data.slab_store import SlabKey, SlabStore
 from reward_model_training.preferences.rankings import read_rankings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reward_model_training.bundle import Reward
+    from reward_model_training.bundle import BundledReward
 
 CONFIDENCE = 0.95  # of the Wilson intervals
 HEADS = ("pairs", "scalar", "BT")
@@ -82,7 +83,7 @@ def read_scores(cfg: DataConfig) -> dict[int, float] | None:
 
 
 def embed(
-    reward: Reward, store: SlabStore, keys: Iterable[SlabKey], *, items_at_once: int = 1
+    reward: BundledReward, store: SlabStore, keys: Iterable[SlabKey], *, items_at_once: int = 1
 ) -> dict[SlabKey, Tensor]:
     """Embedding [D] of every sample, each encoded once; on the CPU."""
     import torch
@@ -99,7 +100,7 @@ def embed(
 
 
 def accuracy_table(
-    reward: Reward,
+    reward: BundledReward,
     splits: Splits,
     store: SlabStore,
     *,
@@ -125,10 +126,8 @@ def accuracy_table(
     return table
 
 
-def write_table(path: str | Path, table: Sequence[Accuracy]) -> None:
+def write_accuracy(path: str | Path, table: Sequence[Accuracy]) -> None:
     """Write an accuracy table as CSV, atomically."""
-    from eg3d.safe_write import write_text
-
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, [f.name for f in fields(Accuracy)], lineterminator="\n")
     writer.writeheader()
@@ -147,14 +146,6 @@ def table_text(table: Sequence[Accuracy]) -> str:
     return "\n".join(lines)
 
 
-def open_store(cfg: DataConfig, *, device: str) -> SlabStore:
-    """The slab store that a data config describes."""
-    from eg3d.run_folder import choose_device
-
-    make, sha256 = generator_slabs(cfg.generator, device=choose_device(device))
-    return SlabStore(make, cfg.slab, source=sha256, storage=cfg.storage, folder=cfg.slab_dir)
-
-
 def _pairs(splits: Splits, split: str, reduction: str, *, with_anchor: bool, seed: int) -> list[SamplePair]:
     pairs = []
     for number, row in enumerate(splits.rows[split]):
@@ -165,7 +156,11 @@ def _pairs(splits: Splits, split: str, reduction: str, *, with_anchor: bool, see
 
 
 def _judged(
-    reward: Reward, embeddings: dict[SlabKey, Tensor], pairs: list[SamplePair], label: tuple[str, ...], reference: str
+    reward: BundledReward,
+    embeddings: dict[SlabKey, Tensor],
+    pairs: list[SamplePair],
+    label: tuple[str, ...],
+    reference: str,
 ) -> list[Accuracy]:
     import torch
 
@@ -187,7 +182,7 @@ def _judged(
 
 
 def _judged_noise_free(
-    reward: Reward,
+    reward: BundledReward,
     embeddings: dict[SlabKey, Tensor],
     pairs: list[SamplePair],
     scores: dict[int, float],
@@ -222,11 +217,11 @@ def main(cfg: EvaluateConfig) -> None:
     reward = load_reward(cfg.reward, device=choose_device(cfg.device))
     cfg.data.slab = reward.slab
     splits = make_splits(read_rankings(cfg.data.rankings), cfg.data, seed=cfg.seed)
-    store = open_store(cfg.data, device=cfg.device)
+    store = cfg.data.open_store(device=choose_device(cfg.device))
     table = accuracy_table(
         reward, splits, store, seed=cfg.seed, scores=read_scores(cfg.data), items_at_once=cfg.items_at_once
     )
-    write_table(cfg.out, table)
+    write_accuracy(cfg.out, table)
     print(f"{table_text(table)}\ntable: {cfg.out}")
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from eg3d.hydra_command import hydra_command
 from eg3d.progress import Advance, ignore, progress_bar
+from eg3d.seeds import LARGEST_SEED, MOST_SEEDS
 
 if TYPE_CHECKING:
     from eg3d.generator import TriPlaneGenerator
-    from reward_model_training.bundle import Reward
+    from reward_model_training.bundle import BundledReward
 
 
 @dataclass
@@ -31,14 +32,21 @@ class ScoreConfig:
     def validate(self) -> list[str]:
         """All faults of this config, one string each."""
         faults = [f"{n}: give {n}=PATH" for n in ("reward", "generator") if not getattr(self, n)]
-        if self.first_seed < 0 or self.num_seeds < 1:
+        if not 1 <= self.num_seeds <= MOST_SEEDS or not 0 <= self.first_seed <= LARGEST_SEED - self.num_seeds + 1:
             found = f"{self.first_seed}, {self.num_seeds}"
-            faults.append(f"first_seed, num_seeds: need 0 or more and 1 or more, got {found}")
+            faults.append(
+                f"first_seed, num_seeds: need 1 to {MOST_SEEDS} seeds between 0 and {LARGEST_SEED}, got {found}"
+            )
         return faults
 
 
 def score_seeds(
-    reward: Reward, G: TriPlaneGenerator, seeds: Iterable[int], *, psi: float | None = None, advance: Advance = ignore
+    reward: BundledReward,
+    G: TriPlaneGenerator,
+    seeds: Iterable[int],
+    *,
+    psi: float | None = None,
+    advance: Advance = ignore,
 ) -> list[tuple[int, float]]:
     """(seed, reward) of each seed, one at a time, canonical camera, slab as the reward was trained on."""
     from dataclasses import replace

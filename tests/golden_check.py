@@ -177,8 +177,9 @@ def run_discriminator(file: str, golden: Golden, salt: str) -> Arrays:
 def run_density(file: str, golden: Golden, salt: str) -> Arrays:
     """The published slab and the 64^3 grid of the consistency loss, on the skewed grid."""
     from eg3d.cameras import canonical_label
-    from eg3d.representations.sigma_field import SigmaFieldConfig, normalise_sigma_self, sigma_field, sigma_grid
+    from eg3d.representations.sigma_field import SigmaFieldConfig, sigma_field, sigma_grid
     from eg3d.seeds import latent
+    from reward_model_training.data.transforms import normalise_sigma_self
 
     G = _generator("ffhq512-128", salt)
     z, label = latent(int(re.search(r"seed(\d+)", file).group(1))), canonical_label()

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from eg3d.generator import TriPlaneGenerator
 
 __all__ = [
-    "GRIDS", "SigmaFieldConfig", "Slices", "grid_points", "normalise_sigma_self", "seed_slab", "sigma_field",
-    "sigma_grid", "sigma_part", "slab_shape", "slab_slices", "to_network_axes",
+    "GRIDS", "SigmaFieldConfig", "Slices", "grid_points", "seed_slab", "sigma_field", "sigma_grid", "sigma_part",
+    "slab_shape", "slab_slices",
 ]  # fmt: skip
 CHUNK_POINTS = 2**16  # points of one query where native operations are missing: about 100 MB at 64 hidden units
 
@@ -120,26 +120,6 @@ def sigma_part(
         plane_axes=rendering.plane_axes,
         chunk=chunk,
     )
-
-
-def normalise_sigma_self(x: Tensor, low: float = 0.0, high: float = 100.0) -> Tensor:
-    """Each volume of x [N, X, Y, Z] scaled linearly so that its own minimum and maximum become `low` and `high`.
-
-    Differentiable through the minimum and the maximum, as published. A constant volume becomes `low` everywhere with
-    zero gradient (the published formula divides by zero there).
-    """
-    if x.ndim != 4:
-        raise ValueError(f"x must be [N, X, Y, Z], got {list(x.shape)}; add the batch axis with x[None]")
-    smallest, largest = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
-    span = largest - smallest
-    is_flat = span <= 0
-    scaled = (x - smallest) / span.masked_fill(is_flat, 1.0) * (high - low) + low
-    return torch.where(is_flat, torch.full_like(scaled, low), scaled)
-
-
-def to_network_axes(x: Tensor) -> Tensor:
-    """A stored volume [N, X, Y, Z] as the network takes it, [N, 1, Z, Y, X]; a view, so gradients flow."""
-    return x.permute(0, 3, 2, 1).unsqueeze(1)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from paper_result_analyses.measure.intervals import mean_interval, paired_share_
 
 if TYPE_CHECKING:
     from eg3d.generator import TriPlaneGenerator
-    from reward_model_training.bundle import Reward
+    from reward_model_training.bundle import BundledReward
     from reward_model_training.preferences.simulated_annotator import SimulatedAnnotator
 
 START = "start"
@@ -78,7 +78,7 @@ class BeforeAfterConfig:
 @torch.no_grad()
 def before_after(
     networks: Mapping[str, TriPlaneGenerator],
-    reward: Reward,
+    reward: BundledReward,
     annotator: SimulatedAnnotator,
     cfg: BeforeAfterConfig,
     *,

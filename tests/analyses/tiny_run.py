@@ -52,11 +52,11 @@ def save_tiny_reward(folder: Path) -> Path:
     from reward_model_training.bundle import RewardCard, save_reward
     from reward_model_training.models import ModelConfig, build_model
     from reward_model_training.models.backbones.sigma_unet3d import SigmaUNetConfig
-    from reward_model_training.models.heads import HeadsConfig
+    from reward_model_training.models.heads import ScoreHeadsConfig
 
     torch.manual_seed(1)
     unet = SigmaUNetConfig(f_maps=[2, 4], num_groups=1, final_size_out=8)
-    model = ModelConfig(sigma_unet3d=unet, heads=HeadsConfig(trunk_hidden=[8, 8], trunk_out=8, head_hidden=[8, 4]))
+    model = ModelConfig(backbone=unet, heads=ScoreHeadsConfig(trunk_hidden=[8, 8], trunk_out=8, head_hidden=[8, 4]))
     slab = SigmaFieldConfig(resolution=16, grid="exact")
     metric = {
         "split": "test",

@@ -12,13 +12,11 @@ from eg3d.hydra_command import compose_config
 from eg3d.representations.sigma_field import (
     SigmaFieldConfig,
     grid_points,
-    normalise_sigma_self,
     seed_slab,
     sigma_field,
     sigma_grid,
     slab_shape,
     slab_slices,
-    to_network_axes,
 )
 from eg3d.training.config import TrainConfig
 from tests.representations.fake_field import FakeField
@@ -123,27 +121,6 @@ def test_empty_batch(setting: str) -> None:
         assert sigma_field(FakeField(), planes, SigmaFieldConfig(resolution=16, grid=grid)).shape[0] == 0
 
 
-def test_normalisation_spans_the_range_is_scale_free_and_defines_the_constant_slab() -> None:
-    torch.manual_seed(5)
-    x = torch.randn(3, 4, 5, 6)
-    x[1] = 7.0
-    x.requires_grad_()
-    scaled = normalise_sigma_self(x)
-    for sample in (0, 2):
-        assert scaled[sample].min() == 0 and scaled[sample].max().item() == pytest.approx(100.0)
-    assert (scaled[1] == 0).all()
-    assert torch.allclose(normalise_sigma_self(3 * x + 2), scaled, atol=1e-3)
-    (grad,) = torch.autograd.grad(scaled.square().sum(), x)
-    assert torch.isfinite(grad).all() and (grad[1] == 0).all()
-    assert (normalise_sigma_self(x, low=-1.0, high=1.0)[1] == -1).all()
-
-
-def test_network_axes_are_z_y_x() -> None:
-    x = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
-    y = to_network_axes(x)
-    assert y.shape == (2, 1, 5, 4, 3) and y[1, 0, 4, 2, 1] == x[1, 1, 2, 4]
-
-
 @pytest.mark.parametrize(
     ("change", "word"),
     [
@@ -159,8 +136,6 @@ def test_config_faults_are_named(change: dict, word: str) -> None:
 def test_bad_arguments_get_one_line() -> None:
     with pytest.raises(ValueError, match="planes must be"):
         sigma_field(FakeField(), torch.zeros(1, 15, 8, 8), SigmaFieldConfig(resolution=8))
-    with pytest.raises(ValueError, match="x must be"):
-        normalise_sigma_self(torch.zeros(2, 3, 4))
 
 
 def test_real_generator_seed_slab_is_deterministic_and_equals_its_point_query() -> None:

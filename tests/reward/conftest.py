@@ -12,10 +12,10 @@ import pytest
 
 from eg3d.representations.sigma_field import SigmaFieldConfig
 from reward_model_training.data.dataset import DataConfig
-from reward_model_training.losses import LossConfig
+from reward_model_training.losses import RewardLossConfig
 from reward_model_training.models import ModelConfig
 from reward_model_training.models.backbones.sigma_unet3d import SigmaUNetConfig
-from reward_model_training.models.heads import HeadsConfig
+from reward_model_training.models.heads import ScoreHeadsConfig
 from reward_model_training.optimiser import OptimiserConfig
 from reward_model_training.preferences.anchors import AnchorConfig
 from reward_model_training.preferences.rankings import Ranking, write_rankings
@@ -23,7 +23,7 @@ from reward_model_training.train import RewardTrainConfig
 
 SLAB = SigmaFieldConfig(resolution=12, grid="exact")
 MODEL = ModelConfig(
-    sigma_unet3d=SigmaUNetConfig(f_maps=[2, 4], num_groups=2, final_size_out=8), heads=HeadsConfig([4, 4], 4, [3, 3])
+    backbone=SigmaUNetConfig(f_maps=[2, 4], num_groups=2, final_size_out=8), heads=ScoreHeadsConfig([4, 4], 4, [3, 3])
 )
 
 
@@ -70,7 +70,7 @@ def reward_config(
                 eval_batch_size=2,
             ),
             model=MODEL,
-            loss=LossConfig(lambda_scalar_rwd=1.0, single_order_from_epoch=1),
+            loss=RewardLossConfig(lambda_scalar_rwd=1.0, single_order_from_epoch=1),
             optimiser=OptimiserConfig(lr=1e-2, items_at_once=5),
             max_epochs=3,
             device="cpu",
