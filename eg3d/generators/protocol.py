@@ -48,7 +48,8 @@ class Rendered:
 class Generator(Protocol):
     """A network whose samples are fields. State and parameters are those of an `nn.Module`.
 
-    `cfg` is the dataclass that its file carries; `neural_rendering_resolution` is R unless a call says otherwise.
+    `cfg` is the dataclass that its file carries, plain data with at least `camera` (CameraConfig), `rendering`
+    (RenderingConfig) and `img_resolution` (px); `neural_rendering_resolution` is R unless a call says otherwise.
     """
 
     cfg: Any

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,12 +68,11 @@ def for_viewing(G: Generator, cfg: ViewingConfig) -> Generator:
         depth_resolution_importance=_scaled(G.cfg.rendering.depth_resolution_importance, cfg.sample_multiplier),
         density_noise=G.cfg.rendering.density_noise if cfg.jitter else 0.0,
     )
+    changes: dict[str, Any] = {"rendering": rendering}
+    if not cfg.jitter and hasattr(G.cfg, "superresolution_noise_mode"):
+        changes["superresolution_noise_mode"] = "none"
     viewed = copy.copy(G)
-    viewed.cfg = replace(
-        G.cfg,
-        rendering=rendering,
-        superresolution_noise_mode=G.cfg.superresolution_noise_mode if cfg.jitter else "none",
-    )
+    viewed.cfg = replace(G.cfg, **changes)
     viewed.neural_rendering_resolution = cfg.neural_rendering_resolution or G.neural_rendering_resolution
     return viewed
 
