@@ -1,10 +1,12 @@
-"""Reward and density consistency as loss terms. Source: Sculpting NeRF Geometry (2026), method; code facts as noted.
+"""Reward and density consistency as loss terms. Source: Sculpting NeRF Geometry (2026), "Fine-tuning EG3D geometry".
 
-    L = L_adv + lambda_r L_reward + lambda_c L_c
-    L_reward = -clip(r, low, high) + 1e-6, r the mean score of a micro-batch
-    L_c = mean |sigma_G(x) - sigma_G0(x)| over a grid of points x, G0 the frozen start
+    L_G = 1/2 L_adv + lambda_r L_r + lambda_c L_c   (mode "joint"; the adversarial term here has no 1/2, as in the code)
+    L_r = -clip(r, low, high) + 1e-6                r the mean score of a micro-batch, clip to [-10, 10]
+    L_c = E_z mean_x |sigma_G(x) - sigma_G0(x)|     x the points of a 64^3 grid, G0 the frozen start, raw density
 
-The offset 1e-6 is the released code's; it has no effect on gradients. Letters: N batch, D the consistency grid.
+In mode "separate", the reported run, lambda_r L_r + lambda_c L_c has an Adam and a step of its own, so that only the
+ratio lambda_r : lambda_c and the learning rate count. The offset 1e-6 is the released code's and has no gradient.
+Letters: N batch, D the consistency grid.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class GeometryObjective:
         self.reward_model, self.stats = reward, stats
 
     def reward(self, draw: Draw) -> Tensor:
-        """lambda_r (-clip(r) + 1e-6), r the mean score of the micro-batch."""
+        """lambda_r L_r of a micro-batch."""
         term = self.cfg.reward_term
         scores = reward_scores(self.generator, self.reward_model, draw.z, term)
         self.stats.report("Reward/score", scores.mean())
@@ -58,7 +60,7 @@ class GeometryObjective:
 
 
 def clipped_reward_loss(scores: Tensor, term: RewardTermConfig) -> Tensor:
-    """-clip(mean score) + 1e-6 for scores [N]; the gradient is 0 outside the clip."""
+    """L_r = -clip(mean score) + 1e-6 of scores [N], a scalar; the gradient is 0 outside the clip."""
     return -scores.mean().clamp(term.clip_low, term.clip_high) + LOSS_OFFSET
 
 
