@@ -9,7 +9,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -20,12 +20,13 @@ Result = TypeVar("Result")
 MOST_WORKERS = 1024
 
 
-def worker_faults(workers: int) -> list[str]:
+def worker_faults(workers: int, *, name: str = "workers") -> list[str]:
     """Faults of a config's number of workers, as a list of lines."""
     is_fine = 1 <= workers <= MOST_WORKERS
-    return [] if is_fine else [f"workers: must be from 1 to {MOST_WORKERS}, got {workers}"]
+    return [] if is_fine else [f"{name}: must be from 1 to {MOST_WORKERS}, got {workers}"]
 
 
+@contextlib.contextmanager
 def in_processes(
     work: Callable[[Item], Result],
     items: Iterable[Item],
@@ -34,12 +35,25 @@ def in_processes(
     prepare: Callable[..., None],
     arguments: tuple[Any, ...] = (),
     chunk: int = 1,
-) -> contextlib.closing[Generator[Result, None, None]]:
-    """work(item) of every item, in order, from fresh processes; for a `with` block, whose end is the workers' end.
+) -> Iterator[Iterator[Result]]:
+    """A `with` block's results work(item), in the order of the items; the end of the block is the end of the processes.
 
     Each process first calls prepare(*arguments). `chunk` items travel at once. Raises RuntimeError when a worker dies.
     """
-    return contextlib.closing(_results(work, items, workers, functools.partial(_begin, prepare, *arguments), chunk))
+    earlier = set(multiprocessing.active_children())
+    begin = functools.partial(_begin, prepare, *arguments)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=begin)
+    try:
+        yield pool.map(work, items, chunksize=chunk)
+    except BrokenProcessPool:
+        raise RuntimeError(
+            "a worker process was killed or did not start (out of memory?); give fewer workers and start again"
+        ) from None
+    finally:
+        # What workers may still do is of no use: all results are there, or no more are wanted.
+        for worker in set(multiprocessing.active_children()) - earlier:
+            worker.kill()
+        pool.shutdown(cancel_futures=True)
 
 
 def end_with_parent() -> None:
@@ -53,25 +67,6 @@ def end_with_parent() -> None:
         os._exit(1)  # at once: there is nobody left to tell, and nothing that this process alone has
 
     threading.Thread(target=watch, name="parent watch", daemon=True).start()
-
-
-def _results(
-    work: Callable[[Item], Result], items: Iterable[Item], workers: int, begin: Callable[[], None], chunk: int
-) -> Generator[Result, None, None]:
-    earlier = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=begin)
-    try:
-        yield from pool.map(work, items, chunksize=chunk)
-    except BrokenProcessPool:
-        raise RuntimeError(
-            "a worker process was killed or did not start (out of memory?); give fewer workers and start again"
-        ) from None
-    except BaseException:  # stopped, or no more results are wanted: what workers are doing is of no use
-        for worker in set(multiprocessing.active_children()) - earlier:
-            worker.kill()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _begin(prepare: Callable[..., None], *arguments: Any) -> None:

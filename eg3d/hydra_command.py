@@ -14,6 +14,7 @@ import functools
 import logging
 import re
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,7 +36,14 @@ CLEAN_ERRORS = (ValueError, OSError, RuntimeError)  # of the work, where a user 
 RENAMED_KEYS = {
     "model.backbone=": "model/backbone=",
     "model.sigma_unet3d.": "model.backbone.",
+    "data.slab.psi=": "data.sample.psi=",
+    "data.slab.truncation_cutoff=": "data.sample.truncation_cutoff=",
+    "data.slab.": "data.representation.",
+    "data.slab_dir=": "data.store_dir=",
+    "slab.psi=": "sample.psi=",
+    "slab.truncation_cutoff=": "sample.truncation_cutoff=",
 }
+_registered_groups: list[str] = []  # top names in Hydra's store
 _VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 
 
@@ -57,6 +65,7 @@ def hydra_command(*, config_name: str, schema: type) -> Callable[[Callable[[Any]
                 print(help_text(main, config_name, schema))
                 return
             is_sweep = any(argument in ("-m", "--multirun") for argument in arguments)
+            sys.argv[1:] = arguments = _respelled(arguments, schema)
             try:
                 if not is_sweep:
                     compose_config(config_name, schema, _overrides(arguments))
@@ -79,7 +88,7 @@ def compose_config(config_name: str, schema: type, overrides: Sequence[str] = ()
     Raises ConfigError (one line, names the key and the choices) for anything that does not fit.
     """
     _register(config_name, schema)
-    overrides = _renamed([_without_plus(override) for override in overrides])
+    overrides = [_spelled(override, schema) for override in _renamed([_without_plus(o) for o in overrides])]
     _check_groups(config_name, schema, overrides)
     GlobalHydra.instance().clear()
     try:
@@ -181,6 +190,26 @@ def _group(path: str) -> str:
     return path.replace(".", "/")
 
 
+def _spelled(argument: str, schema: type) -> str:
+    """An override as Hydra wants it: keys below an open table (reward.gain=2) are set whether they are there or not."""
+    key, equals, value = argument.partition("=")
+    bare = key.lstrip("+")
+    is_plain = equals and not key.startswith("~") and "@" not in key and "/" not in key
+    return f"++{bare}={value}" if is_plain and _is_open(bare, schema) else argument
+
+
+def _is_open(key: str, schema: type) -> bool:
+    """Whether a dotted key lies below a table of the schema that may hold any key."""
+    node: Any = schema
+    for part in key.split(".")[:-1]:
+        if not dataclasses.is_dataclass(node) or part not in {field.name for field in dataclasses.fields(node)}:
+            return False
+        node = typing.get_type_hints(node)[part]
+        if typing.get_origin(node) is dict:
+            return True
+    return False
+
+
 def _overrides(arguments: Sequence[str]) -> list[str]:
     """The arguments that are overrides: neither Hydra's options nor their values."""
     found, is_value = [], False
@@ -189,6 +218,12 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
             found.append(argument)
         is_value = argument in _VALUED
     return found
+
+
+def _respelled(arguments: Sequence[str], schema: type) -> list[str]:
+    """The arguments with their overrides as `_spelled` has them."""
+    overrides = _overrides(arguments)
+    return [_spelled(argument, schema) if argument in overrides else argument for argument in arguments]
 
 
 def _check_groups(config_name: str, schema: type, overrides: Sequence[str]) -> None:
@@ -206,8 +241,14 @@ def _check_groups(config_name: str, schema: type, overrides: Sequence[str]) -> N
 
 
 def _register(config_name: str, schema: type) -> None:
-    """Tell Hydra of a command's schema, and of the members of every family in it."""
+    """Tell Hydra of a command's schema, and of the members of every family in it.
+
+    Groups of a command that was composed earlier in this process go: `data` is a group for one and a key for another.
+    """
     store, node = ConfigStore.instance(), OmegaConf.structured(schema)
+    for group in _registered_groups:
+        store.repo.pop(group, None)
+    _registered_groups[:] = {path.split(".")[0] for path in families_of(schema)}
     for path, family in families_of(schema).items():
         # OmegaConf merges a member into its base, never into another member.
         OmegaConf.update(node, path, OmegaConf.structured(family), merge=False)

@@ -160,7 +160,7 @@ class Pipeline:
         rankings, scores = self._rank(generator)
         folder = self.out / "reward"
         paths = {"data.rankings": rankings, "data.generator": generator, "out": folder}
-        paths["data.slab_dir"] = self.out / "slabs"
+        paths["data.store_dir"] = self.out / "slabs"
         words = [*shlex.split(self.cfg.reward_training), *(_word(key, path) for key, path in paths.items())]
         words.append(f"device={self.cfg.device}")
         reward_cfg = compose_config("reward", RewardTrainConfig, words)
@@ -188,7 +188,7 @@ class Pipeline:
                 scores = annotate_seeds(rank_cfg, advance=advance)
             values = {seed: score.score for seed, score in scores.items()}
             annotator = SimulatedAnnotator(rank_cfg.annotator)
-            rankings = rank_batches(values, annotator, batch_size=rank_cfg.batch_size, psi=rank_cfg.slab.psi)
+            rankings = rank_batches(values, annotator, batch_size=rank_cfg.batch_size, psi=rank_cfg.sample.psi)
             write_rankings(rank_cfg.out, rankings)
             return [folder / "rankings.csv", folder / "scores.csv"]
 
@@ -200,9 +200,8 @@ class Pipeline:
 
     def finetune(self, arm: str, data: Path, generator: Path, reward: Path) -> tuple[Path, Path]:
         """Last snapshot and folder of one fine-tuning run."""
-        from hydra.utils import instantiate
-
         from eg3d.finetuning.loop import finetune
+        from eg3d.finetuning.rewards import reward_from
 
         folder = self.out / ARMS[arm]
         start = generator if self.cfg.pretraining else self.cfg.generator  # a name stays a name
@@ -215,7 +214,7 @@ class Pipeline:
 
         def work() -> list[Path]:
             check_run_folder(stage_cfg)
-            model = instantiate({**as_plain(stage_cfg.reward), "device": str(choose_device(stage_cfg.device))})
+            model = reward_from(stage_cfg.reward, device=str(choose_device(stage_cfg.device)))
             run = finetune(stage_cfg, model)
             return [run.snapshot, *(path for path in [folder / "trajectories.csv"] if path.is_file())]
 

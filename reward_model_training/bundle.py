@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from eg3d.checkpoints.manifest import resolve
 from eg3d.checkpoints.store import fill_module
 from eg3d.file_hash import sha256_of
-from eg3d.representations.sigma_field import SigmaFieldConfig
+from eg3d.representations.protocol import Representation
 from eg3d.safe_write import atomic_path
+from eg3d.samples import SampleConfig
 from reward_model_training.card import RewardCard, read_card, write_card
 from reward_model_training.data.transforms import to_network_input
 from reward_model_training.models import RewardModel, build_model
@@ -28,15 +29,14 @@ WEIGHTS_FILE, CARD_FILE = "reward.safetensors", "reward.yaml"
 class BundledReward(nn.Module):
     """A frozen reward: a representation to scores. Differentiable in the representation, not in the weights."""
 
+    representation: Representation  # what `forward` reads
+    sample: SampleConfig  # how the samples that it was learnt from were made
+
     def __init__(self, model: RewardModel, card: RewardCard) -> None:
         super().__init__()
+        self.representation, self.sample = card.representation, card.sample
         self.model, self.card = model.requires_grad_(False).eval(), card
         self.training = False
-
-    @property
-    def slab(self) -> SigmaFieldConfig:
-        """The slab that `forward` reads."""
-        return self.card.slab
 
     def train(self, mode: bool = True) -> BundledReward:
         return super().train(False)

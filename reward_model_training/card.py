@@ -24,10 +24,13 @@ import yaml
 
 from eg3d.checkpoints.store import config_from_data
 from eg3d.config_checks import faults_of, type_faults
-from eg3d.representations.sigma_field import SigmaFieldConfig
+from eg3d.representations.protocol import Representation
+from eg3d.representations.sigma_field import SigmaField
 from eg3d.safe_write import write_text
-from reward_model_training.data.transforms import NormaliseSigmaSelfConfig, TransformConfig
+from eg3d.samples import AUTO, SampleConfig
+from reward_model_training.data.transforms import TRANSFORMS, NormaliseSigmaSelfConfig, TransformConfig
 from reward_model_training.models import ModelConfig
+from reward_model_training.models.backbones.registry import BackboneConfig, backbones
 
 FORMAT = "reward-bundle-2"
 EARLIER_FORMAT = "reward-bundle-1"
@@ -40,22 +43,39 @@ class RewardCard:
     """What a bundle says about itself, but for the hash of its weights."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    slab: SigmaFieldConfig = field(default_factory=SigmaFieldConfig)
+    representation: Representation = field(default_factory=SigmaField)
+    sample: SampleConfig = field(default_factory=lambda: SampleConfig(conditioning="generator"))
     transform: TransformConfig = field(default_factory=NormaliseSigmaSelfConfig)
     provenance: dict[str, Any] = field(default_factory=dict)  # generator, rankings, training
     metrics: list[dict[str, Any]] = field(default_factory=list)  # rows of the accuracy table
 
+    def validate(self) -> list[str]:
+        """Faults of this card itself; those of its parts are theirs."""
+        is_open = self.sample.conditioning == AUTO
+        faults = [f"sample.conditioning: a bundle says whose camera, not {AUTO!r}"] if is_open else []
+        return faults + misfits(self.representation, self.transform, self.model.backbone)
+
+
+def misfits(representation: Representation, transform: TransformConfig, backbone: BackboneConfig) -> list[str]:
+    """Faults of parts that do not fit together, one line each; parts of unknown names have their own faults."""
+    makes, reads = TRANSFORMS.get(transform.name), backbones().get(backbone.name)
+    if makes is None or reads is None:
+        return []
+    faults = []
+    if makes.kind != representation.kind:
+        faults.append(f"transform: {transform.name} reads {makes.kind}, {representation.name} is {representation.kind}")
+    if reads.input_kind != makes.kind:
+        faults.append(f"model.backbone: {backbone.name} reads {reads.input_kind}, {transform.name} makes {makes.kind}")
+    return faults
+
 
 def write_card(path: str | Path, card: RewardCard, *, weights_sha256: str) -> None:
     """Write a `reward.yaml`, atomically."""
-    slab = dataclasses.asdict(card.slab)
-    sample = {name: slab.pop(name) for name in ("psi", "truncation_cutoff")}
     data = {
         "format": FORMAT,
-        "model": dataclasses.asdict(card.model),
-        "representation": {"name": "sigma_field", **slab},
-        "sample": {**sample, "conditioning": "published", "camera_factor": 1.0},
-        "transform": dataclasses.asdict(card.transform),
+        **{
+            name: dataclasses.asdict(getattr(card, name)) for name in ("model", "representation", "sample", "transform")
+        },
         "weights_sha256": weights_sha256,
         "provenance": card.provenance,
         "metrics": card.metrics,
@@ -110,10 +130,8 @@ def translated(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _card(data: Mapping[str, Any], source: str) -> RewardCard:
     """The card of data with the right keys; everything in them is checked."""
-    values = {key: data[key] for key in ("model", "transform", "provenance", "metrics") if key in data}
+    values = {key: value for key, value in data.items() if key not in ("format", "weights_sha256")}
     try:
-        slab = {**data["representation"], **data["sample"]}
-        values["slab"] = {k: v for k, v in slab.items() if k not in ("name", "conditioning", "camera_factor")}
         card = config_from_data(RewardCard, values, source)
         faults = type_faults(card) or faults_of(card)
     except (TypeError, AttributeError) as error:

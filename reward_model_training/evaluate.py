@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 from eg3d.hydra_command import hydra_command
 from eg3d.progress import progress_bar
 from eg3d.safe_write import write_text
-from reward_model_training.data.dataset import DataConfig, Splits, make_splits, reduced, row_anchor
-from reward_model_training.data.slab_store import SlabKey, SlabStore
+from reward_model_training.data.dataset import RankedDataConfig, Splits, make_splits, reduced, row_anchor
+from reward_model_training.data.representation_store import RepresentationStore, SampleKey
 from reward_model_training.preferences.rankings import read_rankings
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95  # of the Wilson intervals
 HEADS = ("pairs", "scalar", "BT")
-SamplePair = tuple[SlabKey, SlabKey]  # better, worse
+SamplePair = tuple[SampleKey, SampleKey]  # better, worse
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class EvaluateConfig:
     """Which bundle on which rankings; the split is made as in training."""
 
     reward: str = ""  # bundle folder, or a name in checkpoints/manifest.json
-    data: DataConfig = field(default_factory=DataConfig)  # slab: taken from the bundle
+    data: RankedDataConfig = field(default_factory=RankedDataConfig)
     seed: int = 42  # names the anchor of each row
-    items_at_once: int = 1  # slabs per encoder pass
+    items_at_once: int = 1  # items per encoder pass
     out: str = "final_metrics.csv"  # table to write
     device: str = "auto"
 
@@ -67,7 +67,7 @@ class EvaluateConfig:
         return faults + self.data.missing_inputs("data.")
 
 
-def read_scores(cfg: DataConfig) -> dict[int, float] | None:
+def read_scores(cfg: RankedDataConfig) -> dict[int, float] | None:
     """Noise-free simulated scores by seed (higher = better), or None where there is no table.
 
     Raises FileNotFoundError for a named table that is missing, ValueError for a malformed one.
@@ -83,18 +83,18 @@ def read_scores(cfg: DataConfig) -> dict[int, float] | None:
 
 
 def embed(
-    reward: BundledReward, store: SlabStore, keys: Iterable[SlabKey], *, items_at_once: int = 1
-) -> dict[SlabKey, Tensor]:
+    reward: BundledReward, store: RepresentationStore, keys: Iterable[SampleKey], *, items_at_once: int = 1
+) -> dict[SampleKey, Tensor]:
     """Embedding [D] of every sample, each encoded once; on the CPU."""
     import torch
 
     keys, device = list(dict.fromkeys(keys)), next(reward.parameters()).device
     chunks = [keys[i : i + items_at_once] for i in range(0, len(keys), items_at_once)]
-    found: dict[SlabKey, Tensor] = {}
-    with torch.no_grad(), progress_bar("slabs encoded", len(keys)) as advance:
+    found: dict[SampleKey, Tensor] = {}
+    with torch.no_grad(), progress_bar("items encoded", len(keys)) as advance:
         for chunk in chunks:
-            slabs = torch.stack([store.slab(key) for key in chunk]).to(device)
-            found |= dict(zip(chunk, reward.features(slabs).cpu(), strict=True))
+            features = reward.features(store.batch(chunk).to(device)).cpu()
+            found |= dict(zip(chunk, features, strict=True))
             advance(len(chunk))
     return found
 
@@ -102,7 +102,7 @@ def embed(
 def accuracy_table(
     reward: BundledReward,
     splits: Splits,
-    store: SlabStore,
+    store: RepresentationStore,
     *,
     seed: int,
     scores: dict[int, float] | None = None,
@@ -150,14 +150,14 @@ def _pairs(splits: Splits, split: str, reduction: str, *, with_anchor: bool, see
     pairs = []
     for number, row in enumerate(splits.rows[split]):
         anchor = row_anchor(splits.anchors[split], seed=seed, epoch=0, row=number, probability=float(with_anchor))
-        front = () if anchor is None else (SlabKey(anchor, splits.anchor_psi),)
+        front = () if anchor is None else (SampleKey(anchor, splits.anchor_psi),)
         pairs += list(combinations(front + reduced(row, reduction), 2))
     return pairs
 
 
 def _judged(
     reward: BundledReward,
-    embeddings: dict[SlabKey, Tensor],
+    embeddings: dict[SampleKey, Tensor],
     pairs: list[SamplePair],
     label: tuple[str, ...],
     reference: str,
@@ -183,7 +183,7 @@ def _judged(
 
 def _judged_noise_free(
     reward: BundledReward,
-    embeddings: dict[SlabKey, Tensor],
+    embeddings: dict[SampleKey, Tensor],
     pairs: list[SamplePair],
     scores: dict[int, float],
     label: tuple[str, ...],
@@ -215,9 +215,8 @@ def main(cfg: EvaluateConfig) -> None:
     from reward_model_training.bundle import load_reward
 
     reward = load_reward(cfg.reward, device=choose_device(cfg.device))
-    cfg.data.slab = reward.slab
     splits = make_splits(read_rankings(cfg.data.rankings), cfg.data, seed=cfg.seed)
-    store = cfg.data.open_store(device=choose_device(cfg.device))
+    store = cfg.data.open_store(reward.representation, reward.sample, device=choose_device(cfg.device))
     table = accuracy_table(
         reward, splits, store, seed=cfg.seed, scores=read_scores(cfg.data), items_at_once=cfg.items_at_once
     )

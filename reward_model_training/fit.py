@@ -21,7 +21,7 @@ from reward_model_training.module import RewardModule
 
 if TYPE_CHECKING:
     from reward_model_training.data.dataset import Splits
-    from reward_model_training.data.slab_store import SlabStore
+    from reward_model_training.data.representation_store import RepresentationStore
     from reward_model_training.train import RewardTrainConfig
 
 STATE_FILE, BEST_FILE = "last.ckpt", "best.ckpt"
@@ -36,7 +36,7 @@ HARMLESS_WARNINGS = (
 )
 
 
-def fit(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, folder: Path) -> str:
+def fit(cfg: RewardTrainConfig, splits: Splits, store: RepresentationStore, folder: Path) -> str:
     """Train, or continue the run in `folder`, and leave its state and best weights there; returns how it ended.
 
     Raises RuntimeError when losses are not finite, Stopped at a signal, with the state of the last step on disk.

@@ -1,6 +1,6 @@
 """Lightning module of reward training: steps, metrics and the optimiser, nothing else.
 
-Shapes: M slabs of a batch, B rows, K items a row, P pairs. Source: the released system.
+Shapes: M items of a batch, B rows, K items a row, P pairs. Source: the released system.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class RewardModule(LightningModule):
         self.num_skipped = 0  # steps in a row that were not taken
 
     def outputs(self, batch: RankedBatch, pairs: RankedPairs) -> Outputs:
-        """Encode every slab of a batch once and apply the heads; the reconstruction loss comes along."""
+        """Encode every item of a batch once and apply the heads; the reconstruction loss comes along."""
         cfg, embeddings, recon = self.loss_cfg, [], []
-        for slabs in batch.slabs.split(self.optimiser_cfg.items_at_once):
-            x = to_network_input(slabs, self.transform_cfg)
+        for items in batch.x.split(self.optimiser_cfg.items_at_once):
+            x = to_network_input(items, self.transform_cfg)
             feature, made = self.model.encode(x)
             embeddings.append(self.model.trunk(feature))
             if cfg.lambda_recon > 0 and made is not None:

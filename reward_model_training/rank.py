@@ -20,7 +20,7 @@ def main(cfg: RankConfig) -> None:
         scores = annotate_seeds(cfg, advance=advance)
     annotator = SimulatedAnnotator(cfg.annotator)
     values = {seed: score.score for seed, score in scores.items()}
-    rankings = rank_batches(values, annotator, batch_size=cfg.batch_size, psi=cfg.slab.psi)
+    rankings = rank_batches(values, annotator, batch_size=cfg.batch_size, psi=cfg.sample.psi)
     write_rankings(cfg.out, rankings)
     print(summary(scores.values()))
     print(f"rankings (simulated): {cfg.out}, {len(rankings)} batches of up to {cfg.batch_size}")

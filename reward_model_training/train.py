@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from eg3d.config_checks import one_of
 from eg3d.hydra_command import hydra_command
+from eg3d.samples import AUTO, SampleConfig
+from reward_model_training.card import RewardCard, misfits
 from reward_model_training.data.dataset import DataConfig, Splits, make_splits
-from reward_model_training.data.transforms import TRANSFORMS, NormaliseSigmaSelfConfig, TransformConfig
+from reward_model_training.data.transforms import NormaliseSigmaSelfConfig, TransformConfig
 from reward_model_training.losses import RewardLossConfig
 from reward_model_training.models import ModelConfig
-from reward_model_training.models.backbones.registry import BACKBONES
+from reward_model_training.models.backbones.registry import backbones
 from reward_model_training.optimiser import OptimiserConfig
 from reward_model_training.preferences.rankings import read_rankings
 
 if TYPE_CHECKING:
     from reward_model_training.bundle import BundledReward
-    from reward_model_training.data.slab_store import SlabStore
+    from reward_model_training.data.representation_store import RepresentationStore
     from reward_model_training.evaluate import Accuracy
 
 MONITORS = ("pairs", "scalar")
@@ -35,7 +37,7 @@ _FREE = (
     "state_every_n_steps",
     "shows_progress",
 )
-_FREE_DATA = ("storage", "slab_dir", "num_workers", "rankings", "generator", "scores")  # the files are compared
+_FREE_DATA = ("storage", "store_dir", "num_workers", "rankings", "generator", "scores")  # the files are compared
 
 
 @dataclass
@@ -61,25 +63,14 @@ class RewardTrainConfig:
     def validate(self) -> list[str]:
         """All faults of this config, one string each."""
         faults = one_of("monitor", self.monitor, MONITORS)
-        faults += self.data.missing_inputs("data.") + self._misfits()
+        faults += self.data.missing_inputs("data.")
+        faults += misfits(self.data.representation, self.transform, self.model.backbone)
+        entry = backbones().get(self.model.backbone.name)
+        if entry is not None and not entry.reconstructs and self.loss.lambda_recon > 0:
+            faults.append(f"loss.lambda_recon: {self.model.backbone.name} reconstructs nothing; give 0")
         for name in ("max_epochs", "patience"):
             if getattr(self, name) < 1:
                 faults.append(f"{name}: must be at least 1, got {getattr(self, name)}")
-        return faults
-
-    def _misfits(self) -> list[str]:
-        """Faults of parts that do not fit together."""
-        backbone, transform = BACKBONES.get(self.model.backbone.name), TRANSFORMS.get(self.transform.name)
-        if backbone is None or transform is None:
-            return []  # their own faults
-        faults = []
-        if transform.input_kind != backbone.input_kind:
-            faults.append(
-                f"model.backbone: {self.model.backbone.name} reads a {backbone.input_kind}, "
-                f"transform {self.transform.name} makes a {transform.input_kind}"
-            )
-        if self.loss.lambda_recon > 0 and not backbone.reconstructs:
-            faults.append(f"loss.lambda_recon: {self.model.backbone.name} reconstructs nothing; give 0")
         return faults
 
 
@@ -107,8 +98,8 @@ def train(cfg: RewardTrainConfig) -> RewardRun:
         torch.set_num_threads(cfg.num_threads)
     rankings = read_rankings(cfg.data.rankings)
     splits = make_splits(rankings, cfg.data, seed=cfg.seed)
-    cfg = replace(cfg, data=replace(cfg.data, slab=replace(cfg.data.slab, psi=splits.psi)))
-    store = cfg.data.open_store(device=choose_device(cfg.device))
+    cfg = replace(cfg, data=replace(cfg.data, sample=_ranked_samples(cfg.data.sample, splits.psi)))
+    store = cfg.data.open_store(cfg.data.representation, cfg.data.sample, device=choose_device(cfg.device))
     folder = Path(cfg.out)
     _claim_folder(folder, cfg, store.source)
     write_run_record(folder, cfg, seed=cfg.seed)
@@ -118,11 +109,18 @@ def train(cfg: RewardTrainConfig) -> RewardRun:
     return RewardRun(folder, folder / METRICS_FILE, table, end)
 
 
-def _finish(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, folder: Path, annotators: str) -> list[Accuracy]:
+def _ranked_samples(sample: SampleConfig, psi: float) -> SampleConfig:
+    """How the ranked samples were made: psi as their table says, and the camera by its name."""
+    return replace(sample, psi=psi, conditioning="generator" if sample.conditioning == AUTO else sample.conditioning)
+
+
+def _finish(
+    cfg: RewardTrainConfig, splits: Splits, store: RepresentationStore, folder: Path, annotators: str
+) -> list[Accuracy]:
     """Evaluate the best weights, write the table and the bundle; returns the table."""
     from eg3d.checkpoints.store import fill_module
     from eg3d.run_folder import choose_device
-    from reward_model_training.bundle import BundledReward, RewardCard, save_reward
+    from reward_model_training.bundle import BundledReward, save_reward
     from reward_model_training.evaluate import accuracy_table, read_scores, write_accuracy
     from reward_model_training.fit import BEST_FILE
     from reward_model_training.lightning_state import read_state
@@ -133,7 +131,7 @@ def _finish(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, folder: Pa
     fill_module(model, tensors, str(folder / BEST_FILE))
     provenance = _provenance(cfg, splits, store, annotators)
     provenance["training"]["best_epoch"] = int(best["epoch"])
-    card = RewardCard(model=cfg.model, slab=cfg.data.slab, transform=cfg.transform, provenance=provenance)
+    card = RewardCard(cfg.model, cfg.data.representation, cfg.data.sample, cfg.transform, provenance)
     reward = BundledReward(model, card).to(choose_device(cfg.device))
     table = accuracy_table(
         reward,
@@ -151,7 +149,7 @@ def _finish(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, folder: Pa
     return table
 
 
-def centre_scores(reward: BundledReward, splits: Splits, store: SlabStore) -> float:
+def centre_scores(reward: BundledReward, splits: Splits, store: RepresentationStore) -> float:
     """Shift the scalar head so that the mean score of training samples is 0; returns the shift, in score units.
 
     Rankings fix scores up to a constant only, and fine-tuning clips the score to an interval around 0: an arbitrary
@@ -162,13 +160,15 @@ def centre_scores(reward: BundledReward, splits: Splits, store: SlabStore) -> fl
     keys = dict.fromkeys(item for row in splits.rows["train"][:CENTRED_ROWS] for item in row.items)
     device = next(reward.parameters()).device
     with torch.no_grad():
-        scores = [reward(store.slab(key)[None].float().to(device)) for key in keys]
+        scores = [reward(store.batch([key]).to(device)) for key in keys]
         shift = -float(torch.cat(scores).mean())
         reward.model.scalar_rwd_head.output_layer.bias.add_(shift)
     return shift
 
 
-def _provenance(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, annotators: str) -> dict[str, dict[str, Any]]:
+def _provenance(
+    cfg: RewardTrainConfig, splits: Splits, store: RepresentationStore, annotators: str
+) -> dict[str, dict[str, Any]]:
     """What a bundle says about its making: names and hashes, no paths of this machine."""
     from eg3d.file_hash import sha256_of
     from eg3d.run_folder import versions

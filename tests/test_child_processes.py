@@ -56,16 +56,14 @@ def _endless_after_one(number: int) -> int:
 
 
 def test_faults_of_the_work_and_dead_workers_reach_the_caller() -> None:
-    with (
-        in_processes(doubled, [1, 14], workers=2, prepare=nothing) as results,
-        pytest.raises(ValueError, match="14 is refused"),
-    ):
-        list(results)
-    with (
-        in_processes(doubled, [1, 13], workers=2, prepare=nothing) as results,
-        pytest.raises(RuntimeError, match="fewer workers") as error,
-    ):
-        list(results)
+    def results_of(*numbers: int) -> list[int]:
+        with in_processes(doubled, numbers, workers=2, prepare=nothing) as results:
+            return list(results)
+
+    with pytest.raises(ValueError, match="14 is refused"):
+        results_of(1, 14)
+    with pytest.raises(RuntimeError, match="fewer workers") as error:
+        results_of(1, 13)
     assert type(error.value) is RuntimeError
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -129,8 +129,7 @@ def make_heads(cfg: HeadsConfig, *, advance: Advance = ignore) -> Path:
     seeds = [head_seed(cfg.seed, int(h)) for h in heads]
     depths: list[np.ndarray] = []
     left = cfg.num_images
-    made = contextlib.closing(_all_portraits(cfg, -(-num_heads // GROUP)))
-    with create_archive(cfg.out) as archive, made as groups:
+    with create_archive(cfg.out) as archive, _all_portraits(cfg, -(-num_heads // GROUP)) as groups:
         for views in groups:
             for view in views[:left]:
                 archive.add_image(view.png, view.label)
@@ -157,16 +156,18 @@ def _recipe(cfg: HeadsConfig, seeds: list[int]) -> dict:
     }
 
 
-def _all_portraits(cfg: HeadsConfig, num_groups: int) -> Generator[list[Portrait], None, None]:
+@contextlib.contextmanager
+def _all_portraits(cfg: HeadsConfig, num_groups: int) -> Iterator[Iterator[list[Portrait]]]:
+    """Portraits of every group in order, from this process or from workers; for a `with` block."""
     if cfg.workers == 1:
         with _one_thread():
-            yield from (portraits(cfg, group) for group in range(num_groups))
+            yield (portraits(cfg, group) for group in range(num_groups))
         return
     work = functools.partial(portraits, cfg)
     with in_processes(
         work, range(num_groups), workers=cfg.workers, prepare=torch.set_num_threads, arguments=(1,)
     ) as groups:
-        yield from groups
+        yield groups
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from eg3d.config_checks import faults_of
-from reward_model_training.models.backbones.registry import BACKBONES, BackboneConfig, Encoding
+from reward_model_training.models.backbones.registry import BackboneConfig, Encoding, backbones
 from reward_model_training.models.backbones.sigma_unet3d import SigmaUNetConfig
 from reward_model_training.models.heads import RewardHeads, ScoreHeadsConfig
 
@@ -29,7 +29,7 @@ class RewardModel(RewardHeads):
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__(cfg.backbone.feature_size, cfg.heads)
-        entry = BACKBONES[cfg.backbone.name]
+        entry = backbones()[cfg.backbone.name]
         self.cfg, self._prefix = cfg, entry.state_prefix
         self.add_module(entry.state_prefix, entry.network(cfg.backbone))  # after the heads, as a seed's weights say
 

@@ -11,7 +11,7 @@ import contextlib
 import csv
 import hashlib
 import json
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -20,10 +20,11 @@ import torch
 
 from eg3d.checkpoints.store import load_generator
 from eg3d.child_processes import in_processes, worker_faults
-from eg3d.generator import TriPlaneGenerator
+from eg3d.generators.protocol import Generator
 from eg3d.progress import Advance, ignore
-from eg3d.representations.sigma_field import SigmaFieldConfig, seed_slab
+from eg3d.representations.sigma_field import SigmaField
 from eg3d.safe_write import write_json, write_text
+from eg3d.samples import SampleConfig, sample_seeds
 from eg3d.seeds import LARGEST_SEED, MOST_SEEDS
 from reward_model_training.preferences.rankings import MAX_ITEMS, MIN_ITEMS, Ranking
 from reward_model_training.preferences.simulated_annotator import (
@@ -48,7 +49,8 @@ class RankConfig:
     out: str = "runs/rankings/rankings.csv"  # the other files go beside it
     workers: int = 1  # processes, one core each
     device: str = "cpu"
-    slab: SigmaFieldConfig = field(default_factory=SigmaFieldConfig)
+    slab: SigmaField = field(default_factory=SigmaField)  # what the annotator is shown
+    sample: SampleConfig = field(default_factory=SampleConfig)
     annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
 
     def validate(self) -> list[str]:
@@ -70,10 +72,11 @@ class RankConfig:
         return range(self.first_seed, self.first_seed + self.count)
 
 
-def score_seed(G: TriPlaneGenerator, seed: int, slab: SigmaFieldConfig, annotator: SimulatedAnnotator) -> SurfaceScore:
+@torch.no_grad()
+def score_seed(G: Generator, seed: int, cfg: RankConfig, annotator: SimulatedAnnotator) -> SurfaceScore:
     """Simulated score of the shape that `seed` names."""
-    voxel = G.cfg.rendering.box_warp / (slab.resolution - 1)
-    return annotator.score(seed_slab(G, seed, slab), voxel=voxel)
+    sample = sample_seeds(G, [seed], cfg.sample)
+    return annotator.score(cfg.slab.extract(G, sample)[0].float(), voxel=cfg.slab.voxel(sample.field.box_warp))
 
 
 def annotate_seeds(cfg: RankConfig, *, advance: Advance = ignore) -> dict[int, SurfaceScore]:
@@ -89,9 +92,8 @@ def annotate_seeds(cfg: RankConfig, *, advance: Advance = ignore) -> dict[int, S
     done = {seed: score for seed, score in read_scores(scores_csv).items() if seed in cfg.seeds()}
     missing = [seed for seed in cfg.seeds() if seed not in done]
     advance(len(done))
-    scoring = contextlib.closing(_scored(G, missing, cfg))
-    with open(scores_csv, "a", encoding="utf-8", newline="") as file, scoring as scored:
-        for seed, score in scored:
+    with open(scores_csv, "a", encoding="utf-8", newline="") as file, _scored(G, missing, cfg) as scores:
+        for seed, score in zip(missing, scores, strict=True):
             file.write(_row(seed, score))
             file.flush()
             done[seed] = score
@@ -136,14 +138,15 @@ def read_scores(path: str | Path) -> dict[int, SurfaceScore]:
     return scores
 
 
-def scores_source(G: TriPlaneGenerator, cfg: RankConfig) -> dict[str, object]:
-    """What decides a score: a hash of the weights, the slab, and the annotator's settings without its noise."""
+def scores_source(G: Generator, cfg: RankConfig) -> dict[str, object]:
+    """What decides a score: a hash of the weights, slab and sample, and the annotator's settings without its noise."""
     digest = hashlib.sha256()
     for name, tensor in sorted(G.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     judge = {key: value for key, value in asdict(cfg.annotator).items() if key not in ("temperature", "seed")}
-    source = {"generator_sha256": digest.hexdigest(), "slab": asdict(cfg.slab), "annotator": judge}
+    shown = {"slab": asdict(cfg.slab), "sample": asdict(cfg.sample)}
+    source = {"generator_sha256": digest.hexdigest(), **shown, "annotator": judge}
     return {"annotator_name": ANNOTATOR_NAME, **source}
 
 
@@ -171,25 +174,27 @@ def _row(seed: int, score: SurfaceScore) -> str:
 _worker: dict[str, object] = {}  # what a worker process loads once
 
 
-def _scored(G: TriPlaneGenerator, seeds: list[int], cfg: RankConfig) -> Generator[tuple[int, SurfaceScore], None, None]:
+@contextlib.contextmanager
+def _scored(G: Generator, seeds: list[int], cfg: RankConfig) -> Iterator[Iterator[SurfaceScore]]:
+    """Scores of `seeds` in their order, from this process or from workers; for a `with` block."""
     if cfg.workers == 1 or len(seeds) < 2:
         annotator = SimulatedAnnotator(cfg.annotator)
-        yield from ((seed, score_seed(G, seed, cfg.slab, annotator)) for seed in seeds)
+        yield (score_seed(G, seed, cfg, annotator) for seed in seeds)
         return
     with in_processes(
         _work, seeds, workers=cfg.workers, prepare=_start_worker, arguments=(cfg,), chunk=SEEDS_AT_ONCE
     ) as scores:
-        yield from zip(seeds, scores, strict=True)
+        yield scores
 
 
 def _start_worker(cfg: RankConfig) -> None:
     torch.set_num_threads(1)
     G = load_generator(cfg.generator, device=cfg.device)
-    _worker.update(G=G, slab=cfg.slab, annotator=SimulatedAnnotator(cfg.annotator))
+    _worker.update(G=G, cfg=cfg, annotator=SimulatedAnnotator(cfg.annotator))
 
 
 def _work(seed: int) -> SurfaceScore:
-    return score_seed(_worker["G"], seed, _worker["slab"], _worker["annotator"])  # type: ignore[arg-type]
+    return score_seed(_worker["G"], seed, _worker["cfg"], _worker["annotator"])  # type: ignore[arg-type]
 
 
 def summary(scores: Iterable[SurfaceScore]) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from eg3d.checkpoints.store import save_networks
-from eg3d.generator import GeneratorConfig, TriPlaneGenerator
+from eg3d.generators.eg3d import GeneratorConfig, TriPlaneGenerator
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
 from eg3d.rendering.renderer import RenderingConfig
-from eg3d.representations.sigma_field import SigmaFieldConfig
+from eg3d.representations.sigma_field import SigmaField
 
 SIDE = 16  # px of the images
 
@@ -57,7 +57,7 @@ def save_tiny_reward(folder: Path) -> Path:
     torch.manual_seed(1)
     unet = SigmaUNetConfig(f_maps=[2, 4], num_groups=1, final_size_out=8)
     model = ModelConfig(backbone=unet, heads=ScoreHeadsConfig(trunk_hidden=[8, 8], trunk_out=8, head_hidden=[8, 4]))
-    slab = SigmaFieldConfig(resolution=16, grid="exact")
+    slab = SigmaField(resolution=16, grid="exact")
     metric = {
         "split": "test",
         "filter": "no_goodseeds",
@@ -70,4 +70,4 @@ def save_tiny_reward(folder: Path) -> Path:
         "ci_low": 0.6,
         "ci_high": 0.98,
     }
-    return save_reward(folder, build_model(model), RewardCard(model=model, slab=slab, metrics=[metric]))
+    return save_reward(folder, build_model(model), RewardCard(model=model, representation=slab, metrics=[metric]))

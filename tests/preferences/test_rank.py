@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from eg3d.checkpoints.store import save_networks
-from eg3d.generator import GeneratorConfig, TriPlaneGenerator
+from eg3d.generators.eg3d import GeneratorConfig, TriPlaneGenerator
 from eg3d.rendering.renderer import RenderingConfig
-from eg3d.representations.sigma_field import SigmaFieldConfig
+from eg3d.representations.sigma_field import SigmaField
 from reward_model_training.preferences.rankings import read_rankings
 from reward_model_training.preferences.simulated_annotator import AnnotatorConfig, SimulatedAnnotator
 from reward_model_training.preferences.simulated_rankings import RankConfig, annotate_seeds, rank_batches, read_scores
@@ -40,7 +40,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _config(generator: Path, out: Path, **changes: object) -> RankConfig:
-    slab = SigmaFieldConfig(resolution=20, grid="exact")
+    slab = SigmaField(resolution=20, grid="exact")
     return RankConfig(generator=str(generator), count=6, batch_size=3, out=str(out / "r.csv"), slab=slab, **changes)
 
 

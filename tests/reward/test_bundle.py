@@ -11,13 +11,15 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from eg3d.file_hash import sha256_of
-from eg3d.representations.sigma_field import SigmaFieldConfig, slab_shape
+from eg3d.representations.sigma_field import SigmaField
+from eg3d.samples import SampleConfig
 from reward_model_training.bundle import BundledReward, RewardCard, load_reward, read_card, save_reward
 from reward_model_training.models import ModelConfig, build_model
 from reward_model_training.models.backbones.sigma_unet3d import SigmaUNetConfig
 from reward_model_training.models.heads import ScoreHeadsConfig
 
-SLAB = SigmaFieldConfig(resolution=12, grid="exact", psi=0.7)
+SLAB = SigmaField(resolution=12, grid="exact")
+SAMPLE = SampleConfig(psi=0.7, conditioning="published")
 MODEL = ModelConfig(
     backbone=SigmaUNetConfig(f_maps=[2, 4], num_groups=2, final_size_out=8), heads=ScoreHeadsConfig([4, 4], 4, [3, 3])
 )
@@ -26,13 +28,13 @@ MODEL = ModelConfig(
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     torch.manual_seed(3)
-    card = RewardCard(MODEL, SLAB, provenance={"generator": {"name": "toy"}}, metrics=[{"split": "test"}])
+    card = RewardCard(MODEL, SLAB, SAMPLE, provenance={"generator": {"name": "toy"}}, metrics=[{"split": "test"}])
     return save_reward(tmp_path / "reward", build_model(MODEL), card)
 
 
 @pytest.fixture
 def slabs() -> torch.Tensor:
-    return 200 * torch.rand(3, *slab_shape(SLAB), generator=torch.Generator().manual_seed(0)) - 50
+    return 200 * torch.rand(3, *SLAB.shape(), generator=torch.Generator().manual_seed(0)) - 50
 
 
 def test_a_bundle_loads_alone_with_the_same_scores(bundle, slabs):
@@ -41,7 +43,7 @@ def test_a_bundle_loads_alone_with_the_same_scores(bundle, slabs):
     for path in (bundle, bundle / "reward.yaml", bundle / "reward.safetensors"):
         reward = load_reward(path)
         torch.testing.assert_close(reward(slabs), expected, rtol=0, atol=0)
-    assert reward.slab == SLAB
+    assert (reward.representation, reward.sample) == (SLAB, SAMPLE)
     assert reward.card.provenance == {"generator": {"name": "toy"}}
     assert reward.features(slabs).shape == (3, 4)
     assert str(bundle.parent) not in (bundle / "reward.yaml").read_text()
@@ -64,7 +66,7 @@ def test_scores_ignore_affine_changes_of_density(bundle, slabs):
 
 
 def test_a_constant_slab_has_a_finite_score(bundle):
-    assert torch.isfinite(load_reward(bundle)(torch.full((1, *slab_shape(SLAB)), 5.0))).all()
+    assert torch.isfinite(load_reward(bundle)(torch.full((1, *SLAB.shape()), 5.0))).all()
 
 
 def edit(bundle: Path, change) -> None:
@@ -123,6 +125,12 @@ def test_weights_of_another_bundle_are_refused(bundle):
         (lambda d: d["representation"].update(resolution="12"), "resolution: expected int, found '12'"),
         (lambda d: d["representation"].update(grid="round"), "grid"),
         (lambda d: d["sample"].update(psi=float("nan")), "psi: nan is not a finite number"),
+        (lambda d: d["sample"].update(conditioning="auto"), "conditioning"),
+        (
+            lambda d: d.update(representation={"name": "depth_map"}),
+            "normalise_sigma_self reads volume, depth_map is maps",
+        ),
+        (lambda d: d["representation"].update(resolution=10**6), "resolution"),
         (lambda d: d["transform"].update(name="log"), "name: 'log' is not one of normalise_sigma_self"),
         (lambda d: d["transform"].update(low=200.0), "low below high"),
         (lambda d: d.update(provenance=3), "provenance"),
@@ -164,7 +172,7 @@ def test_a_damaged_weights_file_is_named(bundle):
 def test_the_card_keeps_every_field(bundle):
     card, _ = read_card(bundle / "reward.yaml")
     assert card.model == MODEL
-    assert card.slab == SLAB
+    assert (card.representation, card.sample) == (SLAB, SAMPLE)
 
 
 EARLIER = """
@@ -207,9 +215,12 @@ def test_weights_that_are_not_finite_are_refused(bundle):
 def test_the_shipped_reward_scores_as_it_did():
     """Measured before its card was rewritten in today's format, on the slabs of the published camera."""
     from eg3d.checkpoints.store import load_generator
-    from eg3d.representations.sigma_field import seed_slab
+    from eg3d.finetuning.rewards import score_seeds
 
     reward, G = load_reward("twin_reward"), load_generator("twin")
     wanted = {0: -0.105377, 1: 0.371025, 300007: 1.597481}
-    for seed, score in wanted.items():
-        assert float(reward(seed_slab(G, seed, reward.slab)[None])[0]) == pytest.approx(score, abs=2e-4)
+    for cfg in (reward.sample, SampleConfig()):  # as it was learnt, and as tracking asks
+        found = score_seeds(G, reward, list(wanted), cfg)
+        assert found.tolist() == pytest.approx(list(wanted.values()), abs=2e-4)
+    own = score_seeds(G, reward, list(wanted), SampleConfig(conditioning="generator"))
+    assert (own - found).abs().max() > 5e-5  # the generator's own focal length is another camera

@@ -8,11 +8,12 @@
     class Toy(nn.Module): ...
 
 The config says the length of the feature (`feature_size`); the network is made from it and maps its input to an
-`Encoding`. A new backbone is its file and its line in `backbones/__init__.py`.
+`Encoding`. A new backbone is its file and its line in MODULES.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from eg3d.config_families import FamilyConfig
 
+MODULES = ("reward_model_training.models.backbones.sigma_unet3d",)
 Network = TypeVar("Network", bound=type[nn.Module])
 
 
@@ -37,7 +39,7 @@ class BackboneConfig(FamilyConfig):
 
     @classmethod
     def members(cls) -> dict[str, type[FamilyConfig]]:
-        return {name: entry.config for name, entry in BACKBONES.items()}
+        return {name: entry.config for name, entry in backbones().items()}
 
     @property
     def feature_size(self) -> int:
@@ -50,12 +52,19 @@ class BackboneEntry(NamedTuple):
 
     config: type[BackboneConfig]
     network: Callable[[Any], nn.Module]  # from its config
-    input_kind: str  # family of shapes that it reads: "volume" is [N, 1, Z, Y, X]
+    input_kind: str  # of representations.protocol; a "volume" reaches it as [N, 1, Z, Y, X]
     reconstructs: bool  # whether Encoding.reconstruction is there
     state_prefix: str  # under which its weights stand in a reward model
 
 
-BACKBONES: dict[str, BackboneEntry] = {}
+_entries: dict[str, BackboneEntry] = {}
+
+
+def backbones() -> dict[str, BackboneEntry]:
+    """All known backbones by name."""
+    for module in MODULES:
+        importlib.import_module(module)
+    return dict(_entries)
 
 
 def backbone(
@@ -65,9 +74,9 @@ def backbone(
 
     def register(network: Network) -> Network:
         name = config().name
-        if name in BACKBONES:
+        if name in _entries:
             raise ValueError(f"backbone {name!r} is registered twice")
-        BACKBONES[name] = BackboneEntry(config, network, input_kind, reconstructs, state_prefix)
+        _entries[name] = BackboneEntry(config, network, input_kind, reconstructs, state_prefix)
         return network
 
     return register
