@@ -14,10 +14,10 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from eg3d.config_checks import MOST_WORKERS
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-MOST_WORKERS = 1024
 
 
 def worker_faults(workers: int, *, name: str = "workers") -> list[str]:

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from eg3d.child_processes import MOST_WORKERS, end_with_parent, in_processes, worker_faults
+from eg3d.child_processes import end_with_parent, in_processes, worker_faults
+from eg3d.config_checks import MOST_WORKERS
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = 2.0  # seconds within which workers follow their parent
