@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from eg3d.click_command import switch
+from eg3d.networks.noise import NOISE_MODES
 from eg3d.rendering.compositing import DEPTH_CLAMPS
 from eg3d.representations.mesh import LEVEL
 from eg3d.representations.shape import FORMATS, ShapeConfig
 from eg3d.representations.sigma_field import GRIDS
-from eg3d.viewing.views import NOISE_MODES, ViewingConfig
+from eg3d.viewing.views import ViewingConfig
 
 Decorator = Callable[[Any], Any]
 fov_option = click.option(

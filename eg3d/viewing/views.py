@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from eg3d.cameras import fov_to_intrinsics
+from eg3d.networks.noise import NOISE_MODES
 from eg3d.rendering.compositing import DEPTH_CLAMPS
 from eg3d.seeds import latents
 
 if TYPE_CHECKING:
     from eg3d.generator import CameraConfig, TriPlaneGenerator
 
-NOISE_MODES = ("const", "none", "random")
 POINTS_AT_ONCE = 2**20  # sample points of one pass over the rays: about 1 GB at 64 hidden units
 MOST_AT_ONCE = 32  # pictures
 
