@@ -93,7 +93,7 @@ def minibatch_std(x: Tensor, group_size: int) -> Tensor:
 
 
 class DiscriminatorBlock(nn.Module):
-    """Residual block: conv0, conv1 (down 2) plus a 1x1 skip (down 2), both scaled by sqrt(1/2).
+    """Residual block: conv0, conv1 (down 2) plus a 1x1 skip (down 2, never clamped), both scaled by sqrt(1/2).
 
     img_channels above 0 makes the first block, which starts from the image via fromrgb. The first num_frozen of its
     layers (fromrgb, conv0, conv1, skip) are kept as buffers.
@@ -105,18 +105,14 @@ class DiscriminatorBlock(nn.Module):
         super().__init__()
         self.precision, self.has_fromrgb = precision, img_channels > 0
         self.register_buffer("resample_filter", make_resample_filter())
-        self.num_layers = 0
-
-        def layer(*args, **options) -> Conv2dLayer:
-            self.num_layers += 1
-            return Conv2dLayer(*args, trainable=self.num_layers > num_frozen, **options)
-
+        self.num_layers = 4 if self.has_fromrgb else 3
+        trainable = iter([k >= num_frozen for k in range(self.num_layers)])
         clamped = {"activation": "lrelu", "conv_clamp": precision.clamp}
         if self.has_fromrgb:
-            self.fromrgb = layer(img_channels, channels, 1, **clamped)
-        self.conv0 = layer(channels, channels, 3, **clamped)
-        self.conv1 = layer(channels, out_channels, 3, down=2, **clamped)
-        self.skip = layer(channels, out_channels, 1, bias=False, down=2)  # never clamped
+            self.fromrgb = Conv2dLayer(img_channels, channels, 1, trainable=next(trainable), **clamped)
+        self.conv0 = Conv2dLayer(channels, channels, 3, trainable=next(trainable), **clamped)
+        self.conv1 = Conv2dLayer(channels, out_channels, 3, down=2, trainable=next(trainable), **clamped)
+        self.skip = Conv2dLayer(channels, out_channels, 1, bias=False, down=2, trainable=next(trainable))
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [N, channels, H, H], or images [N, img_channels, H, H], to features [N, out_channels, H/2, H/2]."""
