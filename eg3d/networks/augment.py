@@ -347,7 +347,7 @@ def _separable(x: Tensor, taps: Tensor) -> Tensor:
 
 
 def filter_bank() -> np.ndarray:
-    """Zero-phase filters [4, 43] of four octave bands, low to high, that add up to the identity. Source: ADA (2020), appendix B."""
+    """Zero-phase filters [4, 43] of four octave bands, low to high, that add up to the identity."""
     low = np.convolve(SYM2, SYM2[::-1]) / 2
     high = low * (-1.0) ** (np.arange(len(low)) - len(low) // 2)
     bands, passed = [], np.ones(1)
