@@ -52,7 +52,7 @@ def test_a_good_call(run: Run, train_config: Callable[..., TrainConfig], tmp_pat
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
     assert lines[0].startswith("tick 0  kimg 0.0/0.008")
-    assert lines[-1] == f"snapshot: {cfg.out}/network-snapshot-000000.safetensors"
+    assert lines[-1] == f"snapshot: {cfg.out}/network-snapshot-000000008.safetensors"
     saved = compose_from_yaml(Path(cfg.out) / "config.yaml")
     assert saved == OmegaConf.to_container(OmegaConf.structured(cfg))
     assert {path.name for path in tmp_path.iterdir()} == {"run"}  # nothing of Hydra's beside it

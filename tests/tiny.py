@@ -11,7 +11,7 @@ from eg3d.data import batches
 from eg3d.generator import GeneratorConfig
 from eg3d.networks.discriminator import DiscriminatorConfig
 from eg3d.rendering.renderer import RenderingConfig
-from eg3d.training.config import LossConfig, TrainConfig
+from eg3d.training.config import AdversarialLossConfig, TrainConfig
 from eg3d.training.loop import Trainer
 from eg3d.training.phases import Draw, draw_samples
 
@@ -59,7 +59,7 @@ def tiny_train_config(out: Path, data: Path) -> TrainConfig:
         grid=[2, 1],
         generator=tiny_generator_config(),
         discriminator=tiny_discriminator_config(),
-        loss=LossConfig(r1_interval=3, density_reg_interval=2, density_reg_points=20, blur_init_sigma=1.0),
+        loss=AdversarialLossConfig(r1_interval=3, density_reg_interval=2, density_reg_points=20, blur_init_sigma=1.0),
     )
 
 

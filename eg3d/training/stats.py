@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eg3d.safe_write import write_text
+from eg3d.safe_write import naming_full_disks, write_text
 from eg3d.training.ranks import Ranks
 
 
@@ -60,17 +60,18 @@ class StatsWriter:
 
         self._path = folder / "stats.jsonl"
         self._drop_later_lines(num_images)
-        self._events = SummaryWriter(str(folder), purge_step=num_images // 1000 + 1 if num_images > 0 else None)
+        self._events = SummaryWriter(str(folder), purge_step=num_images + 1 if num_images > 0 else None)
 
     def write(self, collected: dict[str, dict[str, float]], *, num_images: int) -> None:
-        """One line a tick; non-finite numbers are written as null."""
+        """One line a tick; non-finite numbers are written as null. Steps of TensorBoard are images shown."""
         line: dict[str, Any] = {name: {k: finite(v) for k, v in stat.items()} for name, stat in collected.items()}
         line |= {"num_images": num_images, "timestamp": time.time()}
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
-        for name, stat in collected.items():
-            self._events.add_scalar(name, stat["mean"], global_step=num_images // 1000)
-        self._events.flush()
+        with naming_full_disks(self._path):
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+            for name, stat in collected.items():
+                self._events.add_scalar(name, stat["mean"], global_step=num_images)
+            self._events.flush()
 
     def close(self) -> None:
         self._events.close()

@@ -103,7 +103,7 @@ def test_killed_command(finetune_config: Make, tmp_path: Path) -> None:
     cfg = finetune_config(total_kimg=0.12)
     process = start(["eg3d/train_rlhf.py"], flat_overrides(cfg), path=ROOT / "tests" / "finetuning")
     kill_after_first_tick(process, Path(cfg.out))
-    assert json.loads(state_of(Path(cfg.out))[1]["progress"])["num_images"] < 120
+    assert json.loads(state_of(Path(cfg.out))[1]["counters"])["num_images"] < 120
     finetune(cfg, ToyReward())
     whole = finetune(dataclasses.replace(cfg, out=str(tmp_path / "whole")), ToyReward()).folder
     assert_same_run(Path(cfg.out), whole)
