@@ -11,11 +11,11 @@ from torch import nn
 
 from eg3d.checkpoints.manifest import resolve
 from eg3d.checkpoints.ship import REWARD_FILES
-from eg3d.checkpoints.store import load_generator
+from eg3d.checkpoints.store import load_triplane_generator
 from eg3d.finetuning.config import FinetuneConfig
-from eg3d.finetuning.objective import GeometryObjective, Reward, add_geometry_terms
+from eg3d.finetuning.objective import GeometryObjective, add_geometry_terms
+from eg3d.finetuning.rewards import NAMED, Reward
 from eg3d.finetuning.tracking import Trajectories
-from eg3d.run_folder import as_plain
 from eg3d.training.loop import Trainer, TrainingRun
 from eg3d.training.objective import AdversarialObjective
 from eg3d.training.phases import Phase
@@ -37,7 +37,7 @@ def finetune(cfg: FinetuneConfig, reward: Reward) -> TrainingRun:
     def phases(adversarial: AdversarialObjective) -> list[Phase]:
         generator, made = adversarial.generator, adversarial_phases(adversarial)
         device = str(next(generator.parameters()).device)
-        frozen = load_generator(str(cfg.start), net="G_ema", device=device).eval().requires_grad_(False)
+        frozen = load_triplane_generator(str(cfg.start), net="G_ema", device=device).eval().requires_grad_(False)
         add_geometry_terms(made, GeometryObjective(cfg, generator, frozen, reward, adversarial.stats), cfg)
         return made
 
@@ -45,8 +45,8 @@ def finetune(cfg: FinetuneConfig, reward: Reward) -> TrainingRun:
         cfg,
         phases=phases,
         tick_hooks=[_tracker(Trajectories(Path(cfg.out), cfg.tracking), reward)] if cfg.tracking.num_seeds > 0 else [],
-        inputs=reward_inputs(as_plain(cfg.reward)),
-        code=[cfg.reward._target_],
+        inputs=reward_inputs(cfg.reward),
+        code=[str(cfg.reward["_target_"])],
     )
     return trainer.run()
 
@@ -58,7 +58,7 @@ def reward_inputs(source: Mapping[str, Any], prefix: str = "reward.") -> dict[st
     """
     found: dict[str, Path | Sequence[Path]] = {}
     for name, value in source.items():
-        if not isinstance(value, str) or not value or name == "_target_":
+        if name in NAMED or not isinstance(value, str) or not value:
             continue
         path = Path(value)
         if not path.exists():

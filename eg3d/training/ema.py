@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from eg3d.generator import TriPlaneGenerator
+from eg3d.generators.eg3d import TriPlaneGenerator
 from eg3d.training import schedules
 from eg3d.training.config import TrainConfig
 

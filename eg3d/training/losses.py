@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eg3d.generator import TriPlaneGenerator
+from eg3d.fields.protocol import Field
+from eg3d.generators.protocol import Rendered
 from eg3d.networks.discriminator import resize_raw
 from eg3d.random_streams import Rng, normal, uniform
 from eg3d.training.schedules import blur_taps
@@ -53,9 +54,9 @@ def real_images(image: Tensor, neural_resolution: int, sigma: float) -> Images:
     return {"image": blur(image, sigma), "image_raw": blur(resize_raw(image, neural_resolution), sigma)}
 
 
-def fake_images(rendered: Images, sigma: float) -> Images:
+def fake_images(rendered: Rendered, sigma: float) -> Images:
     """What the discriminator sees of generated images: only the final image is blurred, as published."""
-    return {"image": blur(rendered["image"], sigma), "image_raw": rendered["image_raw"]}
+    return {"image": blur(rendered.final, sigma), "image_raw": rendered.image_raw}
 
 
 def r1_penalty(
@@ -72,31 +73,29 @@ def r1_penalty(
     return sum((g.square().sum(dim=(1, 2, 3)) for g in gradients), torch.zeros_like(logits[:, 0])), logits
 
 
-def density_regularisation(
-    generator: TriPlaneGenerator, planes: Tensor, *, num_points: int, std: float, rng: Rng
-) -> Tensor:
+def density_regularisation(field: Field, *, num_points: int, std: float, rng: Rng) -> Tensor:
     """Mean |sigma(P) - sigma(P + noise)| of raw density at P ~ U[-1, 1]^3, noise ~ N(0, std^2), world units.
 
     The cube is not scaled by the box, as published. Source: EG3D (2022), density regularisation.
     """
-    shape = (planes.shape[0], num_points, 3)
-    points = uniform(shape, rng).to(planes.device) * 2 - 1
-    moved = points + std * normal(shape, rng).to(planes.device)
-    sigma = generator.sigma(planes, torch.cat([points, moved], dim=1))
+    shape = (len(field), num_points, 3)
+    points = uniform(shape, rng).to(field.device) * 2 - 1
+    moved = points + std * normal(shape, rng).to(field.device)
+    sigma = field.density(torch.cat([points, moved], dim=1))
     return (sigma[:, :num_points] - sigma[:, num_points:]).abs().mean()
 
 
-def monotonic_regularisation(generator: TriPlaneGenerator, planes: Tensor, *, is_detached: bool, rng: Rng) -> Tensor:
+def monotonic_regularisation(field: Field, *, is_detached: bool, rng: Rng) -> Tensor:
     """10 * mean relu(sigma(P) - sigma(P')) with P' one 256th of the box further from the frontal camera, along -z.
 
     P ~ U[-1, 1]^3, 2,000 points a sample. Fills what the surface hides. With `is_detached` only the point behind is
     moved. Source: EG3D (2022), the regularisers `monotonic-detach` and `monotonic-fixed`.
     """
-    shape = (planes.shape[0], MONOTONIC_POINTS, 3)
-    points = uniform(shape, rng).to(planes.device) * 2 - 1
-    step = generator.cfg.rendering.box_warp / MONOTONIC_STEPS
-    behind = points - torch.tensor([0.0, 0.0, step], device=planes.device)
-    sigma = generator.sigma(planes, torch.cat([points, behind], dim=1))
+    shape = (len(field), MONOTONIC_POINTS, 3)
+    points = uniform(shape, rng).to(field.device) * 2 - 1
+    step = field.box_warp / MONOTONIC_STEPS
+    behind = points - torch.tensor([0.0, 0.0, step], device=field.device)
+    sigma = field.density(torch.cat([points, behind], dim=1))
     front, back = sigma.split(MONOTONIC_POINTS, dim=1)
     return 10 * ((front.detach() if is_detached else front) - back).relu().mean()
 

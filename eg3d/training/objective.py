@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eg3d.generator import TriPlaneGenerator
+from eg3d.generators.eg3d import TriPlaneGenerator
+from eg3d.generators.protocol import Rendered
 from eg3d.networks.augment import AugmentPipe
 from eg3d.networks.discriminator import DualDiscriminator
 from eg3d.random_streams import normal, uniform
@@ -61,7 +62,7 @@ class AdversarialObjective:
             fade_kimg=self.cfg.neural_resolution_fade_kimg,
         )
 
-    def render(self, draw: Draw, *, moves_average: bool = False) -> losses.Images:
+    def render(self, draw: Draw, *, moves_average: bool = False) -> Rendered:
         """Training-time forward: swapped conditioning, mixed styles, random noise and jitter."""
         ws = self._styles(draw, uniform((len(draw.z), 1), draw.rng).to(draw.c), moves_average=moves_average)
         return self.generator.synthesis(
@@ -87,17 +88,17 @@ class AdversarialObjective:
         return self._reported("Loss/G/loss", losses.generator_loss(logits))
 
     def density(self, draw: Draw) -> Tensor:
-        planes = self.generator.planes(self._styles(draw, draw.coin), noise_mode="random", rng=draw.rng)
+        field = self.generator.field(self._styles(draw, draw.coin), noise_mode="random", rng=draw.rng)
         loss = losses.density_regularisation(
-            self.generator, planes, num_points=self.loss.density_reg_points, std=self._density_std(), rng=draw.rng
+            field, num_points=self.loss.density_reg_points, std=self._density_std(), rng=draw.rng
         )
         self.stats.report("Loss/G/density_reg", loss)
         return loss * self.loss.density_reg * self._gain(self.loss.density_reg_interval)
 
     def monotonic(self, draw: Draw) -> Tensor:
-        planes = self.generator.planes(self._styles(draw, draw.coin), noise_mode="random", rng=draw.rng)
+        field = self.generator.field(self._styles(draw, draw.coin), noise_mode="random", rng=draw.rng)
         is_detached = self.loss.density_reg_type == "monotonic-detach"
-        loss = losses.monotonic_regularisation(self.generator, planes, is_detached=is_detached, rng=draw.rng)
+        loss = losses.monotonic_regularisation(field, is_detached=is_detached, rng=draw.rng)
         return self._reported("Loss/G/monotonic", loss) * self._gain(self.loss.density_reg_interval)
 
     def density_terms(self) -> list[Term]:

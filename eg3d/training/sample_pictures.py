@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eg3d.data import ImageDataset
-from eg3d.generator import TriPlaneGenerator
+from eg3d.generators.eg3d import TriPlaneGenerator
 from eg3d.pictures import depth_to_rgb, save_grid
 
 GRID_SEED_OFFSET = 1_000_003  # the pictures' own random stream, apart from training's
@@ -38,7 +38,7 @@ class SamplePictures:
         for z, c in zip(self._z.split(NUM_AT_ONCE), self._c.split(NUM_AT_ONCE), strict=True):
             rendered = generator(z.to(device), c.to(device))
             for name, parts in made.items():
-                parts.append(rendered[name].cpu())
+                parts.append(getattr(rendered, name).cpu())
         pictures = {"": torch.cat(made["image"]), "_raw": torch.cat(made["image_raw"])}
         pictures["_depth"] = depth_to_rgb(torch.cat(made["image_depth"]))
         for suffix, images in pictures.items():

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from eg3d.checkpoints.store import load_discriminator, load_generator
+from eg3d.checkpoints.store import load_discriminator, load_triplane_generator
 from eg3d.data import ImageDataset
-from eg3d.generator import TriPlaneGenerator
+from eg3d.generators.eg3d import TriPlaneGenerator
 from eg3d.networks.discriminator import DualDiscriminator
 from eg3d.training.config import TrainConfig
 from eg3d.training.transfer import transfer
@@ -31,15 +31,15 @@ def starting_networks(cfg: TrainConfig, dataset: ImageDataset, device: torch.dev
     Raises ValueError when they make images of another size than the data set has.
     """
     if cfg.start and cfg.start_config == "file":
-        generator, discriminator = load_generator(cfg.start, net=cfg.start_net), load_discriminator(cfg.start)
-        average = load_generator(cfg.start, net="G_ema")
+        generator, discriminator = load_triplane_generator(cfg.start, net=cfg.start_net), load_discriminator(cfg.start)
+        average = load_triplane_generator(cfg.start, net="G_ema")
     else:
         generator, discriminator = _new_networks(cfg, dataset)
         average = copy.deepcopy(generator)
         if cfg.start:
-            transfer(generator, load_generator(cfg.start, net=cfg.start_net), f"{cfg.start}, {cfg.start_net}")
+            transfer(generator, load_triplane_generator(cfg.start, net=cfg.start_net), f"{cfg.start}, {cfg.start_net}")
             transfer(discriminator, load_discriminator(cfg.start), f"{cfg.start}, D")
-            transfer(average, load_generator(cfg.start, net="G_ema"), f"{cfg.start}, G_ema")
+            transfer(average, load_triplane_generator(cfg.start, net="G_ema"), f"{cfg.start}, G_ema")
     for name, network in (("generator", generator), ("discriminator", discriminator)):
         if network.cfg.img_resolution != dataset.resolution:
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eg3d.generator import TriPlaneGenerator
+from eg3d.generators.eg3d import TriPlaneGenerator
 from eg3d.training.ranks import Ranks
 
 

@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from eg3d.generator import TriPlaneGenerator
+from eg3d.fields.protocol import Field
+from eg3d.generators.eg3d import TriPlaneGenerator
 from eg3d.random_streams import Rng, normal
 from eg3d.training.config import WarmStartConfig
 from eg3d.training.phases import Draw, Phase, Term
@@ -37,28 +38,28 @@ class ReconstructionObjective:
         generator, warm = self.generator, self.cfg
         ws = generator.mapping(z, draw.real.label if draw.real.other is None else draw.real.other)
         self.style_average.add(ws)
-        planes = generator.planes(ws, noise_mode="random", rng=draw.rng)
-        rendered = generator.render(planes, ws, draw.real.label, rng=draw.rng)
+        field = generator.field(ws, noise_mode="random", rng=draw.rng)
+        rendered = generator.render(field, ws, draw.real.label, rng=draw.rng)
         terms = {
             "reconstruction": reconstruction_loss(rendered, draw.real.image, edge_weight=warm.edge_weight),
             "silhouette": warm.silhouette_weight * silhouette_loss(rendered, draw.real.image),
-            "spread": warm.spread_weight * rendered["depth_spread"].mean(),
+            "spread": warm.spread_weight * rendered.depth_spread.mean(),
         }
         if warm.depth_weight > 0:
-            terms["depth"] = warm.depth_weight * self._depth(planes, draw)
+            terms["depth"] = warm.depth_weight * self._depth(field, draw)
         return sum((self._reported(f"Loss/{name}", term) for name, term in terms.items()), torch.zeros_like(z[0, 0]))
 
-    def _depth(self, planes: Tensor, draw: Draw) -> Tensor:
+    def _depth(self, field: Field, draw: Draw) -> Tensor:
         if draw.real.depth is None:
             raise ValueError(
                 "warm_start.depth_weight: the data set has no depths.npy; give 0, or heads with depths=true"
             )
-        warm = self.cfg
+        warm, rendering = self.cfg, self.generator.cfg.rendering
         return depth_loss(
-            self.generator,
-            planes,
+            field,
             draw.real.label,
             draw.real.depth,
+            limits=(float(rendering.ray_start), float(rendering.ray_end)),
             num_points=warm.depth_points,
             band=warm.depth_band,
             rng=draw.rng,

@@ -19,7 +19,7 @@ import torch
 
 from eg3d.checkpoints.manifest import resolve
 from eg3d.checkpoints.store import load_generator
-from eg3d.generator import TriPlaneGenerator
+from eg3d.generators.eg3d import TriPlaneGenerator
 from eg3d.representations.sigma_field import SigmaFieldConfig, seed_slab
 from eg3d.run_folder import RunFolder
 from eg3d.safe_write import write_text

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from tiny import rendered_with
 from torch import Tensor, nn
 
-from eg3d.generator import GeneratorConfig
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
 from eg3d.training import losses
 from eg3d.training.schedules import blur_taps
@@ -44,7 +44,7 @@ def test_a_narrow_blur_is_the_identity() -> None:
 
 def test_only_the_final_image_of_a_fake_is_blurred() -> None:
     image = torch.randn(1, 3, 8, 8, generator=_rng())
-    fake = losses.fake_images({"image": image, "image_raw": image}, sigma=1.0)
+    fake = losses.fake_images(rendered_with(image=image, image_raw=image), sigma=1.0)
     assert torch.equal(fake["image_raw"], image)
     assert torch.equal(fake["image"], losses.blur(image, 1.0))
     real = losses.real_images(image, 4, sigma=1.0)
@@ -103,14 +103,19 @@ class _LinearField:
     def __init__(self, slope: float) -> None:
         self.slope, self.points = slope, torch.empty(0)
 
-    def sigma(self, planes: Tensor, points: Tensor) -> Tensor:
+    device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        return 4
+
+    def density(self, points: Tensor) -> Tensor:
         self.points = points
-        return self.slope * points[..., :1]
+        return self.slope * points[..., 0]
 
 
 def test_density_regulariser_of_a_linear_field() -> None:
     field = _LinearField(5.0)
-    loss = losses.density_regularisation(field, torch.zeros(4, 1), num_points=20_000, std=0.004, rng=_rng())  # type: ignore[arg-type]
+    loss = losses.density_regularisation(field, num_points=20_000, std=0.004, rng=_rng())  # type: ignore[arg-type]
     # E |5 * N(0, 0.004^2)|; 80,000 draws leave a relative error of 0.3 %
     assert float(loss) == pytest.approx(5 * 0.004 * math.sqrt(2 / math.pi), rel=0.015)
     points, moved = field.points.split(20_000, dim=1)
@@ -120,7 +125,7 @@ def test_density_regulariser_of_a_linear_field() -> None:
 
 
 def test_density_regulariser_of_a_constant_field_is_zero() -> None:
-    loss = losses.density_regularisation(_LinearField(0.0), torch.zeros(2, 1), num_points=9, std=0.1, rng=_rng())  # type: ignore[arg-type]
+    loss = losses.density_regularisation(_LinearField(0.0), num_points=9, std=0.1, rng=_rng())  # type: ignore[arg-type]
     assert float(loss) == 0
 
 
@@ -130,22 +135,25 @@ class _Ramp(nn.Module):
     def __init__(self, slope: float) -> None:
         super().__init__()
         self.slope = nn.Parameter(torch.tensor(slope))
-        self.cfg = GeneratorConfig()
+        self.box_warp, self.device = 1.0, torch.device("cpu")
 
-    def sigma(self, planes: Tensor, points: Tensor) -> Tensor:
-        return self.slope * points[..., 2:]
+    def __len__(self) -> int:
+        return 1
+
+    def density(self, points: Tensor) -> Tensor:
+        return self.slope * points[..., 2]
 
 
 @pytest.mark.parametrize(("slope", "wanted"), [(2.0, 10 * 2 / 256), (-2.0, 0.0)])
 def test_monotonic_regulariser_of_a_ramp(slope: float, wanted: float) -> None:
-    loss = losses.monotonic_regularisation(_Ramp(slope), torch.zeros(2, 1), is_detached=False, rng=_rng())  # type: ignore[arg-type]
+    loss = losses.monotonic_regularisation(_Ramp(slope), is_detached=False, rng=_rng())  # type: ignore[arg-type]
     assert float(loss.detach()) == pytest.approx(wanted, abs=1e-6)  # differences of float32 points near 1
 
 
 @pytest.mark.parametrize(("is_detached", "slope"), [(False, 10 / 256), (True, None)])
 def test_a_detached_monotonic_regulariser_moves_only_the_point_behind(is_detached: bool, slope: float | None) -> None:
     field = _Ramp(1.0)
-    losses.monotonic_regularisation(field, torch.zeros(1, 1), is_detached=is_detached, rng=_rng()).backward()  # type: ignore[arg-type]
+    losses.monotonic_regularisation(field, is_detached=is_detached, rng=_rng()).backward()  # type: ignore[arg-type]
     points = torch.rand(1, losses.MONOTONIC_POINTS, 3, generator=_rng()) * 2 - 1
     behind = -10 * (points[..., 2] - 1 / 256).mean()
     assert float(field.slope.grad) == pytest.approx(float(behind) if slope is None else slope, abs=1e-5)  # type: ignore[arg-type]
