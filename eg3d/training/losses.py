@@ -1,5 +1,15 @@
 """Losses of EG3D training as functions of networks and tensors. Source: EG3D (2022), StyleGAN2 (2020).
 
+With d the logit of the discriminator and D = logistic(d), so that -log D = softplus(-d), -log(1 - D) = softplus(d):
+
+    L_D = -E_x log D(x) - E_z log(1 - D(G(z))) + gamma R_1     Dmain (real_loss + fake_loss), Dreg (r1_penalty)
+    L_G = -E_z log D(G(z)) + lambda_TV L_TV                    Gmain (generator_loss), Greg (density_regularisation)
+    R_1 = 1/2 E_x |grad_x d(x)|^2
+    L_TV = E_z E_x |sigma(x) - sigma(x + eps)|                 a total variation of the density over small steps
+
+Sculpting NeRF Geometry (2026) writes 1/2 before every adversarial term, and adds lambda_r L_r + lambda_c L_c to L_G (see
+eg3d/finetuning/objective.py). The released code and this one have no 1/2. Adam does not see a factor of a whole loss, so
+it matters only against gamma, lambda_TV and, in mode "joint", lambda_r and lambda_c: all of them count half as much here.
 Letters: N batch, P points, H image side, R neural side. Every function returns a scalar, or [N] where it says so.
 """
 
@@ -22,17 +32,17 @@ MONOTONIC_POINTS, MONOTONIC_STEPS = 2000, 256  # published: points a sample; ste
 
 
 def generator_loss(logits: Tensor) -> Tensor:
-    """softplus(-D(G)), the mean over the batch; logits [N, 1]."""
+    """The adversarial term of L_G: -log D(G(z)) = softplus(-d(G(z))), the mean over the batch; logits d [N, 1]."""
     return F.softplus(-logits).mean()
 
 
 def fake_loss(logits: Tensor) -> Tensor:
-    """softplus(D(G)), the mean over the batch; logits [N, 1]."""
+    """L_D of generated images: -log(1 - D(G(z))) = softplus(d(G(z))), the mean over the batch; logits d [N, 1]."""
     return F.softplus(logits).mean()
 
 
 def real_loss(logits: Tensor) -> Tensor:
-    """softplus(-D(x)), the mean over the batch; logits [N, 1]."""
+    """L_D of real images: -log D(x) = softplus(-d(x)), the mean over the batch; logits d [N, 1]."""
     return F.softplus(-logits).mean()
 
 
@@ -62,7 +72,9 @@ def fake_images(rendered: Rendered, sigma: float) -> Images:
 def r1_penalty(
     judge: Callable[[Images], Tensor], images: Images, names: tuple[str, ...] = ("image", "image_raw")
 ) -> tuple[Tensor, Tensor]:
-    """Squared gradient norm of D at real images, per sample [N], and the logits [N, 1]. Source: R1 (2018).
+    """|grad_x d(x)|^2 at real images, per sample [N], and the logits d [N, 1]. Source: R1 (2018), eq. 9.
+
+    R_1 is half its mean; the weight gamma / 2 is applied by the caller.
 
     `judge` takes images to logits; `names` are those that D looks at. Taken at the tensors that D sees, after blur and
     augmentation, as published. Differentiable twice.
@@ -74,7 +86,7 @@ def r1_penalty(
 
 
 def density_regularisation(field: Field, *, num_points: int, std: float, rng: Rng) -> Tensor:
-    """Mean |sigma(P) - sigma(P + noise)| of raw density at P ~ U[-1, 1]^3, noise ~ N(0, std^2), world units.
+    """L_TV: mean |sigma(x) - sigma(x + eps)| of raw density at x ~ U[-1, 1]^3, eps ~ N(0, std^2), world units.
 
     The cube is not scaled by the box, as published. Source: EG3D (2022), density regularisation.
     """
