@@ -7,9 +7,9 @@ With d the logit of the discriminator and D = logistic(d), so that -log D = soft
     R_1 = 1/2 E_x |grad_x d(x)|^2
     L_TV = E_z E_x |sigma(x) - sigma(x + eps)|                 a total variation of the density over small steps
 
-Sculpting NeRF Geometry (2026) writes 1/2 before every adversarial term, and adds lambda_r L_r + lambda_c L_c to L_G (see
-eg3d/finetuning/objective.py). The released code and this one have no 1/2. Adam does not see a factor of a whole loss, so
-it matters only against gamma, lambda_TV and, in mode "joint", lambda_r and lambda_c: all of them count half as much here.
+Sculpting NeRF Geometry (2026) writes 1/2 before every adversarial term, and adds lambda_r L_r + lambda_c L_c to L_G
+(eg3d/finetuning/objective.py). The released code and this one have no 1/2. Adam does not see a factor of a whole loss;
+it matters only against gamma, lambda_TV and, in mode "joint", lambda_r and lambda_c: they count half as much here.
 Letters: N batch, P points, H image side, R neural side. Every function returns a scalar, or [N] where it says so.
 """
 
