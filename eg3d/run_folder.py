@@ -170,8 +170,8 @@ class RunRecord:
         if changed and hasattr(cfg, ACCEPT_CODE):
             remedies.append(f"give {ACCEPT_CODE}=true to go on with other code")
         if found or changed:
-            text = "; ".join(found + changed)
-            raise ValueError(f"out: {folder} holds another run: {text}; {', '.join(remedies)}, or give another out")
+            remedy = ", or ".join([*remedies, "give another out"])
+            raise ValueError(f"out: {folder} holds another run: {'; '.join(found + changed)}; {remedy}")
 
     def continued(self, now: RunRecord) -> RunRecord:
         """This record with the settings and the session of `now`, which passed the check."""
