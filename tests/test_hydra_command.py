@@ -19,6 +19,7 @@ from eg3d import hydra_command as command_module
 from eg3d import train, train_rlhf
 from eg3d.config_checks import faults_of, one_of
 from eg3d.finetuning.config import FinetuneConfig
+from eg3d.folder_lock import FolderLock
 from eg3d.hydra_command import ConfigError, compose_config, experiments_for
 from eg3d.multirun import sweep_of
 from eg3d.run_folder import choose_device
@@ -219,6 +220,20 @@ def test_fine_tuning_runs_as_a_module_and_as_a_script(command: list[str], usage:
     run = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.splitlines()[0] == f"usage: python {usage} [experiment=NAME] [key=value ...]"
+
+
+def test_a_second_process_in_the_folder_of_a_run_is_one_line(
+    run: Run, train_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    cfg = train_config(total_kimg=0.0)
+    Path(cfg.out).mkdir()
+    lock = FolderLock(cfg.out)
+    result = run(train, *flat_overrides(cfg))
+    assert result.code == 1
+    assert f"{cfg.out}: another process (pid " in result.the_error()
+    assert [path.name for path in Path(cfg.out).iterdir()] == ["run.lock"]
+    lock.release()
+    assert run(train, *flat_overrides(cfg)).code == 0
 
 
 def test_a_sweep_gives_every_job_a_folder(run: Run, train_config: Callable[..., TrainConfig], tmp_path: Path) -> None:

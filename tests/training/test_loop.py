@@ -41,6 +41,34 @@ def test_a_run_leaves_everything_beside_it(train_config: Make) -> None:
     assert run.num_images == 36
 
 
+def test_short_runs_keep_every_snapshot_and_picture(train_config: Make) -> None:
+    """Named by images: by thousands of them, those of a run below 1,000 images would overwrite each other."""
+    folder = train(train_config(total_kimg=0.008, tick_kimg=0.004, snapshot_ticks=1)).folder
+    counts = ["000000000", "000000004", "000000008"]
+    assert sorted(p.name for p in folder.glob("network-*")) == [f"network-snapshot-{n}.safetensors" for n in counts]
+    assert sorted(p.name for p in folder.glob("fakes*[0-9].png")) == [f"fakes{n}.png" for n in counts]
+
+
+def test_steps_of_tensorboard_are_images(train_config: Make) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(train_config(total_kimg=0.024))
+    events = EventAccumulator(str(train(train_config()).folder)).Reload()
+    assert [event.step for event in events.Scalars("Progress/tick")] == [0, 12, 24, 36]
+    assert [event.value for event in events.Scalars("Progress/tick")] == [0, 1, 2, 3]
+
+
+def test_a_full_disk_ends_a_run_in_one_line(train_config: Make, small_disk: Path) -> None:
+    cfg = train_config(out=str(small_disk / "run"), total_kimg=0.004)
+    (small_disk / "other").write_bytes(bytes(900_000))
+    with pytest.raises(OSError, match=rf"{cfg.out}/.*: not written, the disk is full; make room there") as error:
+        train(cfg)
+    assert "\n" not in str(error.value)
+    assert not [path for path in Path(cfg.out).iterdir() if path.name.startswith(".")]
+    (small_disk / "other").unlink()
+    assert train(cfg).num_images == 4
+
+
 def test_statistics_of_a_run(train_config: Make) -> None:
     lines = lines_of(train(train_config()).folder)
     assert [line["Progress/tick"]["mean"] for line in lines] == [0, 1, 2, 3]

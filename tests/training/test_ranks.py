@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,6 +171,18 @@ def _run_twice(cfg: TrainConfig) -> None:
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     assert output.count("snapshot: ") == 1, output
+
+
+@pytest.mark.slow
+def test_only_the_first_process_claims_the_folder_and_speaks_for_all(train_config: Make) -> None:
+    cfg = train_config(batch=8, total_kimg=0.008)
+    _run_twice(cfg)
+    assert len(json.loads((Path(cfg.out) / "run.json").read_text())["sessions"]) == 1
+    process = start(TORCHRUN, flat_overrides(dataclasses.replace(cfg, seed=1)))
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode != 0
+    assert output.count("error: out: ") == 1, output
+    assert "seed: the run has 0, now 1" in output
 
 
 @pytest.mark.parametrize("end", ["one", pytest.param("two", marks=pytest.mark.slow)])
