@@ -46,31 +46,29 @@ def finetune(cfg: FinetuneConfig, reward: Reward) -> TrainingRun:
         phases=phases,
         tick_hooks=[_tracker(Trajectories(Path(cfg.out), cfg.tracking), reward)] if cfg.tracking.num_seeds > 0 else [],
         inputs=reward_inputs(cfg.reward),
-        code=[str(cfg.reward["_target_"])],
+        code=[str(cfg.reward.get("_target_", ""))],
     )
     return trainer.run()
 
 
 def reward_inputs(source: Mapping[str, Any], prefix: str = "reward.") -> dict[str, Path | Sequence[Path]]:
-    """The files that the settings of a reward name, by the names of those settings; other settings are left out.
+    """The files that the settings of a reward name, by the names of those settings; other settings are left out."""
+    texts = {name: value for name, value in source.items() if isinstance(value, str) and value and name not in NAMED}
+    named = {f"{prefix}{name}": _named_files(value) for name, value in texts.items()}
+    return {name: files for name, files in named.items() if files is not None}
 
-    A bundle is its files, whether a setting names their folder, one of them, or an entry of the manifest.
-    """
-    found: dict[str, Path | Sequence[Path]] = {}
-    for name, value in source.items():
-        if name in NAMED or not isinstance(value, str) or not value:
-            continue
-        path = Path(value)
-        if not path.exists():
-            with contextlib.suppress(FileNotFoundError):  # no name in the manifest
-                path = resolve(value)
-        folder = path if path.is_dir() else path.parent
-        is_bundle = (path.is_dir() or path.name in REWARD_FILES) and all((folder / f).is_file() for f in REWARD_FILES)
-        if is_bundle:
-            found[f"{prefix}{name}"] = [folder / file for file in REWARD_FILES]
-        elif path.exists():
-            found[f"{prefix}{name}"] = path
-    return found
+
+def _named_files(value: str) -> Path | list[Path] | None:
+    """What a text names: the files of a bundle (by folder, one of them, or the manifest), any other path, or None."""
+    path = Path(value)
+    if not path.exists():
+        with contextlib.suppress(FileNotFoundError):  # no name in the manifest
+            path = resolve(value)
+    folder = path if path.is_dir() else path.parent
+    files = [folder / name for name in REWARD_FILES]
+    if (path.is_dir() or path in files) and all(file.is_file() for file in files):
+        return files
+    return path if path.exists() else None
 
 
 def _tracker(trajectories: Trajectories, reward: Reward) -> Callable[[Trainer], None]:
