@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# What a killed writer leaves: ".NAME-" and eight hexadecimal digits, then the suffix of the file it was to become.
-_LEFTOVER = re.compile(r"\..+-[0-9a-f]{8}(\.[^.]*)?")
+# What a killed writer leaves: ".NAME-" and eight characters, then the suffix of the file it was to become.
+_LEFTOVER = re.compile(r"\..+-[a-z0-9_]{8}(\.[^.]*)?")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_BYTES = 4096  # a file system with less than one block left is full, whatever a writer says about its failure
 
@@ -54,11 +54,13 @@ def naming_full_disks(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
-    """Remove the temporary files of killed writers in `folder` (not below it); returns them.
+    """Remove the temporary files of killed writers in `folder` (not below it), where there is one; returns them.
 
-    Only for a folder in which nobody writes: hold its lock.
+    Only for a folder in which nobody else writes: hold its lock.
     """
-    found = [path for path in Path(folder).iterdir() if _LEFTOVER.fullmatch(path.name) and path.is_file()]
+    folder = Path(folder)
+    paths = folder.iterdir() if folder.is_dir() else ()
+    found = [path for path in paths if _LEFTOVER.fullmatch(path.name) and path.is_file()]
     for path in found:
         path.unlink(missing_ok=True)
     return found

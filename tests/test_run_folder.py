@@ -255,7 +255,7 @@ def test_leftovers_of_killed_writers_go_and_nothing_else(config: _Config) -> Non
     folder.mkdir()
     ours = [".state-0123abcd.safetensors", ".run-00000000.json", ".name-89abcdef"]
     others = [
-        ".state-0123abcg.safetensors",
+        ".state-0123abc.safetensors",
         ".state.safetensors",
         ".gitignore",
         "state-0123abcd.safetensors",
