@@ -30,7 +30,7 @@ from eg3d.training.shares import shared_batch
 from eg3d.training.snapshots import save_snapshot, snapshot_path
 from eg3d.training.start import set_backends, starting_networks
 from eg3d.training.state import STATE_NAME, load_training_state, save_training_state
-from eg3d.training.stats import Stats, StatsWriter
+from eg3d.training.stats import Collected, Stats, StatsWriter
 from eg3d.training.status import report_status, status_line
 
 log = logging.getLogger(__name__)
@@ -100,6 +100,8 @@ class Trainer:
             self.ranks.wait()  # the first process writes only when all have read
             with self._stats_writer() as writer:
                 self._train(writer)
+            if self.ranks.is_first and not self.snapshot_path().exists():  # a run that was shortened ends between two
+                self._save_snapshot()
             self.ranks.leave()
         return TrainingRun(self.folder, self.snapshot_path(), self.counters.num_images)
 
@@ -231,9 +233,7 @@ class Trainer:
         for hook in self.snapshot_hooks:
             hook(self, path)
 
-    def _write_statistics(
-        self, writer: StatsWriter, collected: dict[str, dict[str, float]], *, seconds: float, images: int
-    ) -> None:
+    def _write_statistics(self, writer: StatsWriter, collected: Collected, *, seconds: float, images: int) -> None:
         report_status(self.stats, self.counters, seconds=seconds, images=images, device=self.device)
         if self.augment is not None:
             self.stats.report("Progress/augment", self.augment.p)

@@ -9,7 +9,7 @@ import torch
 
 from eg3d.progress import duration
 from eg3d.training.counters import Counters
-from eg3d.training.stats import Stats
+from eg3d.training.stats import Collected, Stats
 
 
 def report_status(stats: Stats, counters: Counters, *, seconds: float, images: int, device: torch.device) -> None:
@@ -24,7 +24,7 @@ def report_status(stats: Stats, counters: Counters, *, seconds: float, images: i
         stats.report("Resources/peak_gpu_mem_reserved_gb", torch.cuda.max_memory_reserved(device) / 2**30)
 
 
-def status_line(collected: dict[str, dict[str, float]], total_kimg: float) -> str:
+def status_line(collected: Collected, total_kimg: float) -> str:
     """One line a tick: where the run is, its losses, its speed and how long it will take."""
     mean = {name: stat["mean"] for name, stat in collected.items()}
     kimg, speed = mean["Progress/kimg"], mean["Timing/sec_per_kimg"]

@@ -13,6 +13,7 @@ import pytest
 from run_records import assert_same_run, contents_of, kill_after_first_tick, lines_of, start, state_of
 from tiny import flat_overrides, tiny_generator_config, tiny_train_config
 
+from eg3d.checkpoints.store import load_generator
 from eg3d.training.config import AdversarialLossConfig, AugmentationConfig, OptimConfig, TrainConfig, WarmStartConfig
 from eg3d.training.loop import Trainer, train
 from eg3d.training.stats import StatsWriter
@@ -109,6 +110,18 @@ def test_more_training_continues_a_finished_run(train_config: Make, tmp_path: Pa
     train(dataclasses.replace(short, total_kimg=0.036))
     whole = train(train_config(out=str(tmp_path / "whole"))).folder
     assert_same_run(Path(short.out), whole)
+
+
+def test_a_run_that_is_shortened_ends_with_a_snapshot_of_where_it_was(train_config: Make) -> None:
+    cfg = train_config()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _stop_at(monkeypatch, "step", 7, before=False)
+        with pytest.raises(Stopped):
+            train(cfg)
+    run = train(dataclasses.replace(cfg, total_kimg=0.016))
+    assert run.num_images == 24  # the tick before the stop
+    assert load_generator(run.snapshot).cfg == cfg.generator
+    assert_same_run(train(cfg).folder, train(train_config(out=f"{cfg.out} whole")).folder)
 
 
 CHANGES = {
