@@ -11,7 +11,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 MOST_WORKERS = 4096  # processes or threads; beyond any machine
@@ -133,3 +133,9 @@ def batch_faults(batch: int, micro_batch: int, *, name: str = "micro_batch") -> 
     if 0 < micro_batch < batch and batch % micro_batch:
         return [f"{name}: {micro_batch} does not divide batch {batch}; give a divisor or 0"]
     return []
+
+
+def require_one_of(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise a ValueError with the line of `one_of` unless value is one of choices."""
+    for fault in one_of(name, value, tuple(choices)):
+        raise ValueError(fault)

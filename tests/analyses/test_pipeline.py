@@ -118,14 +118,14 @@ def test_missing_networks_are_named_before_any_work(tmp_path):
 
 
 def test_runs_begun_by_hand_are_taken_over_only_with_the_same_settings(tmp_path):
-    from eg3d.run_folder import write_run_record
+    from eg3d.run_folder import RunFolder
     from eg3d.training.config import TrainConfig
 
     original = save_tiny_networks(tmp_path / "a.safetensors")
     copy = tmp_path / "b.safetensors"
     copy.write_bytes(original.read_bytes())
     begun = TrainConfig(out=str(tmp_path / "run"), start=str(original))
-    write_run_record(begun.out, begun, seed=0)
+    RunFolder.claim(begun.out, begun, seed=0).release()
     check_run_folder(replace(begun, start=str(copy), threads=3))
     with pytest.raises(ValueError, match=r"other settings \(batch\)"):
         check_run_folder(replace(begun, batch=1))

@@ -257,7 +257,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run(reward_config, monkey
 
 def test_a_folder_of_another_run_is_refused(unbroken, reward_config, tmp_path_factory):
     run = unbroken_run(unbroken, reward_config, tmp_path_factory)
-    with pytest.raises(ValueError, match="other settings \\(seed\\)"):
+    with pytest.raises(ValueError, match="seed: the run has 42, now 7; give what the run has"):
         train(reward_config(out=str(run.folder), seed=7))
 
 
