@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# What a killed writer leaves: ".NAME-" and eight characters, then the suffix of the file it was to become.
+_LEFTOVER = re.compile(r"\..+-[a-z0-9_]{8}(\.[^.]*)?")
 
 
 @contextlib.contextmanager
@@ -32,6 +36,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
+    """Remove the temporary files of killed writers in `folder` (not below it), where there is one; returns them.
+
+    Only for a folder in which nobody else writes.
+    """
+    folder = Path(folder)
+    found = [path for path in folder.iterdir() if _LEFTOVER.fullmatch(path.name)] if folder.is_dir() else []
+    for path in found:
+        path.unlink(missing_ok=True)
+    return found
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""Intervals of the reported numbers: shares (Wilson), means (Student), differences of paired shares (bootstrap)."""
+"""Intervals of means (Student) and of differences of paired shares (bootstrap); those of shares are with the rewards.
+
+Source of the shares' intervals: reward_model_training.intervals.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CONFIDENCE = 0.95
+from reward_model_training.intervals import CONFIDENCE
+
 RESAMPLES = 10_000  # of the bootstrap
 BOOTSTRAP_SEED = 0
-
-
-@dataclass(frozen=True)
-class Share:
-    """A count out of a total with its interval; all of it 0 to 1 but the counts."""
-
-    count: int
-    total: int
-    low: float
-    high: float
-
-    @property
-    def value(self) -> float:
-        return self.count / self.total if self.total else math.nan
 
 
 @dataclass(frozen=True)
@@ -34,20 +24,9 @@ class Estimate:
     low: float
     high: float
 
-
-def wilson(count: int, total: int, *, confidence: float = CONFIDENCE) -> Share:
-    """Wilson score interval of `count` out of `total`; without observations it is 0 to 1. Source: Wilson (1927)."""
-    from scipy.stats import norm
-
-    if not 0 <= count <= total:
-        raise ValueError(f"count must lie in 0 to total {total}, got {count}")
-    if total == 0:
-        return Share(0, 0, 0.0, 1.0)
-    z = float(norm.ppf(0.5 + confidence / 2))
-    share, shrink = count / total, 1 + z * z / total
-    centre = (share + z * z / (2 * total)) / shrink
-    half = z / shrink * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return Share(count, total, max(0.0, centre - half), min(1.0, centre + half))
+    def columns(self, name: str) -> dict[str, float]:
+        """The three numbers as columns `name`, `name`_low and `name`_high of a table."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
 def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Estimate:

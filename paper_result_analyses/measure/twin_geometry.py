@@ -21,11 +21,16 @@ import torch
 from torch import Tensor
 
 from eg3d.generator import TriPlaneGenerator
+from eg3d.progress import Advance, ignore, progress_bar
 from eg3d.representations.mesh import extract_mesh
 from eg3d.representations.sigma_field import sigma_grid
 from eg3d.seeds import latent
-from paper_result_analyses.measure.intervals import Share, wilson
+from paper_result_analyses.measure.context import Context
+from paper_result_analyses.measure.protocol import Finding, Input, Measure, Table
+from paper_result_analyses.measure.tables import Tables
+from reward_model_training.intervals import Share, wilson
 
+TABLE = "twin_geometry"
 COLUMNS = {
     "psi": "truncation strength, 1 = off",
     "seed": "seed of the latent",
@@ -68,7 +73,7 @@ class GeometryConfig:
 
 
 @torch.no_grad()
-def twin_geometry(G: TriPlaneGenerator, cfg: GeometryConfig) -> pd.DataFrame:
+def twin_geometry(G: TriPlaneGenerator, cfg: GeometryConfig, *, advance: Advance = ignore) -> pd.DataFrame:
     """One row a psi and seed, with the columns of COLUMNS. Canonical camera, constant noise, deterministic rays."""
     device = next(G.parameters()).device
     c = G.cfg.camera.label().to(device)
@@ -82,6 +87,7 @@ def twin_geometry(G: TriPlaneGenerator, cfg: GeometryConfig) -> pd.DataFrame:
             face = face_relief(view["image_depth"][0, 0], view["weights"][0, 0], cfg)
             volume = sigma_grid(G, planes, cfg.grid_resolution, grid="exact")[0]
             rows.append({"psi": psi, "seed": seed, **face, **mesh_pieces(volume, cfg, G.cfg.rendering.box_warp)})
+            advance()
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -145,3 +151,29 @@ def _window(shape: torch.Size, across: tuple[float, float], down: tuple[float, f
     x = (torch.arange(shape[1], device=device) + 0.5) / shape[1]
     is_row, is_column = (y >= down[0]) & (y <= down[1]), (x >= across[0]) & (x <= across[1])
     return is_row[:, None] & is_column[None, :]
+
+
+def findings(tables: Tables) -> list[Finding]:
+    """Both answers for every psi."""
+    found = []
+    for psi, share in shares(tables[TABLE]).items():
+        for key, what in (("nose", "nose region nearest in the depth map"), ("mesh", "density mesh is one main piece")):
+            what = f"generator at psi {psi:g}: {what}"
+            found.append(Finding.of_share(what, share[key], of="seeds", required="shown"))
+    return found
+
+
+def run(context: Context) -> dict[str, pd.DataFrame]:
+    cfg: GeometryConfig = context.cfg
+    with progress_bar("shapes looked at", len(cfg.psis) * cfg.num_seeds) as advance:
+        return {TABLE: twin_geometry(context.start, cfg, advance=advance)}
+
+
+MEASURE = Measure(
+    name="geometry",
+    Config=GeometryConfig,
+    inputs=(Input.START,),
+    tables=(Table(TABLE, COLUMNS, text=()),),
+    run=run,
+    findings=findings,
+)
