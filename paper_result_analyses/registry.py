@@ -1,38 +1,35 @@
 """The measures there are, in the order of a report, which also numbers the figures.
 
-A new measure is a file beside the others and a line here; the pipeline's settings and stages, and the report, follow.
+A new measure is a file beside the others that ends in `MEASURE = Measure(...)`, and a line in MODULES; the settings and
+stages of the pipeline, and the report, follow.
 """
 
 from __future__ import annotations
 
-from paper_result_analyses.measure import (
-    before_after,
-    image_change,
-    pictures,
-    reward_accuracy,
-    trajectories,
-    twin_geometry,
-)
+import importlib
+
 from paper_result_analyses.measure.protocol import Figure, Measure
 
-_FILES = (pictures, reward_accuracy, before_after, image_change, twin_geometry, trajectories)
-MEASURES: dict[str, Measure] = {}
+MODULES = (
+    "paper_result_analyses.measure.pictures",
+    "paper_result_analyses.measure.reward_accuracy",
+    "paper_result_analyses.measure.before_after",
+    "paper_result_analyses.measure.image_change",
+    "paper_result_analyses.measure.twin_geometry",
+    "paper_result_analyses.measure.trajectories",
+)
+MEASURES: dict[str, Measure] = {}  # by name
 
 
 def register(measure: Measure) -> None:
     """Add a measure. Raises ValueError where another one has its name, or the name of one of its tables or figures."""
-    others = MEASURES.values()
-    taken = {
-        "measure": {other.name for other in others},
-        "table": {table.name for other in others for table in other.tables},
-        "figure": {figure.name for other in others for figure in other.figures},
-    }
-    given = {
-        "measure": [measure.name],
-        "table": [table.name for table in measure.tables],
-        "figure": [figure.name for figure in measure.figures],
-    }
-    clashes = [f"{kind} {name!r}" for kind, names in given.items() for name in names if name in taken[kind]]
+    others = [_names(other) for other in MEASURES.values()]
+    clashes = [
+        f"{kind} {name!r}"
+        for kind, names in _names(measure).items()
+        for name in names
+        if any(name in other[kind] for other in others)
+    ]
     if clashes:
         raise ValueError(
             f"measure {measure.name!r}: another measure has {', '.join(clashes)} already; choose new names"
@@ -46,5 +43,14 @@ def figures() -> list[tuple[int, Measure, Figure]]:
     return [(number, measure, figure) for number, (measure, figure) in enumerate(pairs, start=1)]
 
 
-for _file in _FILES:
-    register(_file.MEASURE)
+def _names(measure: Measure) -> dict[str, list[str]]:
+    """What a measure calls by name, by kind."""
+    return {
+        "measure": [measure.name],
+        "table": [table.name for table in measure.tables],
+        "figure": [figure.name for figure in measure.figures],
+    }
+
+
+for _module in MODULES:
+    register(importlib.import_module(_module).MEASURE)

@@ -22,7 +22,7 @@ from eg3d.representations.sigma_field import seed_slab
 from paper_result_analyses.arms import CONTROL, START
 from paper_result_analyses.figures import charts
 from paper_result_analyses.measure.context import Context
-from paper_result_analyses.measure.intervals import mean_interval, paired_share_difference
+from paper_result_analyses.measure.intervals import for_people, mean_interval, paired_share_difference
 from paper_result_analyses.measure.protocol import Figure, Finding, Input, Measure, Section, Table
 from paper_result_analyses.measure.tables import Tables
 from reward_model_training.intervals import Share, wilson
@@ -236,12 +236,13 @@ def _share(row: pd.Series, name: str) -> Share:
 
 def sections(tables: Tables) -> list[Section]:
     """Arms against each other."""
-    table = tables[ARMS].round(3)
+    table = tables[ARMS].rename(columns={"preferred_share": "preferred", "preferred": "count"})
+    names = ["preferred", "won_difference", "simulated_score_difference", "reward_difference"]
     words = (
-        "Same seeds, 95 % intervals. Preferred: the simulated annotator scores the shape by the first arm higher. Won: "
-        "share preferred to the shape before, first arm minus second."
+        "Same seeds, 95 % intervals. Preferred: share of seeds whose shape by the first arm the simulated annotator "
+        "scores higher. Differences: first arm minus second; won = share preferred to the shape before."
     )
-    return [] if table.empty else [Section("Arms against each other", [(words, table)])]
+    return [] if table.empty else [Section("Arms against each other", [(words, for_people(table, names))])]
 
 
 def run(context: Context) -> dict[str, pd.DataFrame]:

@@ -35,7 +35,7 @@ from paper_result_analyses.measure.image_statistics import (
     kernel_distance_difference,
     psnr_db,
 )
-from paper_result_analyses.measure.intervals import mean_interval
+from paper_result_analyses.measure.intervals import for_people, mean_interval
 from paper_result_analyses.measure.protocol import Finding, Input, Measure, Section, Table
 from paper_result_analyses.measure.tables import Tables
 from reward_model_training.intervals import wilson
@@ -65,7 +65,7 @@ SET_COLUMNS = {
     "kid_subset_std": "standard deviation over subsets: how much one subset varies, not the error of `kid`",
     "kid_subset": "images of each subset",
 }
-COMPARED = ("psnr_db", "head_psnr_db", "mean_abs_difference")  # columns of the table of pairs
+COMPARED = ("psnr_db", "head_psnr_db")  # columns of the table of pairs
 ARM_COLUMNS = {
     "arm": "network",
     "other": "network that it is compared with, same seeds and cameras",
@@ -76,9 +76,6 @@ ARM_COLUMNS = {
     "head_psnr_db_difference": "mean paired difference of head_psnr_db, `arm` minus `other`; empty where one is start",
     "head_psnr_db_difference_low": "Student 95 % interval",
     "head_psnr_db_difference_high": "Student 95 % interval",
-    "mean_abs_difference_difference": "mean paired difference of mean_abs_difference; empty where one is start",
-    "mean_abs_difference_difference_low": "Student 95 % interval",
-    "mean_abs_difference_difference_high": "Student 95 % interval",
     "kid_difference": "kernel distance to the data set, `arm` minus `other`, all images at once",
     "kid_difference_low": "95 % interval by the jackknife over seeds and images",
     "kid_difference_high": "95 % interval by the jackknife over seeds and images",
@@ -246,7 +243,7 @@ def sections(tables: Tables) -> list[Section]:
                 (
                     "Arms against each other, same seeds and cameras: mean differences, first minus second, with 95 % "
                     "intervals.",
-                    tables[ARMS].round(3),
+                    for_people(tables[ARMS], [f"{name}_difference" for name in (*COMPARED, "kid")]),
                 ),
             ],
         )

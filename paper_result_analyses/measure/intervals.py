@@ -6,9 +6,11 @@ Source of the shares' intervals: reward_model_training.intervals.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from reward_model_training.intervals import CONFIDENCE
 
@@ -49,3 +51,13 @@ def paired_share_difference(first: np.ndarray, second: np.ndarray, *, confidence
     means = rng.choice(difference, size=(RESAMPLES, len(difference))).mean(1)
     low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return Estimate(float(difference.mean()), float(low), float(high))
+
+
+def for_people(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """A table of pairs of arms to look at: columns arm, other, n, then `names` as "value (low to high)"."""
+    shown = table[["arm", "other", "n"]].copy()
+    for name in names:
+        parts = table[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False, name=None)
+        texts = [f"{value:.3f} ({low:.3f} to {high:.3f})" if value == value else "" for value, low, high in parts]
+        shown[name.replace("_", " ")] = texts
+    return shown

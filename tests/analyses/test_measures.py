@@ -235,7 +235,6 @@ def test_images_of_arms_are_compared_seed_by_seed():
             "seed": [1, 2, 3] * 2,
             "psnr_db": [30.0, 31, 32, 33, 35, 34],
             "head_psnr_db": [20.0, np.nan, 22, 25, np.nan, 26],
-            "mean_abs_difference": [2.0, 2, 2, 1, 1, 1],
         }
     )
     generator = torch.Generator().manual_seed(0)
@@ -248,6 +247,9 @@ def test_images_of_arms_are_compared_seed_by_seed():
     assert row["psnr_db_difference_low"] < -3 < row["psnr_db_difference_high"]
     assert rows["psnr_db_difference"].isna().tolist() == [False, True, True]
     assert rows["kid_difference"].notna().all()
+    shown = intervals.for_people(rows.reset_index(), ["psnr_db_difference", "kid_difference"])
+    assert list(shown.columns) == ["arm", "other", "n", "psnr db difference", "kid difference"]
+    assert shown["psnr db difference"][0].startswith("-3.000 (-5") and shown["psnr db difference"][1] == ""
 
 
 class _Judge:
