@@ -7,11 +7,13 @@ dataclass and calls the decorated function.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import logging
 import re
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -46,6 +48,7 @@ def hydra_command(*, config_name: str, schema: type) -> Callable[[Callable[[Any]
                 return
             is_sweep = any(argument in ("-m", "--multirun") for argument in arguments)
             try:
+                sys.argv[1:] = arguments = _respelled(arguments, schema)
                 if not is_sweep:
                     compose_config(config_name, schema, _overrides(arguments))
             except ConfigError as error:
@@ -67,7 +70,7 @@ def compose_config(config_name: str, schema: type, overrides: Sequence[str] = ()
     Raises ConfigError (one line, names the key and the choices) for anything that does not fit.
     """
     _register(config_name, schema)
-    overrides = [_without_plus(override) for override in overrides]
+    overrides = [_spelled(_without_plus(override), schema) for override in overrides]
     _check_groups(config_name, overrides)
     GlobalHydra.instance().clear()
     try:
@@ -151,6 +154,35 @@ def _without_plus(argument: str) -> str:
     return argument[1:] if argument.startswith(("+overlay=", "+experiment=")) else argument
 
 
+def _spelled(argument: str, schema: type) -> str:
+    """An override as Hydra wants it: keys below an open table (reward.gain=2) are set whether they are there or not.
+
+    Raises ConfigError for a key added with a plus where the schema is closed: it would be thrown away in silence.
+    """
+    key, equals, value = argument.partition("=")
+    bare = key.lstrip("+")
+    if not equals or key.startswith("~") or bare.startswith("hydra") or "@" in key or "/" in key:
+        return argument
+    place = _place(bare, schema)
+    if place == "open":
+        return f"++{bare}={value}"
+    if place == "unknown" and key.startswith("+"):
+        raise ConfigError(_unknown_key(bare, schema))
+    return argument
+
+
+def _place(key: str, schema: type) -> str:
+    """What the schema says of a dotted key: known, unknown, or open = below a table that may hold any key."""
+    node: Any = schema
+    for part in key.split("."):
+        if not dataclasses.is_dataclass(node) or part not in {field.name for field in dataclasses.fields(node)}:
+            return "unknown"
+        node = typing.get_type_hints(node)[part]
+        if typing.get_origin(node) is dict:
+            return "known" if key.endswith(f".{part}") or key == part else "open"
+    return "known"
+
+
 def _overrides(arguments: Sequence[str]) -> list[str]:
     """The arguments that are overrides: neither Hydra's options nor their values."""
     found, is_value = [], False
@@ -159,6 +191,12 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
             found.append(argument)
         is_value = argument in _VALUED
     return found
+
+
+def _respelled(arguments: Sequence[str], schema: type) -> list[str]:
+    """The arguments with their overrides as `_spelled` has them."""
+    overrides = _overrides(arguments)
+    return [_spelled(argument, schema) if argument in overrides else argument for argument in arguments]
 
 
 def _check_groups(config_name: str, overrides: Sequence[str]) -> None:

@@ -144,9 +144,8 @@ def rank(cfg: PipelineConfig, runner: StageRunner, generator: Path) -> tuple[Pat
 
 def fine_tune(cfg: PipelineConfig, runner: StageRunner, arm: str, data: Path, generator: Path, reward: Path) -> Path:
     """Last snapshot of one fine-tuning run."""
-    from hydra.utils import instantiate
-
     from eg3d.finetuning.loop import finetune
+    from eg3d.finetuning.rewards import reward_from
 
     folder = run_folder(cfg, arm)
     start = generator if cfg.pretraining else cfg.generator  # a name stays a name
@@ -158,7 +157,7 @@ def fine_tune(cfg: PipelineConfig, runner: StageRunner, arm: str, data: Path, ge
 
     def work() -> list[Path]:
         check_run_folder(stage_cfg)
-        model = instantiate({**as_plain(stage_cfg.reward), "device": str(choose_device(stage_cfg.device))})
+        model = reward_from(stage_cfg.reward, device=str(choose_device(stage_cfg.device)))
         run = finetune(stage_cfg, model)
         return [run.snapshot, *(path for path in [folder / "trajectories.csv"] if path.is_file())]
 

@@ -12,7 +12,7 @@ from eg3d.hydra_command import hydra_command
 from eg3d.progress import Advance, ignore, progress_bar
 
 if TYPE_CHECKING:
-    from eg3d.generator import TriPlaneGenerator
+    from eg3d.generators.eg3d import TriPlaneGenerator
     from reward_model_training.bundle import Reward
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from eg3d.data import ImageDataset
-    from eg3d.generator import TriPlaneGenerator
+    from eg3d.generators.protocol import Generator
     from reward_model_training.bundle import Reward
     from reward_model_training.preferences.simulated_annotator import AnnotatorConfig, SimulatedAnnotator
 
@@ -69,13 +69,13 @@ class Context:
         self._experiment, self._inputs = experiment, inputs
 
     @cached_property
-    def networks(self) -> dict[str, TriPlaneGenerator]:
+    def networks(self) -> dict[str, Generator]:
         """Generators by arm, START first."""
         self._check(Input.NETWORKS)
         return {arm: self._generator(path) for arm, path in self._experiment.networks.items()}
 
     @cached_property
-    def start(self) -> TriPlaneGenerator:
+    def start(self) -> Generator:
         """The generator before fine-tuning."""
         self._check(Input.START)
         return self._generator(self._experiment.networks[START])
@@ -116,7 +116,7 @@ class Context:
             raise RuntimeError(f"{name} is not among the files of a run that measures read; add it to RUN_FILES")
         return self._experiment.run_files(name)
 
-    def _generator(self, path: Path) -> TriPlaneGenerator:
+    def _generator(self, path: Path) -> Generator:
         from eg3d.checkpoints.store import load_generator
 
         return load_generator(path, device=self.device)

@@ -26,7 +26,7 @@ from eg3d.metrics.kid import kernel_distance
 from eg3d.metrics.random_convolutions import FEATURES_NAME, random_features, standardised
 from eg3d.pictures import to_uint8
 from eg3d.progress import Advance, ignore, progress_bar
-from eg3d.seeds import latents
+from eg3d.samples import SampleConfig, sample_seeds
 from paper_result_analyses.arms import START
 from paper_result_analyses.measure.context import Context
 from paper_result_analyses.measure.image_statistics import (
@@ -42,7 +42,7 @@ from reward_model_training.intervals import wilson
 
 if TYPE_CHECKING:
     from eg3d.data import ImageDataset
-    from eg3d.generator import TriPlaneGenerator
+    from eg3d.generators.protocol import Generator
 
 DATA = "data set"
 PAIRS, SETS, ARMS = "image_pairs", "image_sets", "image_arms"
@@ -83,13 +83,11 @@ ARM_COLUMNS = {
 
 
 @dataclass
-class ImageChangeConfig:
+class ImageChangeConfig(SampleConfig):
     """Which seeds are rendered, and how many images of the data set they are compared with."""
 
     first_seed: int = 200000
     num_seeds: int = 200
-    psi: float = 1.0
-    truncation_cutoff: int = 14  # backbone layers
     head_opacity: float = 0.5  # of the start's render: pixels at or above it are head
     data_images: int = 1000  # of the data set, drawn without replacement (all, where it has fewer)
     subset_size: int = 100  # of the kernel distance
@@ -97,7 +95,7 @@ class ImageChangeConfig:
     batch: int = 16
 
     def validate(self) -> list[str]:
-        return at_least(self, 3, "num_seeds") + at_least(self, 2, "data_images", "subset_size")
+        return super().validate() + at_least(self, 3, "num_seeds") + at_least(self, 2, "data_images", "subset_size")
 
 
 class Renders(NamedTuple):
@@ -108,24 +106,22 @@ class Renders(NamedTuple):
 
 
 @torch.no_grad()
-def render_seeds(G: TriPlaneGenerator, cameras: Tensor, cfg: ImageChangeConfig) -> Renders:
+def render_seeds(G: Generator, cameras: Tensor, cfg: ImageChangeConfig) -> Renders:
     """Renders of cfg.num_seeds seeds from cameras [1, 25] or [num_seeds, 25], conditioned on the canonical one."""
     device = next(G.parameters()).device
     seeds = list(range(cfg.first_seed, cfg.first_seed + cfg.num_seeds))
     cameras = cameras.expand(len(seeds), -1).to(device)
     images, opacity = [], []
     for start in range(0, len(seeds), cfg.batch):
-        z = latents(seeds[start : start + cfg.batch], G.cfg.z_dim).to(device)
-        canonical = G.cfg.camera.label().to(device).expand(len(z), -1)
-        ws = G.mapping(z, canonical, truncation_psi=cfg.psi, truncation_cutoff=cfg.truncation_cutoff)
-        rendered = G.synthesis(ws, cameras[start : start + len(z)])
-        images.append(to_uint8(rendered["image"]).cpu())
-        opacity.append(rendered["weights"].cpu())
+        sample = sample_seeds(G, seeds[start : start + cfg.batch], cfg)
+        rendered = G.render(sample.field, sample.ws, cameras[start : start + len(sample)])
+        images.append(to_uint8(rendered.final).cpu())
+        opacity.append(rendered.opacity.cpu())
     return Renders(torch.cat(images), torch.cat(opacity))
 
 
 def image_change(
-    networks: Mapping[str, TriPlaneGenerator],
+    networks: Mapping[str, Generator],
     dataset: ImageDataset,
     cfg: ImageChangeConfig,
     *,
@@ -140,7 +136,7 @@ def image_change(
     data = standardised(reference, reference)
     frontal, features, sets = {}, {}, [_set_row(DATA, real, None, data, cfg)]
     for arm, G in networks.items():
-        frontal[arm] = render_seeds(G, G.cfg.camera.label(), cfg)
+        frontal[arm] = render_seeds(G, G.camera.canonical(), cfg)
         advance()
         images = render_seeds(G, cameras, cfg).images
         features[arm] = standardised(random_features(images), reference)

@@ -9,9 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
+from eg3d.representations.sigma_field import SigmaField
+from eg3d.samples import SampleConfig
 from paper_result_analyses.measure import before_after, image_change, intervals, trajectories, twin_geometry
 from paper_result_analyses.measure.image_statistics import covered, identity_ranks, kernel_distance_difference, psnr_db
 from paper_result_analyses.measure.twin_geometry import GeometryConfig
+from tests.analyses.tiny_run import tiny_generator
 
 
 def test_mean_interval_equals_scipy():
@@ -58,8 +61,7 @@ def test_pixels_that_show_nothing_are_not_nearest():
 
 def test_true_heads_have_the_nose_nearest():
     from dataset_preprocessing.synthetic_heads.shape import head_parameters, nose_tip
-    from eg3d.cameras import lookat_c2w
-    from eg3d.generator import CameraConfig
+    from eg3d.cameras import CameraConfig, lookat_c2w
 
     c2w = lookat_c2w(0.0, 0.0)[0]
     tips = (nose_tip(head_parameters(list(range(64)))) - c2w[:3, 3]) @ c2w[:3, :3]
@@ -259,20 +261,20 @@ class _Judge:
         return SurfaceScore(roughness=0.0, stray=0.0, holes=0.0, score=5.0, relief=0.0, asymmetry=0.0)
 
 
-def test_a_reward_that_is_not_finite_is_named_at_once(monkeypatch):
-    from tests.analyses.tiny_run import tiny_generator
+class _Nan:
+    """A reward that says nothing."""
 
-    class Reward:
-        from eg3d.representations.sigma_field import SigmaFieldConfig
+    representation = SigmaField(resolution=8, grid="exact")
+    sample = SampleConfig()
 
-        slab = SigmaFieldConfig(resolution=8, grid="exact")
+    def __call__(self, slabs):
+        return torch.full((len(slabs),), float("nan"))
 
-        def __call__(self, slab):
-            return torch.tensor([float("nan")])
 
+def test_a_reward_that_is_not_finite_is_named_at_once():
     cfg = before_after.BeforeAfterConfig(first_seed=7, num_seeds=2)
     with pytest.raises(ValueError, match="reward of seed 7 by start is nan"):
-        before_after.before_after({"start": tiny_generator()}, Reward(), _Judge(), cfg)
+        before_after.before_after({"start": tiny_generator()}, _Nan(), _Judge(), cfg)
 
 
 def test_trajectories_start_at_their_own_first_tick(tmp_path):
