@@ -136,10 +136,11 @@ def _fit(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, folder: Path)
 
 def _trainer(cfg: RewardTrainConfig, folder: Path) -> Trainer:
     from pytorch_lightning import Trainer
-    from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+    from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
     from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
     from eg3d.run_folder import choose_device
+    from reward_model_training.lightning_progress import StepsBar
     from reward_model_training.lightning_state import AtomicCheckpoints, RunState
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -163,7 +164,7 @@ def _trainer(cfg: RewardTrainConfig, folder: Path) -> Trainer:
         RunState(folder / "last.ckpt", every_n_steps=cfg.state_every_n_steps),
     ]
     if cfg.shows_progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=10))
+        callbacks.append(StepsBar())
     return Trainer(
         accelerator=device.type,
         devices=[device.index or 0] if device.type == "cuda" else 1,
@@ -174,7 +175,7 @@ def _trainer(cfg: RewardTrainConfig, folder: Path) -> Trainer:
         num_sanity_val_steps=0,
         log_every_n_steps=10,
         enable_model_summary=False,
-        enable_progress_bar=cfg.shows_progress,
+        enable_progress_bar=False,  # Lightning's own
     )
 
 

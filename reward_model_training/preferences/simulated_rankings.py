@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 from eg3d.checkpoints.manifest import resolve
 from eg3d.checkpoints.store import load_generator
 from eg3d.generators.eg3d import TriPlaneGenerator
+from eg3d.progress import Advance, ignore
 from eg3d.representations.sigma_field import SigmaFieldConfig, seed_slab
 from eg3d.run_folder import RunFolder
 from eg3d.safe_write import write_text
@@ -78,10 +79,10 @@ def score_seed(G: TriPlaneGenerator, seed: int, slab: SigmaFieldConfig, annotato
     return annotator.score(seed_slab(G, seed, slab), voxel=voxel)
 
 
-def score_seeds(cfg: RankConfig, *, on_seed: Callable[[int, int], None] | None = None) -> dict[int, SurfaceScore]:
+def score_seeds(cfg: RankConfig, *, advance: Advance = ignore) -> dict[int, SurfaceScore]:
     """Scores of all seeds of `cfg`, by seed; those already in scores.csv are taken from there.
 
-    on_seed(num_done, num_all) is called after each seed. Raises ValueError if the folder's scores are of another
+    `advance` counts seeds, beginning with the number of those. Raises ValueError if the folder's scores are of another
     generator, slab or annotator.
     """
     inputs = {"generator": resolve(cfg.generator)}
@@ -90,13 +91,13 @@ def score_seeds(cfg: RankConfig, *, on_seed: Callable[[int, int], None] | None =
         G = load_generator(cfg.generator, device=cfg.device)
         done = {seed: score for seed, score in read_scores(scores_csv).items() if seed in cfg.seeds()}
         missing = [seed for seed in cfg.seeds() if seed not in done]
+        advance(len(done))
         with open(scores_csv, "a", encoding="utf-8", newline="") as file:
             for seed, score in _scored(G, missing, cfg):
                 file.write(_row(seed, score))
                 file.flush()
                 done[seed] = score
-                if on_seed is not None:
-                    on_seed(len(done), cfg.count)
+                advance()
         return {seed: done[seed] for seed in cfg.seeds()}
 
 

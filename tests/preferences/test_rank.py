@@ -53,8 +53,8 @@ def test_scores_resume_and_do_not_depend_on_the_stop(generator: Path, tmp_path: 
     lines = table.read_text().splitlines(keepends=True)
     table.write_text("".join(lines[:3]) + lines[3][:9])  # stopped in the middle of a row
     calls: list[int] = []
-    assert score_seeds(_config(generator, tmp_path / "b"), on_seed=lambda done, _: calls.append(done)) == whole
-    assert calls == [3, 4, 5, 6], "the two whole rows are taken from disk"
+    assert score_seeds(_config(generator, tmp_path / "b"), advance=lambda count=1: calls.append(count)) == whole
+    assert calls == [2, 1, 1, 1, 1], "the two whole rows are taken from disk"
     assert read_scores(table) == whole
 
 
