@@ -49,7 +49,8 @@ def save_tiny_networks(path: Path, seed: int = 0) -> Path:
 
 
 def save_tiny_reward(folder: Path) -> Path:
-    from reward_model_training.bundle import RewardCard, save_reward
+    from reward_model_training.bundle import save_reward
+    from reward_model_training.card import RewardCard
     from reward_model_training.models import ModelConfig, build_model
     from reward_model_training.models.backbones.sigma_unet3d import SigmaUNetConfig
     from reward_model_training.models.heads import ScoreHeadsConfig

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from eg3d.file_hash import sha256_of
 from eg3d.representations.sigma_field import SigmaField
 from eg3d.samples import SampleConfig
-from reward_model_training.bundle import BundledReward, RewardCard, load_reward, read_card, save_reward
+from reward_model_training.bundle import BundledReward, load_reward, save_reward
+from reward_model_training.card import RewardCard, read_card
 from reward_model_training.models import ModelConfig, build_model
 from reward_model_training.models.backbones.sigma_unet3d import SigmaUNetConfig
 from reward_model_training.models.heads import ScoreHeadsConfig

@@ -82,6 +82,8 @@ def test_a_run_leaves_a_bundle_and_its_accuracy(unbroken, reward_config, tmp_pat
         ("no_goodseeds", "all"): 9,
     }
     assert ((table.ci_low <= table.accuracy) & (table.accuracy <= table.ci_high)).all()
+    assert ((table.clustered_low <= table.accuracy) & (table.accuracy <= table.clustered_high)).all()
+    assert set(table[table.split == "test"].n_clusters) == {3}
     np.testing.assert_allclose(table.accuracy, table.n_correct / table.n_examples)
     assert "noise_free_simulated" in table_text(run.table)
     assert list(run.folder.glob("csv/*/metrics.csv"))
