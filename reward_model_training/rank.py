@@ -6,7 +6,6 @@ from pathlib import Path
 
 from eg3d.hydra_command import hydra_command
 from eg3d.progress import progress_bar
-from eg3d.run_folder import write_run_record
 from reward_model_training.preferences.rankings import write_rankings
 from reward_model_training.preferences.simulated_annotator import SimulatedAnnotator
 from reward_model_training.preferences.simulated_rankings import RankConfig, rank_batches, score_seeds, summary
@@ -15,7 +14,6 @@ from reward_model_training.preferences.simulated_rankings import RankConfig, ran
 @hydra_command(config_name="rank", schema=RankConfig)
 def main(cfg: RankConfig) -> None:
     """Score the surfaces of seeds and rank them in batches; a stand-in for a person. Run again to continue."""
-    write_run_record(Path(cfg.out).parent, cfg, seed=cfg.annotator.seed)
     with progress_bar("scoring", cfg.count) as advance:
         scores = score_seeds(cfg, advance=advance)
     annotator = SimulatedAnnotator(cfg.annotator)

@@ -166,7 +166,7 @@ def test_early_stopping_ends_a_run_for_good(reward_config):
 
 def test_a_folder_of_another_run_is_refused(unbroken, reward_config, tmp_path_factory):
     run = unbroken_run(unbroken, reward_config, tmp_path_factory)
-    with pytest.raises(ValueError, match="other settings \\(seed\\)"):
+    with pytest.raises(ValueError, match="seed: the run has 42, now 7; give what the run has"):
         train(reward_config(out=str(run.folder), seed=7))
 
 
