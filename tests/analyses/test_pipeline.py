@@ -136,7 +136,7 @@ def test_missing_networks_are_named_before_any_work(tmp_path):
 def test_a_second_pipeline_in_the_folder_is_refused(overrides, settled):
     lock = FolderLock(settled.parent)
     try:
-        with pytest.raises(RuntimeError, match="another process.*is at work there"):
+        with pytest.raises(RuntimeError, match=r"another process.*is at work there"):
             run_pipeline(compose_config("pipeline", pipeline_schema(), overrides[1]))
     finally:
         lock.release()
