@@ -150,7 +150,8 @@ def fine_tune(cfg: PipelineConfig, runner: StageRunner, arm: str, data: Path, ge
     paths = {"data": data, "start": start, "reward.path": bundle, "out": folder}
     words = _words(cfg.finetuning[arm], paths, device=cfg.device)
     stage_cfg = compose_config("finetune", FinetuneConfig, words)
-    inputs = {"data": data, "start": generator, "reward": reward / "reward.safetensors"}
+    inputs = {"data": data, "start": generator}
+    inputs |= {"reward": reward / "reward.safetensors", "reward card": reward / "reward.yaml"}
 
     def work() -> list[Path]:
         model = reward_from(stage_cfg.reward, device=str(choose_device(stage_cfg.device)))
