@@ -117,6 +117,10 @@ def test_the_pipelines_compose(name):
 def test_faults_are_one_line():
     with pytest.raises(ConfigError, match="measures: speed is not one of"):
         compose_config("pipeline", pipeline_schema(), ["pipeline=demo", "measures=[speed]"])
+    with pytest.raises(ConfigError, match="two are called geometry"):
+        compose_config("pipeline", pipeline_schema(), ["pipeline=demo", "measures=[geometry,geometry]"])
+    with pytest.raises(ConfigError, match="two are called tuned"):
+        compose_config("pipeline", pipeline_schema(), ["pipeline=twin", "+pretraining.tuned=x"])
     with pytest.raises(ConfigError, match="nothing to fine-tune"):
         compose_config("pipeline", pipeline_schema())
 
@@ -264,7 +268,7 @@ def test_a_new_measure_is_configured_run_and_reported(overrides, settled, toy, c
 def test_names_of_measures_tables_and_figures_are_taken_once(toy):
     with pytest.raises(ValueError, match="another measure has measure 'toy', table 'toy_table', figure 'toys'"):
         register(toy)
-    register(replace(toy, name="redo", tables=(), figures=()))
+    register(replace(toy, name="redo", Config=None, tables=(), figures=()))
     try:
         with pytest.raises(ValueError, match="the pipeline's own settings: redo"):
             pipeline_schema()
