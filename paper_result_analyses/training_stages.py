@@ -6,7 +6,6 @@ would compose from the same words.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,6 @@ from typing import Any
 
 from dataset_preprocessing.synthetic_heads.run import HeadsConfig
 from eg3d.checkpoints.manifest import resolve
-from eg3d.file_hash import sha256_of
 from eg3d.finetuning.config import FinetuneConfig
 from eg3d.hydra_command import compose_config
 from eg3d.progress import progress_bar
@@ -84,7 +82,6 @@ def pretrain(cfg: PipelineConfig, runner: StageRunner, data: Path) -> Path:
         stage_cfg = compose_config("train", TrainConfig, words)
 
         def work(stage_cfg: TrainConfig = stage_cfg) -> list[Path]:
-            check_run_folder(stage_cfg)
             return [train(stage_cfg).snapshot]
 
         stage = _stage(cfg, name, "eg3d.train", words, stage_cfg, inputs, work, paths=paths, run_folder=folder)
@@ -153,10 +150,10 @@ def fine_tune(cfg: PipelineConfig, runner: StageRunner, arm: str, data: Path, ge
     paths = {"data": data, "start": start, "reward.path": bundle, "out": folder}
     words = _words(cfg.finetuning[arm], paths, device=cfg.device)
     stage_cfg = compose_config("finetune", FinetuneConfig, words)
-    inputs = {"data": data, "start": generator, "reward": reward / "reward.safetensors"}
+    inputs = {"data": data, "start": generator}
+    inputs |= {"reward": reward / "reward.safetensors", "reward card": reward / "reward.yaml"}
 
     def work() -> list[Path]:
-        check_run_folder(stage_cfg)
         model = reward_from(stage_cfg.reward, device=str(choose_device(stage_cfg.device)))
         run = finetune(stage_cfg, model)
         return [run.snapshot, *(path for path in [folder / "trajectories.csv"] if path.is_file())]
@@ -174,38 +171,6 @@ def reward_folder(path_or_name: str) -> Path:
     """Folder of a reward bundle, by path or by name in checkpoints/manifest.json."""
     path = Path(path_or_name)
     return path if path.is_dir() else resolve(path_or_name).parent
-
-
-def check_run_folder(cfg: TrainConfig) -> None:
-    """Refuse to continue a training run that was begun with other settings; raises ValueError naming them.
-
-    Networks are compared by their contents, so that a name and a path of the same file are the same.
-    """
-    from omegaconf import OmegaConf
-
-    path = Path(cfg.out) / "config.yaml"
-    if not path.is_file():
-        return
-    began = _by_contents(OmegaConf.to_container(OmegaConf.load(path)))
-    wanted = _by_contents(OmegaConf.to_container(OmegaConf.structured(cfg)))
-    differing = [k for k in wanted if k in began and k not in NOT_DECIDING and began[k] != wanted[k]]
-    if differing:
-        raise ValueError(
-            f"{cfg.out} holds a run with other settings ({', '.join(map(str, differing))}); "
-            "give another out, or delete it"
-        )
-
-
-def _by_contents(settings: Any) -> dict[str, Any]:
-    """Settings of a training run with SHA-256 sums where they name networks that can be found."""
-    found = dict(settings)
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        if found.get("start"):
-            found["start"] = sha256_of(resolve(found["start"]))
-        if found.get("reward"):
-            weights = reward_folder(found["reward"]["path"]) / "reward.safetensors"
-            found["reward"] = {**found["reward"], "path": sha256_of(weights)}
-    return found
 
 
 def check_recipe(cfg: HeadsConfig) -> None:
