@@ -7,9 +7,11 @@ dataclass and calls the decorated function.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -23,7 +25,7 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from eg3d.config_checks import faults_of, one_of
+from eg3d.config_checks import configs_in, faults_of, one_of
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 CLEAN_ERRORS = (ValueError, OSError, RuntimeError)  # of the work, where a user can act on them: one line, no trace
@@ -40,7 +42,7 @@ def hydra_command(*, config_name: str, schema: type) -> Callable[[Callable[[Any]
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
         @functools.wraps(main)
         def command() -> None:
-            sys.argv[1:] = arguments = [_without_plus(argument) for argument in sys.argv[1:]]
+            sys.argv[1:] = arguments = [_as_hydra_reads(argument) for argument in sys.argv[1:]]
             if any(argument in ("-h", "--help") for argument in arguments):
                 print(help_text(main, config_name, schema))
                 return
@@ -67,7 +69,7 @@ def compose_config(config_name: str, schema: type, overrides: Sequence[str] = ()
     Raises ConfigError (one line, names the key and the choices) for anything that does not fit.
     """
     _register(config_name, schema)
-    overrides = [_without_plus(override) for override in overrides]
+    overrides = [_as_hydra_reads(override) for override in overrides]
     _check_groups(config_name, overrides)
     GlobalHydra.instance().clear()
     try:
@@ -146,9 +148,13 @@ def _command_name(main: Callable[[Any], None]) -> str:
     return f"-m {module.removesuffix('.__main__')}"
 
 
-def _without_plus(argument: str) -> str:
-    """`+overlay=smoke` as `overlay=smoke`: both groups stand in the defaults of every command, so both spellings do."""
-    return argument[1:] if argument.startswith(("+overlay=", "+experiment=")) else argument
+def _as_hydra_reads(argument: str) -> str:
+    """`+overlay=smoke` as `overlay=smoke`, both groups stand in the defaults of every command, so both spellings do;
+    and a path with ~ quoted, which is no word of Hydra's grammar."""
+    if argument.startswith(("+overlay=", "+experiment=")):
+        return argument[1:]
+    path = re.fullmatch(r"(?s)(\+{0,2}[\w.@/]+=)(~(?:/.*)?)", argument)
+    return path[1] + "'" + path[2].replace("\\", "\\\\").replace("'", "\\'") + "'" if path else argument
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
@@ -184,10 +190,26 @@ def _instance(cfg: Any) -> Any:
     if missing:
         raise ConfigError(f"no value for {', '.join(missing)}; give {missing[0]}=... on the command line")
     value = OmegaConf.to_object(cfg)
-    faults = faults_of(value)
+    faults = [f"{path}{name}: no such key" for path, config in configs_in(value) for name in _added(config)]
+    faults = faults or faults_of(value)
     if faults:
         raise ConfigError("; ".join(faults))
+    for _, config in configs_in(value):
+        _expand_home(config)
     return value
+
+
+def _added(config: Any) -> list[str]:
+    """Keys that a plus (`+key=1`) added to a dataclass, which has no such field and would ignore them."""
+    return sorted(vars(config).keys() - {field.name for field in dataclasses.fields(config)})
+
+
+def _expand_home(config: Any) -> None:
+    """Expand the ~ of paths, which a shell leaves as it is after `=` or between quotes."""
+    for field in dataclasses.fields(config):
+        text = getattr(config, field.name)
+        if isinstance(text, str) and (text == "~" or text.startswith("~/")):
+            setattr(config, field.name, os.path.expanduser(text))
 
 
 def _one_line(error: BaseException, schema: type) -> str:
