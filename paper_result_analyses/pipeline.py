@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dataset_preprocessing.synthetic_heads.run import HeadsConfig
+from dataset_preprocessing.synthetic_heads.run import SyntheticHeadsConfig
 from eg3d.checkpoints.manifest import resolve
 from eg3d.file_hash import sha256_of
 from eg3d.finetuning.config import FinetuneConfig
@@ -118,7 +118,7 @@ class Pipeline:
         from dataset_preprocessing.synthetic_heads.run import make_heads
 
         words = [*shlex.split(self.cfg.heads), _word("out", self.cfg.data)]
-        heads = compose_config("heads", HeadsConfig, words)
+        heads = compose_config("heads", SyntheticHeadsConfig, words)
 
         def work() -> list[Path]:
             if Path(heads.out).exists():
@@ -398,7 +398,7 @@ def _by_contents(settings: Any) -> dict[str, Any]:
     return found
 
 
-def check_recipe(cfg: HeadsConfig) -> None:
+def check_recipe(cfg: SyntheticHeadsConfig) -> None:
     """Refuse a data set that is there already but was made by another recipe; raises ValueError naming the settings."""
     from dataset_preprocessing.archive import check_archive
 

@@ -220,11 +220,11 @@ def _rewritten(path: Path, change) -> None:
         (lambda s: (s / "dataset.json").write_text("{"), ["--resolution", "8x8"], 1, "dataset.json is not JSON"),
         (
             lambda s: _rewritten(s / "dataset.json", lambda t: t["labels"][0][1].pop()),
-            ["--resolution", "8x8"], 1, "the label of 8.png is not 25 finite numbers",
+            ["--resolution", "8x8"], 1, "the label of 8.png must have 25 numbers",
         ),
         (
             lambda s: _rewritten(s / "dataset.json", lambda t: t["labels"][0].__setitem__(1, ["x"] * 25)),
-            ["--resolution", "8x8"], 1, "the label of 8.png is not 25 finite numbers",
+            ["--resolution", "8x8"], 1, "the label of 8.png must have 25 numbers",
         ),
         (
             lambda s: PIL.Image.fromarray(picture(0, 8, 8, 1)[..., 0]).save(s / "8.png"),
