@@ -21,7 +21,7 @@ _ORTHONORMAL = 0.02  # of R times its transpose; rounding of published labels st
 _MOST_FOCAL = 50.0  # image widths, a view of about one degree
 _LEAST_FOCAL = 0.05
 _PRINCIPAL_POINT = (0.1, 0.9)  # image widths
-_PIXELS = 1.5  # a principal point beyond it is not over the image's size
+_PIXELS = 1.0  # image widths from the middle; a principal point beyond it is not over the image's size
 _SMALLEST_SCENE = 0.01  # image widths
 _MOST_SHOWN = 9  # numbers of a label, in a message
 _INVERTED = "world-to-camera poses, it seems (expected camera-to-world)"
@@ -95,7 +95,7 @@ def _pose_faults(c2w: np.ndarray, labels: np.ndarray) -> list[Finding]:
 
 def _intrinsics_faults(K: np.ndarray) -> list[Finding]:
     focal, centre = K[:, [0, 1], [0, 1]], K[:, :2, 2]
-    is_far = (np.abs(centre) > _PIXELS).any(1)
+    is_far = (np.abs(centre - 0.5) > _PIXELS).any(1)
     is_transposed = (K[:, 2, :2] > _EXACT).any(1) & (np.abs(centre) < _EXACT).all(1)
     low, high = _PRINCIPAL_POINT
     return [

@@ -129,7 +129,7 @@ class DataFiles:
 
     def _list(self) -> None:
         if self._zip is not None:
-            members = [info for info in self._zip.infolist() if not info.is_dir()]
+            members = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
             names = [self._plain(info.filename) for info in members]
             self._members = dict(zip(names, members))
             sizes = [info.file_size for info in members]

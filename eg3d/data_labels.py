@@ -1,9 +1,9 @@
 """Camera labels of a data set: one reading of dataset.json, and one rule which label belongs to which image.
 
 `labels` in dataset.json is a list of [path of an image, 25 numbers]. A label belongs to the image that it names. Where
-it names none, these spellings are the same: backslashes for slashes; another suffix (a.jpg for a.png), when only one
-image and only one label can be meant; a whole set that lies, or says it lies, in one more folder. What is left over is
-listed, never forgotten: images without a label, labels without an image. L labels.
+it names none, these spellings are the same: backslashes for slashes; another suffix (a.jpg for a.png) or capitals, when
+only one image and only one label can be meant; a whole set that lies, or says it lies, in one more folder. What is left
+over is listed, never forgotten: images without a label, labels without an image. L labels.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import shlex
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -264,14 +265,14 @@ def _best_placement(table: LabelTable, images: Sequence[str], there: set[str]) -
     """The way from a label's name to an image's that fits most of them: as written, or by a folder more or less."""
     if there.issuperset(table.names):
         return str, []
-    stems = {os.path.splitext(image)[0] for image in images}
+    stems = set(map(_stem, images))
     best: tuple[int, Placement, list[str]] = (-1, str, [])
     for add, drop in _placements(table, images):
 
         def place(name: str, add: str = add, drop: str = drop) -> str:
             return add + (plain_name(name) or "").removeprefix(drop)
 
-        fitting = sum(image in there or os.path.splitext(image)[0] in stems for image in map(place, table.names))
+        fitting = sum(image in there or _stem(image) in stems for image in map(place, table.names))
         if fitting > best[0]:
             best = fitting, place, ["adding or taking a folder"] if add != table.folder or drop else []
         if fitting == len(table.names):
@@ -299,7 +300,7 @@ def _common_folder(names: Sequence[str]) -> str:
 
 
 def _by_stem(images: Iterable[str], labels: Iterable[str]) -> dict[str, str]:
-    """Image -> label of the same name but for the suffix, where either has one partner only."""
+    """Image -> label of the same stem, where either has one partner only."""
     of_images, of_labels = _grouped(images), _grouped(labels)
     pairs = [(found[0], of_labels.get(stem, [])) for stem, found in of_images.items() if len(found) == 1]
     return {image: names[0] for image, names in pairs if len(names) == 1}
@@ -308,5 +309,10 @@ def _by_stem(images: Iterable[str], labels: Iterable[str]) -> dict[str, str]:
 def _grouped(names: Iterable[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(os.path.splitext(name)[0], []).append(name)
+        found.setdefault(_stem(name), []).append(name)
     return found
+
+
+def _stem(name: str) -> str:
+    """A name without suffix and capitals; macOS stores accents as letters of their own."""
+    return unicodedata.normalize("NFC", os.path.splitext(name)[0]).casefold()

@@ -1,13 +1,7 @@
 """The EG3D archive format: round trip, one-line errors, destinations, what killed runs leave."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
