@@ -26,7 +26,7 @@ import numpy as np
 import PIL.Image
 
 from eg3d.data_files import DataFiles, shown
-from eg3d.data_labels import LABEL_SIZE, OPTIONAL_ARRAYS, read_array, read_labelled
+from eg3d.data_labels import LABEL_SIZE, OPTIONAL_ARRAYS, check_depths, read_array, read_labelled
 from eg3d.leftovers import without_leftovers
 from eg3d.png import read_pixels
 from eg3d.safe_write import atomic_path
@@ -182,11 +182,12 @@ def check_archive(path: str | Path) -> ArchiveSummary:
         )
     found = read_labelled(files)
     arrays = {name: read_array(files, found.table, name) for name in OPTIONAL_ARRAYS}
-    rows = np.array(list(found.rows.values()))
+    rows, resolution = np.array(list(found.rows.values())), _check_images(files, list(found.rows))
+    check_depths(files, arrays["depths"], resolution, resolution)
     return ArchiveSummary(
         names=tuple(found.rows),
         labels=found.table.labels[rows].astype(np.float32),
-        resolution=_check_images(files, list(found.rows)),
+        resolution=resolution,
         **{name: None if array is None else array[rows] for name, array in arrays.items()},
         recipe=found.table.recipe,
     )

@@ -25,6 +25,7 @@ from eg3d.data_labels import (
     LabelTable,
     MatchedLabels,
     check_cameras,
+    check_depths,
     counted,
     match_labels,
     read_array,
@@ -150,10 +151,11 @@ def convert_images(
             archive.add_image(image.png, label)
             if image.mirrored_png is not None:
                 archive.add_image(image.mirrored_png, _mirrored(label), is_mirror=True)
-        if not kept:
+        if first is None:
             raise ValueError(f"{opened.path}: all {len(names)} images are smaller than the crop; lower --resolution")
         written = [names[index] for index in kept]
         arrays, left_out = _kept_arrays(opened, labels, written, cfg, is_unchanged=is_unchanged)
+        check_depths(opened, arrays.get("depths"), *first[1][:2])
         archive.finish(recipe=_recipe(cfg, labels), **arrays)
     return Report(
         num_images=len(kept) * (2 if cfg.is_mirrored else 1),
@@ -266,11 +268,11 @@ def _converted(
 
 
 def _check_apart(source: Path, dest: str | Path) -> None:
-    """Raise ValueError for a destination that is the source, or lies within it."""
-    check_destination(dest)
+    """Raise ValueError for a destination that is the source, or lies within it, or is none."""
     from_path, to_path = source.resolve(), Path(dest).resolve()
     if from_path == to_path or (to_path.exists() and to_path.samefile(from_path)):
-        raise ValueError(f"{dest} is the source itself; give another --dest, and remove the source when it is done")
+        raise ValueError(f"{dest} is the source itself; give another --dest")
+    check_destination(dest)
     if from_path in to_path.parents:
         raise ValueError(f"{dest} lies within the source {source}; give a --dest outside of it")
 

@@ -10,7 +10,7 @@ import numpy as np
 _MAGIC = b"\x93NUMPY"
 _HEADER = re.compile(
     r"\{\s*'descr':\s*'(?P<dtype>[<>|=]?[biuf][1248])',\s*'fortran_order':\s*(?P<fortran>True|False),"
-    r"\s*'shape':\s*\((?P<shape>[\d\s,]{0,200})\),?\s*\}\s*"
+    r"\s*'shape':\s*\((?P<shape>(?:(?:0|[1-9]\d{0,17}),\s*){0,31}(?:(?<=[\s,])(?:0|[1-9]\d{0,17}))?)\),?\s*\}\s*"
 )
 
 

@@ -144,12 +144,15 @@ def _view_faults(c2w: np.ndarray, K: np.ndarray) -> list[Finding]:
 def _are_inverted(R: np.ndarray, t: np.ndarray) -> bool:
     """Whether the poses, as a set, look at the origin when inverted, and neither towards nor away from it as they are.
 
-    One label alone does not tell: a frontal pose is its own inverse.
+    One label alone does not tell: it may look elsewhere, and a frontal pose is its own inverse.
     """
+
+    if len(t) < 2:
+        return False
 
     def off_axis(forward: np.ndarray, position: np.ndarray) -> float:
         cosine = -(forward * position).sum(1) / np.maximum(np.linalg.norm(position, axis=1), 1e-9)
-        return float(np.arccos(np.clip(cosine, -1, 1)).mean()) if len(cosine) else 0.0
+        return float(np.arccos(np.clip(cosine, -1, 1)).mean())
 
     given = off_axis(R[:, :, 2], t)
     inverted = off_axis(R[:, 2], np.einsum("nji,nj->ni", R, -t))

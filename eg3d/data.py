@@ -22,7 +22,7 @@ from torch import Tensor
 
 from eg3d.cameras import mirrored_labels
 from eg3d.data_files import DataFiles, shown
-from eg3d.data_labels import LabelTable, read_array, read_labelled
+from eg3d.data_labels import LabelTable, check_depths, read_array, read_labelled
 from eg3d.png import read_pixels
 
 _LOG = logging.getLogger(__name__)
@@ -54,13 +54,12 @@ class ImageDataset:
         self.names: list[str] = order
         kept = np.array([found.rows[name] for name in order])
         self.labels: Tensor = torch.from_numpy(found.table.labels[kept].astype(np.float32))
+        self.resolution: int = self._pixels(self.names[0]).shape[-1]
         self.codes: Tensor | None = self._array(found.table, "codes", kept)
         self.depths: Tensor | None = self._array(found.table, "depths", kept)
         self._num_originals = len(self.names)
         if mirror:
             self._add_mirrored()
-        self.resolution: int = self._pixels(self.names[0]).shape[-1]
-        self._check_depths()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -87,16 +86,9 @@ class ImageDataset:
     def _array(self, table: LabelTable, name: str, rows: np.ndarray) -> Tensor | None:
         """One of the optional arrays, from the order of dataset.json into that of `names`."""
         array = read_array(self._files, table, name)
+        if name == "depths":
+            check_depths(self._files, array, self.resolution, self.resolution)
         return None if array is None else torch.from_numpy(array[rows])
-
-    def _check_depths(self) -> None:
-        if self.depths is None:
-            return
-        height, width = self.depths.shape[1:]
-        if (height, width) != (self.resolution, self.resolution):
-            raise ValueError(
-                f"{self.path}: depths.npy has {width} by {height} pixels, the images have {self.resolution} a side"
-            )
 
     def _decode(self, name: str) -> np.ndarray:
         """uint8 [3, H, H] of an image of the set's size."""

@@ -166,6 +166,13 @@ def read_array(files: DataFiles, table: LabelTable, name: str) -> np.ndarray | N
     return array
 
 
+def check_depths(files: DataFiles, depths: np.ndarray | None, height: int, width: int) -> None:
+    """Raise ValueError for depth maps [N, H, H] that have not the pixels of the images."""
+    if depths is not None and depths.shape[1:] != (height, width):
+        sides = f"{depths.shape[2]} by {depths.shape[1]}"
+        raise ValueError(f"{files.path}: depths.npy has {sides} pixels, the images have {width} by {height}")
+
+
 def counted(names: Sequence[str], *, most: int = 3) -> str:
     """A number of names and the first of them: `12 (a.png, b.png, c.png, ...)`."""
     first = ", ".join(shown(name) for name in names[:most])

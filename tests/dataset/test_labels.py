@@ -79,7 +79,7 @@ def test_what_finds_no_partner_is_counted(tmp_path, kind):
     assert all(part in lines for part in said), lines
     assert "the source has none" not in lines
     for read in (ImageDataset, check_archive):
-        with pytest.raises(ValueError, match="(labels without an image|images without a label): ") as caught:
+        with pytest.raises(ValueError, match=r"(labels without an image|images without a label): ") as caught:
             read(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -184,7 +184,7 @@ def test_a_table_larger_than_any(tmp_path):
     path = write(tmp_path / "set", good_set(1))
     with (path / "dataset.json").open("ab") as file:
         file.truncate(2**24 + 2**20)
-    with pytest.raises(ValueError, match="dataset.json has 17825792 bytes, more than the"):
+    with pytest.raises(ValueError, match=r"dataset.json has 17825792 bytes, more than the"):
         ImageDataset(path)
 
 
