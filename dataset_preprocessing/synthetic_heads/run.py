@@ -28,7 +28,7 @@ from eg3d.safe_write import atomic_path
 
 HEADS_PER_SEED = 1_000_000  # head i of data set s has the head seed s * HEADS_PER_SEED + i
 GROUP = 16  # heads rendered together; part of the recipe, since rounding may depend on it
-MOST_RESOLUTION = 4096  # pixels a side
+MOST_RESOLUTION = 1024  # pixels a side
 LEAST_SHARE = 0.01  # of a camera's normal draws that must lie within its maximum, or drawing one might never end
 CAMERA_STREAM = 7  # separates the cameras' random numbers from the heads'
 

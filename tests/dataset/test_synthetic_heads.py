@@ -1,6 +1,8 @@
 """Parametric heads: geometry in its box, cameras and labels that agree with the pictures, the same bytes every time."""
 
+import dataclasses
 import io
+import math
 import subprocess
 import sys
 
@@ -31,6 +33,7 @@ from dataset_preprocessing.synthetic_heads.shape import (
     true_sdf,
 )
 from eg3d.cameras import intrinsics, lookat_c2w, mirrored_labels, split_label
+from eg3d.config_checks import faults_of
 from eg3d.rendering.rays import pixel_rays
 
 SMALL = {"num_images": 5, "resolution": 32, "seed": 3}
@@ -226,10 +229,31 @@ def test_config_names_every_fault():
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("yaw_std", math.inf), ("pitch_std", math.nan), ("yaw_std", 1e10), ("pitch_std", -0.1), ("yaw_max", -0.1),
+        ("pitch_max", 1.3), ("yaw_max", 1e-9), ("workers", 10**20), ("workers", 0), ("contact_heads", -1),
+        ("contact_heads", 10**6), ("views_per_head", 10**6), ("num_images", 2 * 10**6 + 1), ("num_images", -1),
+        ("resolution", 2**40), ("resolution", 4), ("seed", -1), ("seed", 2**40), ("out", ""),
+    ],
+)  # fmt: skip
+def test_values_that_can_only_be_mistakes(field, value):
+    faults = faults_of(dataclasses.replace(SyntheticHeadsConfig(), **{field: value}))
+    assert len(faults) == 1
+    assert faults[0].startswith(field.partition("_")[0])
+
+
+def test_limits_that_are_meant_pass():
+    for changes in ({"yaw_std": 0.0}, {"yaw_max": 0.0, "pitch_max": 0.0}, {"yaw_std": 30.0}, {"num_images": 2 * 10**6}):
+        assert faults_of(dataclasses.replace(SyntheticHeadsConfig(), **changes)) == []
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
         (["--help"], 0, "views_per_head"),
         (["num_images=2", "resolution=16", "workers=1", "out={}/x.zip"], 0, "data set: "),
+        (["yaw_std=inf"], 2, "yaw_std: inf is not a finite number"),
         (["resolution=48"], 2, "resolution: 48 must be a power of two"),
         (["resolutoin=64"], 2, "resolution"),
     ],
