@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from eg3d.checkpoints.store import save_networks
-from eg3d.generator import TriPlaneGenerator, ffhq512_128
+from eg3d.generators.eg3d import TriPlaneGenerator, ffhq512_128
 
 COMMANDS = {
     "gen_samples --shapes --shape-res 256": (

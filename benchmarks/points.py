@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks import harness
-from benchmarks.field import random_decoder, random_planes
+from benchmarks.field import random_field, with_tensors
 from eg3d.ops.density_points import op, reference
 
 NUM_POINTS = 200_000
@@ -26,14 +26,13 @@ def cases(device: str) -> list[harness.Case]:
 
 
 def _runner(function: Callable[..., Any], device: str, passes: str, has_features: bool) -> harness.Run:
-    planes, decoder = random_planes(device), random_decoder(device)
-    weights = decoder.weights() if has_features else decoder.density_weights()
+    field = random_field(device, has_features=has_features)
     points = torch.rand(1, NUM_POINTS, 3, generator=torch.Generator().manual_seed(1)).to(device) - 0.5
 
     def run(dtype: torch.dtype) -> harness.Outputs:
-        inputs = [t.detach().to(dtype).requires_grad_() for t in (planes, *weights)]
+        cast, inputs = with_tensors(field, dtype)
         with torch.set_grad_enabled(passes == "forward_backward"):
-            found = function(inputs[0], points.to(dtype), *inputs[1:], box_warp=1.0, plane_axes="xy_xz_zx")
+            found = function(cast, points.to(dtype))
         values = list(found) if has_features else [found]
         if passes == "forward":
             return values

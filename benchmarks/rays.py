@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 
 from benchmarks import harness
-from benchmarks.field import random_decoder, random_planes
-from eg3d.generator import CameraConfig
+from benchmarks.field import random_field, with_tensors
+from eg3d.cameras import CameraConfig
 from eg3d.ops.render_rays import reference
 from eg3d.ops.render_rays.op import render_rays
 from eg3d.rendering.rays import RayBundle, pixel_rays
@@ -29,17 +29,17 @@ def _runner(function: Callable[..., RenderedRays], device: str, passes: str) -> 
     rays = pixel_rays(c[:, :16].view(1, 4, 4), c[:, 16:].view(1, 3, 3), 128)
 
     def run(dtype: torch.dtype) -> harness.Outputs:
-        inputs = [t.detach().to(dtype).requires_grad_() for t in (planes, *weights)]
+        moved, inputs = with_tensors(field, dtype)
         cast = RayBundle(rays.rays_o.to(dtype), rays.rays_d.to(dtype))
         with torch.set_grad_enabled(passes == "forward_backward"):
-            rendered = function(*inputs, cast, RenderingConfig())
-        values = [rendered.rgb, rendered.depth, rendered.weights]
+            rendered = function(moved, cast, RenderingConfig())
+        values = [rendered.rgb, rendered.depth, rendered.opacity]
         if passes == "forward":
             return values
         upstream = [torch.ones_like(value) for value in values]
         return [*(value.detach() for value in values), *torch.autograd.grad(values, inputs, upstream)]
 
-    planes, weights = random_planes(device), random_decoder(device).weights()
+    field = random_field(device)
     return run
 
 

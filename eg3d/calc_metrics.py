@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eg3d.click_command import OneLineCommand, switch
+from eg3d.click_command import Cutoff, OneLineCommand, switch
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 )
 @click.option("--net", default="G_ema", help="Which generator of the file.")
 @click.option("--trunc", "psi", type=float, default=1.0, help="Truncation psi; published figures use 1.")
-@click.option("--trunc-cutoff", type=int, help="Layers that truncation changes.  [default: all]")
+@click.option(
+    "--trunc-cutoff", type=Cutoff(), default="all", help="Style codes that truncation changes: a number, or all."
+)
 @click.option("--noise-mode", type=click.Choice(["random", "const", "none"]), default="random", help="Of the backbone.")
 @switch("--jitter", default=True, help="Random places of the samples along rays, as published.")
 @click.option("--cache-dir", default="runs/metrics_cache", help="Where measured features are kept.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -68,6 +69,10 @@ def fov_to_intrinsics(fov_deg: float = FFHQ_FOV_DEG) -> Tensor:
     return intrinsics(1 / (math.tan(fov_deg * _PUBLISHED_PI / 360) * _PUBLISHED_SQRT2))
 
 
+# Of the released slabs and rankings: 4.26339 image widths, a little less than the 4.2647 of the images.
+PUBLISHED_FOCAL = 1 / (math.tan(FFHQ_FOV_DEG * _PUBLISHED_PI / 360) * _PUBLISHED_SQRT2)
+
+
 def intrinsics(focal: float) -> Tensor:
     """Intrinsics [3, 3] over image size: focal length in image widths, principal point in the centre."""
     return torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
@@ -119,13 +124,26 @@ def transformed_labels(c: Tensor, A: Tensor) -> Tensor:
     return camera_label(c2w @ transposed, K @ transposed[:, :3, :3])
 
 
-def canonical_label(
-    n: int = 1,
-    *,
-    fov_deg: float = FFHQ_FOV_DEG,
-    radius: float = FFHQ_RADIUS,
-    lookat: Sequence[float] = FFHQ_LOOKAT,
-) -> Tensor:
-    """The frontal camera, n times: [n, 25]."""
-    c2w = lookat_c2w(0.0, 0.0, radius=radius, lookat=lookat)
-    return camera_label(c2w, fov_to_intrinsics(fov_deg)).repeat(n, 1)
+@dataclass
+class CameraConfig:
+    """The cameras that the images of a generator are seen from."""
+
+    radius: float = FFHQ_RADIUS  # world units from the origin
+    pivot: tuple[float, float, float] = FFHQ_LOOKAT  # world point that cameras look at
+    focal: float = 4.2647  # image widths
+
+    def label(self, yaw: float | Tensor = 0.0, pitch: float | Tensor = 0.0) -> Tensor:
+        """Labels [N, 25] of cameras at these offsets (radians) from the frontal pose."""
+        return camera_label(lookat_c2w(yaw, pitch, radius=self.radius, lookat=self.pivot), intrinsics(self.focal))
+
+    def canonical(self) -> Tensor:
+        """The frontal camera [1, 25]: the one that seeds are conditioned on, scored from and compared by."""
+        return self.label()
+
+    def published(self) -> CameraConfig:
+        """The same cameras with the focal length of the released preference data, whatever the generator's own is."""
+        return replace(self, focal=PUBLISHED_FOCAL)
+
+    def validate(self) -> list[str]:
+        """All faults, one line each."""
+        return [f"{n}: must be positive, got {getattr(self, n)}" for n in ("radius", "focal") if getattr(self, n) <= 0]

@@ -79,6 +79,19 @@ def with_home(argument: str) -> str:
     return (found[1] or "") + os.path.expanduser(found[2]) if found else argument
 
 
+class Cutoff(click.ParamType):
+    """How many style codes truncation changes: a number from 0 on, or all (None)."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value is None or str(value) == "all":
+            return None
+        if not str(value).isdecimal():
+            self.fail(f"{value!r} is neither a number from 0 on nor all", param, ctx)
+        return int(value)
+
+
 def switch(*names: str, default: bool = False, help: str) -> Callable[[Any], Any]:
     """A yes-or-no option that works as a flag and with a value: --shapes, --shapes=true, --interpolate False."""
     return click.option(*names, type=bool, is_flag=False, flag_value=True, default=default, metavar="[BOOL]", help=help)

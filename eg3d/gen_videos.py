@@ -12,7 +12,7 @@ import click
 
 from eg3d.checkpoints.store import load_generator
 from eg3d.click_command import OneLineCommand, SeedList, split_options, switch
-from eg3d.generator import afhq512_128, ffhq512_128, shapenet128_64
+from eg3d.generators.eg3d import afhq512_128, ffhq512_128, shapenet128_64
 from eg3d.progress import progress_bar
 from eg3d.run_folder import choose_device
 from eg3d.viewing.film import BITRATE, FPS, IMAGE_MODES, FilmConfig

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -48,6 +49,7 @@ def hydra_command(*, config_name: str, schema: type) -> Callable[[Callable[[Any]
                 return
             is_sweep = any(argument in ("-m", "--multirun") for argument in arguments)
             try:
+                sys.argv[1:] = arguments = _respelled(arguments, schema)
                 if not is_sweep:
                     compose_config(config_name, schema, _overrides(arguments))
             except ConfigError as error:
@@ -69,7 +71,7 @@ def compose_config(config_name: str, schema: type, overrides: Sequence[str] = ()
     Raises ConfigError (one line, names the key and the choices) for anything that does not fit.
     """
     _register(config_name, schema)
-    overrides = [_as_hydra_reads(override) for override in overrides]
+    overrides = [_spelled(_as_hydra_reads(override), schema) for override in overrides]
     _check_groups(config_name, overrides)
     GlobalHydra.instance().clear()
     try:
@@ -157,6 +159,35 @@ def _as_hydra_reads(argument: str) -> str:
     return path[1] + "'" + path[2].replace("\\", "\\\\").replace("'", "\\'") + "'" if path else argument
 
 
+def _spelled(argument: str, schema: type) -> str:
+    """An override as Hydra wants it: keys below an open table (reward.gain=2) are set whether they are there or not.
+
+    Raises ConfigError for a key added with a plus where the schema is closed: it would be thrown away in silence.
+    """
+    key, equals, value = argument.partition("=")
+    bare = key.lstrip("+")
+    if not equals or key.startswith("~") or bare.startswith("hydra") or "@" in key or "/" in key:
+        return argument
+    place = _place(bare, schema)
+    if place == "open":
+        return f"++{bare}={value}"
+    if place == "unknown" and key.startswith("+"):
+        raise ConfigError(_unknown_key(bare, schema))
+    return argument
+
+
+def _place(key: str, schema: type) -> str:
+    """What the schema says of a dotted key: known, unknown, or open = below a table that may hold any key."""
+    node: Any = schema
+    for part in key.split("."):
+        if not dataclasses.is_dataclass(node) or part not in {field.name for field in dataclasses.fields(node)}:
+            return "unknown"
+        node = typing.get_type_hints(node)[part]
+        if typing.get_origin(node) is dict:
+            return "known" if key.endswith(f".{part}") or key == part else "open"
+    return "known"
+
+
 def _overrides(arguments: Sequence[str]) -> list[str]:
     """The arguments that are overrides: neither Hydra's options nor their values."""
     found, is_value = [], False
@@ -165,6 +196,12 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
             found.append(argument)
         is_value = argument in _VALUED
     return found
+
+
+def _respelled(arguments: Sequence[str], schema: type) -> list[str]:
+    """The arguments with their overrides as `_spelled` has them."""
+    overrides = _overrides(arguments)
+    return [_spelled(argument, schema) if argument in overrides else argument for argument in arguments]
 
 
 def _check_groups(config_name: str, overrides: Sequence[str]) -> None:
@@ -190,18 +227,12 @@ def _instance(cfg: Any) -> Any:
     if missing:
         raise ConfigError(f"no value for {', '.join(missing)}; give {missing[0]}=... on the command line")
     value = OmegaConf.to_object(cfg)
-    faults = [f"{path}{name}: no such key" for path, config in configs_in(value) for name in _added(config)]
-    faults = faults or faults_of(value)
+    faults = faults_of(value)
     if faults:
         raise ConfigError("; ".join(faults))
     for _, config in configs_in(value):
         _expand_home(config)
     return value
-
-
-def _added(config: Any) -> list[str]:
-    """Keys that a plus (`+key=1`) added to a dataclass, which has no such field and would ignore them."""
-    return sorted(vars(config).keys() - {field.name for field in dataclasses.fields(config)})
 
 
 def _expand_home(config: Any) -> None:

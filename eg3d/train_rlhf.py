@@ -9,13 +9,12 @@ from eg3d.hydra_command import hydra_command, log_to_console
 @hydra_command(config_name="finetune", schema=FinetuneConfig)
 def main(cfg: FinetuneConfig) -> None:
     """Fine-tune a generator with a reward; run it again after a stop and it continues where it was."""
-    from hydra.utils import instantiate
-
     from eg3d.finetuning.loop import finetune
-    from eg3d.run_folder import as_plain, choose_device
+    from eg3d.finetuning.rewards import reward_from
+    from eg3d.run_folder import choose_device
 
     log_to_console()
-    reward = instantiate({**as_plain(cfg.reward), "device": str(choose_device(cfg.device))})
+    reward = reward_from(cfg.reward, device=str(choose_device(cfg.device)))
     run = finetune(cfg, reward)
     print(f"snapshot:     {run.snapshot}\ntrajectories: {run.folder / 'trajectories.csv'}")
 

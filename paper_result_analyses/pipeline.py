@@ -200,9 +200,8 @@ class Pipeline:
 
     def finetune(self, arm: str, data: Path, generator: Path, reward: Path) -> tuple[Path, Path]:
         """Last snapshot and folder of one fine-tuning run."""
-        from hydra.utils import instantiate
-
         from eg3d.finetuning.loop import finetune
+        from eg3d.finetuning.rewards import reward_from
 
         folder = self.out / ARMS[arm]
         start = generator if self.cfg.pretraining else self.cfg.generator  # a name stays a name
@@ -215,7 +214,7 @@ class Pipeline:
 
         def work() -> list[Path]:
             check_run_folder(stage_cfg)
-            model = instantiate({**as_plain(stage_cfg.reward), "device": str(choose_device(stage_cfg.device))})
+            model = reward_from(stage_cfg.reward, device=str(choose_device(stage_cfg.device)))
             run = finetune(stage_cfg, model)
             return [run.snapshot, *(path for path in [folder / "trajectories.csv"] if path.is_file())]
 

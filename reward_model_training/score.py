@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from eg3d.hydra_command import hydra_command
 
 if TYPE_CHECKING:
-    from eg3d.generator import TriPlaneGenerator
+    from eg3d.generators.eg3d import TriPlaneGenerator
     from reward_model_training.bundle import Reward
 
 

@@ -16,9 +16,10 @@ import torch
 from command_line import Run, runner
 from tiny import NUM_CODES, NUM_IMAGES, tiny_discriminator_config, tiny_generator_config, tiny_train_config
 
+from eg3d.cameras import CameraConfig
 from eg3d.checkpoints.store import save_networks
-from eg3d.finetuning.config import ConsistencyConfig, FinetuneConfig, RewardSource, RewardTermConfig, TrackingConfig
-from eg3d.generator import CameraConfig, GeneratorConfig, TriPlaneGenerator
+from eg3d.finetuning.config import ConsistencyConfig, FinetuneConfig, RewardTermConfig, TrackingConfig
+from eg3d.generators.eg3d import GeneratorConfig, TriPlaneGenerator
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
 from eg3d.training.config import TrainConfig
 
@@ -97,7 +98,7 @@ def finetune_config(train_config: Callable[..., TrainConfig], toy_networks: Path
         shared = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
         config = FinetuneConfig(
             **shared | {"start": str(toy_networks), "ema_rampup": None},
-            reward=RewardSource(_target_="toy_reward.load", path="toy"),
+            reward={"_target_": "toy_reward.load"},
             reward_term=RewardTermConfig(micro_batch=2),
             consistency=ConsistencyConfig(resolution=6, grid="exact"),
             tracking=TrackingConfig(num_seeds=3, batch=2),

@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -67,7 +68,7 @@ def reward_rule(name: str, base: np.ndarray) -> np.ndarray:
 
 
 def _generator(variant: str, salt: str) -> nn.Module:
-    from eg3d import generator
+    from eg3d.generators import eg3d as generator
 
     presets = {
         "ffhq512-128": generator.ffhq512_128,
@@ -103,27 +104,27 @@ def _one_seed(G: nn.Module, seed: int, labels: Tensor, wanted: list[str]) -> Arr
         ws = G.mapping(z, front, truncation_psi=psi, truncation_cutoff=cutoff)
         yield f"s{seed}_ws_psi{psi}", ws[:, ::5, ::16].numpy()
     ws = G.mapping(z, front, truncation_psi=0.7, truncation_cutoff=14)
-    planes = G.planes(ws, noise_mode="const")
-    flat = planes.flatten(1, 2)
+    field = G.field(ws, noise_mode="const")
+    flat = field.planes.flatten(1, 2)
     yield f"s{seed}_planes", flat[:, ::8, 3::32, 5::32].numpy()
     yield f"s{seed}_planes_moments", _moments(flat, largest=True)
     cube = np.random.RandomState(1000 + seed).uniform(-0.62, 0.62, (1, 2048, 3)).astype(np.float32)
     points = torch.from_numpy(cube * np.float32(G.cfg.rendering.box_warp))
-    at_points = G.field(planes, points)
-    yield f"s{seed}_sigma_pts", at_points["sigma"].flatten().numpy()
-    yield f"s{seed}_rgb_pts", at_points["rgb"][0, :256].numpy()
+    sigma_raw, rgb = field.density_and_color(points)
+    yield f"s{seed}_sigma_pts", sigma_raw.flatten().numpy()
+    yield f"s{seed}_rgb_pts", rgb[0, :256].numpy()
     for view, label in zip(("front", "side"), labels.split(1), strict=True):
         if any(name.startswith(f"s{seed}_{view}_") for name in wanted):
-            yield from _one_view(G, planes, ws, label, f"s{seed}_{view}")
+            yield from _one_view(G, field, ws, label, f"s{seed}_{view}")
 
 
-def _one_view(G: nn.Module, planes: Tensor, ws: Tensor, label: Tensor, prefix: str) -> Arrays:
-    out = G.render(planes, ws, label)
+def _one_view(G: nn.Module, field: Any, ws: Tensor, label: Tensor, prefix: str) -> Arrays:
+    out = G.render(field, ws, label)
     step, raw_step = G.cfg.img_resolution // 32, max(G.neural_rendering_resolution // 32, 1)
-    yield f"{prefix}_image", _thinned(out["image"], 3, 5, step)
-    yield f"{prefix}_image_moments", _moments(out["image"])
-    yield f"{prefix}_image_raw", _thinned(out["image_raw"], 1, 2, raw_step)
-    yield f"{prefix}_depth", _thinned(out["image_depth"], 1, 2, raw_step)
+    yield f"{prefix}_image", _thinned(out.final, 3, 5, step)
+    yield f"{prefix}_image_moments", _moments(out.final)
+    yield f"{prefix}_image_raw", _thinned(out.image_raw, 1, 2, raw_step)
+    yield f"{prefix}_depth", _thinned(out.image_depth, 1, 2, raw_step)
 
 
 def _moments(x: Tensor, *, largest: bool = False) -> np.ndarray:
@@ -176,21 +177,23 @@ def run_discriminator(file: str, golden: Golden, salt: str) -> Arrays:
 
 def run_density(file: str, golden: Golden, salt: str) -> Arrays:
     """The published slab and the 64^3 grid of the consistency loss, on the skewed grid."""
-    from eg3d.cameras import canonical_label
-    from eg3d.representations.sigma_field import SigmaFieldConfig, normalise_sigma_self, sigma_field, sigma_grid
-    from eg3d.seeds import latent
+    from reward_model_training.data.transforms import normalise_sigma_self
+
+    from eg3d.ops.density_grid.grid import GridSpec
+    from eg3d.representations.sigma_field import SigmaField
+    from eg3d.samples import SampleConfig, sample_seeds
 
     G = _generator("ffhq512-128", salt)
-    z, label = latent(int(re.search(r"seed(\d+)", file).group(1))), canonical_label()
+    seed = int(re.search(r"seed(\d+)", file).group(1))
     for psi in (1.0, 0.7):
-        planes = G.planes(G.mapping(z, label, truncation_psi=psi, truncation_cutoff=14), noise_mode="const")
-        slab = sigma_field(G, planes, SigmaFieldConfig(grid="skewed", psi=psi))
+        sample = sample_seeds(G, [seed], SampleConfig(psi=psi, conditioning="published"))
+        slab = SigmaField(grid="skewed").extract(G, sample)
         yield f"slab_psi{psi}", slab[0, ::8, ::8, ::8].numpy()
         whole = slab.double()
         yield f"slab_psi{psi}_min_max_mean", np.array([whole.min(), whole.max(), whole.mean()])
         if psi == 1.0:
             yield "normalised_slab", normalise_sigma_self(slab)[0, ::8, ::8, ::8].numpy()
-        grid = sigma_grid(G, planes, 64, grid="skewed")
+        grid = sample.field.density_grid(GridSpec(64, "skewed"))
         yield f"grid64_psi{psi}", grid[0, ::4, ::4, ::4].numpy()
         yield f"grid64_psi{psi}_mean_abs", grid.double().abs().mean().reshape(1).numpy()
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from eg3d.representations.sigma_field import SigmaFieldConfig, slab_slices
+from eg3d.representations.sigma_field import SigmaField
 
-SLAB = SigmaFieldConfig(resolution=64, grid="exact")
+SLAB = SigmaField(resolution=64, grid="exact")
 
 
-def slab_axes(cfg: SigmaFieldConfig = SLAB) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def slab_axes(cfg: SigmaField = SLAB) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """World coordinates x, y, z of the slab, each [X, Y, Z]."""
-    axes = [np.arange(r.start, r.stop) / (cfg.resolution - 1) - 0.5 for r in slab_slices(cfg)]
+    axes = [np.arange(r.start, r.stop) / (cfg.resolution - 1) - 0.5 for r in cfg.slices()]
     return tuple(np.meshgrid(*axes, indexing="ij"))
 
 
-def ellipsoid(centre: tuple[float, ...], radii: tuple[float, ...], cfg: SigmaFieldConfig = SLAB) -> np.ndarray:
+def ellipsoid(centre: tuple[float, ...], radii: tuple[float, ...], cfg: SigmaField = SLAB) -> np.ndarray:
     """Signed distance (near the surface), world units, negative inside, [X, Y, Z]."""
     scaled = [(a - c) / r for a, c, r in zip(slab_axes(cfg), centre, radii)]
     gradient = [s / r for s, r in zip(scaled, radii)]
@@ -29,7 +29,7 @@ def smooth_union(a: np.ndarray, b: np.ndarray, radius: float = 0.02) -> np.ndarr
     return b + (a - b) * share - radius * share * (1 - share)
 
 
-def head(*, nose: float = 0.05, radius: float = 0.2, cfg: SigmaFieldConfig = SLAB) -> np.ndarray:
+def head(*, nose: float = 0.05, radius: float = 0.2, cfg: SigmaField = SLAB) -> np.ndarray:
     """Signed distance of skull, chin, neck, eye sockets and a nose of length `nose` (0 = none)."""
     skull = ellipsoid((0, 0.05, 0.05), (radius * 0.85, radius * 1.15, radius), cfg)
     chin = ellipsoid((0, -0.13, 0.1), (radius * 0.5, radius * 0.5, radius * 0.5), cfg)
@@ -47,8 +47,8 @@ def density(shape: np.ndarray, *, slope: float = 600.0) -> np.ndarray:
     return (10 + np.clip(-slope * shape, -40, 60)).astype(np.float32)
 
 
-def noise(amplitude: float, *, sigma: float = 0.7, seed: int = 0, cfg: SigmaFieldConfig = SLAB) -> np.ndarray:
+def noise(amplitude: float, *, sigma: float = 0.7, seed: int = 0, cfg: SigmaField = SLAB) -> np.ndarray:
     """Small-scale noise of standard deviation `amplitude`, smoothed over `sigma` voxels, [X, Y, Z]."""
-    shape = [r.stop - r.start for r in slab_slices(cfg)]
+    shape = [r.stop - r.start for r in cfg.slices()]
     raw = ndimage.gaussian_filter(np.random.RandomState(seed).standard_normal(shape), sigma)
     return amplitude * raw / raw.std()

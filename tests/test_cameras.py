@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eg3d import cameras
-from eg3d.cameras import camera_label, canonical_label, fov_to_intrinsics, intrinsics, lookat_c2w, split_label
+from eg3d.cameras import CameraConfig, camera_label, fov_to_intrinsics, intrinsics, lookat_c2w, split_label
 from eg3d.seeds import latent, latents
 
 # yaw, pitch -> first three rows, radius 2.7, look-at (0, 0, 0.2)
@@ -68,10 +68,12 @@ def test_labels_go_both_ways():
     again, K = split_label(label)
     assert torch.equal(again, c2w)
     assert K[1, 0, 0].item() == pytest.approx(4.2647)
-    canonical = canonical_label(3)
-    assert canonical.shape == (3, 25)
-    assert torch.equal(canonical[0], canonical[2])
-    assert canonical[0, 16].item() == pytest.approx(4.263391, abs=2e-6)
+    own, published = CameraConfig().canonical(), CameraConfig(focal=1.7).published().canonical()
+    assert own.shape == published.shape == (1, 25)
+    assert own[0, 16].item() == pytest.approx(4.2647)
+    assert published[0, 16].item() == pytest.approx(4.263391, abs=2e-6)
+    assert torch.equal(published[:, 16:], fov_to_intrinsics().reshape(1, 9))
+    assert torch.equal(own[:, :16], published[:, :16])
     with pytest.raises(ValueError, match=r"must be \[N, 25\].*got \[2, 16\]"):
         split_label(torch.zeros(2, 16))
 
@@ -110,7 +112,7 @@ def test_a_mirrored_camera_sees_the_mirrored_world_mirrored() -> None:
     assert torch.allclose(_projected(points * torch.tensor([-1.0, 1.0, 1.0]), mirrored), wanted, atol=1e-5)
     assert torch.allclose(torch.linalg.det(cameras.split_label(mirrored)[0]), torch.ones(3))
     assert torch.allclose(cameras.mirrored_labels(mirrored), c)
-    plain = cameras.canonical_label(2)
+    plain = cameras.CameraConfig().canonical()
     assert torch.equal(cameras.mirrored_labels(plain)[:, 16:], plain[:, 16:])  # intrinsics of a centred camera stay
 
 

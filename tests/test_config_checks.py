@@ -142,12 +142,3 @@ def test_a_tilde_after_an_equals_sign_is_the_home_folder(run: Run, tmp_path: Any
     assert run(dataset_tool, "--source", "~/b.zip", "--dest", "~/d").code == 0
     assert sorted(path.name for path in home.iterdir()) == ["a.zip", "b.zip", "c.zip", "d"]
     assert [path.name for path in tmp_path.iterdir()] == ["a home"]
-
-
-def test_keys_that_a_plus_adds_are_refused(run: Run, tmp_path: Any) -> None:
-    from eg3d import train
-
-    result = run(train, "+no_such_key=1", "+generator.neither=2")
-    assert result.code == 2
-    assert result.the_error() == "no_such_key: no such key; generator.neither: no such key"
-    assert list(tmp_path.iterdir()) == []

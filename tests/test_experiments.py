@@ -18,7 +18,7 @@ from eg3d.checkpoints.store import save_networks
 from eg3d.config_checks import faults_of
 from eg3d.finetuning.config import FinetuneConfig, RewardSource
 from eg3d.finetuning.loop import finetune
-from eg3d.generator import GeneratorConfig, TriPlaneGenerator
+from eg3d.generators.eg3d import GeneratorConfig, TriPlaneGenerator
 from eg3d.hydra_command import CONFIG_DIR, compose_config, experiments_for
 from eg3d.networks.discriminator import DualDiscriminator
 from eg3d.networks.superresolution import SUPERRESOLUTION_KINDS

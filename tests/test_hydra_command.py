@@ -79,7 +79,7 @@ BAD = {
         ["generator.superresolution=9X"],
         ["generator.superresolution: '9X' is not one of 2X, 4X, 8X, 8XDC, none"],
     ),
-    "missing value": (train_rlhf, ["start=a"], ["no value for reward.path; give reward.path=... on the command line"]),
+    "missing value": (train_rlhf, ["start=a", "reward={}"], ["reward._target_: give the dotted name"]),
     "unknown experiment": (train, ["experiment=twim"], ["'twim' is not one of twin, ", "did you mean 'twin'?"]),
     "experiment of another command": (train, ["experiment=twin_control"], ["'twin_control' is not one of twin, "]),
     "unknown overlay": (train, ["+overlay=smok"], ["overlay: 'smok' is not one of smoke; did you mean 'smoke'?"]),
@@ -136,8 +136,8 @@ def test_work_that_fails_is_one_line_and_exit_code_1(
 @pytest.mark.parametrize(
     ("changes", "code", "message"),
     [
-        (["reward._target_=toy_reward.load", "reward.path=nowhere"], 1, "no reward bundle at nowhere"),
-        (["reward._target_=no_such_module.load", "reward.path=toy"], 2, "no_such_module"),
+        (["reward._target_=toy_reward.load", "reward.gian=2"], 1, "unexpected keyword argument 'gian'"),
+        (["reward._target_=no_such_module.load"], 1, "no_such_module"),
     ],
 )
 def test_a_reward_that_does_not_load(

@@ -20,6 +20,23 @@ MAY_IMPORT = {
     "reward_model_training": {"eg3d", "reward_model_training"},
     "paper_result_analyses": set(PACKAGES),
 }
+# From the ground up: a module may import its own layer and those before it. A name stands for all below it.
+LAYERS = (
+    ("eg3d.config_checks", "eg3d.file_hash", "eg3d.safe_write", "eg3d.progress", "eg3d.png", "eg3d.seeds",
+     "eg3d.cameras", "eg3d.random_streams", "eg3d.pictures"),
+    ("eg3d.run_folder", "eg3d.hydra_command", "eg3d.click_command", "eg3d.data"),
+    ("eg3d.networks", "eg3d.rendering"),
+    ("eg3d.ops",),
+    ("eg3d.fields",),
+    ("eg3d.generators",),
+    ("eg3d.samples", "eg3d.checkpoints"),
+    ("eg3d.representations",),
+    ("eg3d.training", "eg3d.metrics", "eg3d.viewing"),
+    ("eg3d.finetuning",),
+    ("eg3d",),  # its commands
+    ("dataset_preprocessing", "reward_model_training"),
+    ("paper_result_analyses",),
+)  # fmt: skip
 RUNS_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
@@ -81,6 +98,35 @@ def test_imports_go_one_way_and_nothing_runs_from_files(path: Path) -> None:
     docstrings = {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, _DOCUMENTED)}
     strangers = tuple(f"{other}." for other in PACKAGES if other not in MAY_IMPORT[package])
     assert [text for text in named - docstrings if text.startswith(strangers)] == []  # importlib and `_target_` by name
+
+
+def layer(module: str) -> int:
+    """Position of the layer that a module of ours belongs to: that of the longest name above it."""
+    above = [
+        (len(name), place)
+        for place, names in enumerate(LAYERS)
+        for name in names
+        if f"{module}.".startswith(f"{name}.")
+    ]
+    return max(above)[1]
+
+
+@pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_arrow_goes_up(path: Path) -> None:
+    tree, own = ast.parse(path.read_text(encoding="utf-8")), layer(_module(path))
+    names = [(line, name) for line, name in _imports(tree) if name.split(".")[0] in PACKAGES and "." in name]
+    assert [f"line {line}: {name}" for line, name in names if layer(name) > own] == []
+
+
+def test_the_layers_see_an_arrow_that_goes_up() -> None:
+    assert layer("eg3d.samples") < layer("eg3d.representations.sigma_field") < layer("eg3d.finetuning.objective")
+    assert (
+        layer("eg3d.train")
+        > layer("eg3d.training.loop")
+        > layer("eg3d.generators.eg3d")
+        > layer("eg3d.fields.triplane")
+    )
+    assert max(layer(_module(path)) for path in _sources()) == len(LAYERS) - 1
 
 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

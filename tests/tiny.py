@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eg3d.data import batches
-from eg3d.generator import GeneratorConfig
+from eg3d.generators.eg3d import GeneratorConfig
 from eg3d.networks.discriminator import DiscriminatorConfig
 from eg3d.rendering.renderer import RenderingConfig
 from eg3d.training.config import LossConfig, TrainConfig
@@ -71,6 +71,14 @@ def toy_draw(trainer: Trainer, key: int = 5) -> Draw:
     return draw_samples(dataset.labels, real, z_dim=z_dim, batch=n, key=(key,), group=trainer.share.group)
 
 
+def _items(name: str, value: Any) -> list[tuple[str, Any]]:
+    return [(f"{name}.{key}", item) for key, item in value.items()] if isinstance(value, dict) else [(name, value)]
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
 def flat_overrides(config: Any, prefix: str = "") -> list[str]:
     """A config dataclass as the command line that gives it."""
     found = []
@@ -79,6 +87,8 @@ def flat_overrides(config: Any, prefix: str = "") -> list[str]:
         if dataclasses.is_dataclass(value):
             found += flat_overrides(value, f"{prefix}{field.name}.")
         else:
-            text = "null" if value is None else json.dumps(value) if not isinstance(value, str) else value
-            found.append(f"{prefix}{field.name}={text}")
+            found += (
+                [f"{prefix}{field.name}.{k}={_word(v)}" for k, v in value.items()] if isinstance(value, dict) else []
+            )
+            found += [] if isinstance(value, dict) else [f"{prefix}{field.name}={_word(value)}"]
     return found

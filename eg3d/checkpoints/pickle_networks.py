@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eg3d.cameras import CameraConfig
 from eg3d.checkpoints.inert_pickle import RefusedPickleError, refuse, shown
 from eg3d.checkpoints.inert_tensors import InertTensor, Storage, as_tensor, strided
 from eg3d.checkpoints.pickle_records import Record, read_published
-from eg3d.generator import CameraConfig, GeneratorConfig, TriPlaneGenerator
+from eg3d.generators.eg3d import GeneratorConfig, TriPlaneGenerator
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
 from eg3d.networks.superresolution import SR_CONV_CLAMP, SUPERRESOLUTION_KINDS
 from eg3d.rendering.planes import PLANE_AXES

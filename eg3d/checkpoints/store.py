@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from eg3d.checkpoints.manifest import resolve
 from eg3d.checkpoints.pickle_networks import PublishedFile, is_published
-from eg3d.generator import GeneratorConfig, TriPlaneGenerator
+from eg3d.generators.eg3d import TriPlaneGenerator
+from eg3d.generators.protocol import Generator
+from eg3d.generators.registry import DEFAULT_KIND, generator_kind, kind_of
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
 from eg3d.safe_write import atomic_path
 
@@ -59,8 +61,10 @@ def write_networks(
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write tensors that already have their names "<net>/<state-dict name>"; they must share no memory."""
+    kinds = {name: kind for name, cfg in configs.items() if (kind := kind_of(cfg)) is not None}
     metadata = {
         "format": FORMAT,
+        "kinds": json.dumps(kinds),
         "configs": json.dumps({name: dataclasses.asdict(cfg) for name, cfg in configs.items()}),
         "extra": json.dumps(dict(extra or {})),
     }
@@ -69,7 +73,7 @@ def write_networks(
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Format, configs (plain dictionaries by network) and extra of a file.
+    """Format, configs (plain dictionaries by network), kinds of its generators and extra of a file.
 
     Raises ValueError if it is not a file of `save_networks`, FileNotFoundError if there is none.
     """
@@ -78,20 +82,36 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a network file: format is {metadata.get('format')!r}, expected {FORMAT!r}")
     try:
-        return {"format": FORMAT, "configs": json.loads(metadata["configs"]), "extra": json.loads(metadata["extra"])}
+        found = {key: json.loads(metadata[key]) for key in ("configs", "extra")}
+        return {"format": FORMAT, "kinds": json.loads(metadata.get("kinds", "{}")), **found}
     except (KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: its metadata is damaged ({error}); write the file again") from None
 
 
 def load_generator(
     path_or_name: str | os.PathLike[str], *, net: str = "G_ema", device: str | torch.device = "cpu"
-) -> TriPlaneGenerator:
-    """The generator `net` of a file (.safetensors or a published .pkl) or manifest name, in evaluation mode."""
+) -> Generator:
+    """The generator `net` of a file (.safetensors or a published .pkl) or manifest name, in evaluation mode.
+
+    What kind of generator it is, the file says; files without a word are EG3D's.
+    """
     path = resolve(path_or_name)
-    cfg, tensors = _network(path, net, GeneratorConfig)
-    G = TriPlaneGenerator(cfg)
+    kind = generator_kind(DEFAULT_KIND if is_published(path) else _kind_name(path, net))
+    cfg: Any
+    cfg, tensors = _network(path, net, kind.Config)
+    G = kind.build(cfg)
     load_state(G, tensors, f"{path}, {net}")
     return G.eval().to(device)
+
+
+def load_triplane_generator(
+    path_or_name: str | os.PathLike[str], *, net: str = "G_ema", device: str | torch.device = "cpu"
+) -> TriPlaneGenerator:
+    """As load_generator, for what works with EG3D alone. Raises ValueError for generators of another kind."""
+    G = load_generator(path_or_name, net=net, device=device)
+    if not isinstance(G, TriPlaneGenerator):
+        raise ValueError(f"{path_or_name}, {net}: a {type(G).__name__}; this needs a generator of EG3D")
+    return G
 
 
 def load_discriminator(
@@ -171,6 +191,11 @@ def _network(path: Path, net: str, cls: type[Config]) -> tuple[Config, dict[str,
         return network.config, network.state()
     except ValueError as error:
         raise type(error)(f"{path}, {net}: {error}") from None
+
+
+def _kind_name(path: Path, net: str) -> str:
+    kinds = read_metadata(path)["kinds"]
+    return str(kinds.get(net, DEFAULT_KIND)) if isinstance(kinds, dict) else DEFAULT_KIND
 
 
 def _config(path: Path, net: str, cls: type[Config]) -> Config:

@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-from omegaconf import MISSING
+from typing import Any
 
 from eg3d.config_checks import at_least, batch_faults, one_of
+from eg3d.samples import SampleConfig
 from eg3d.training.config import TrainConfig
 
 MODES = ("separate", "joint")
 
 
 @dataclass
-class RewardSource:
-    """The reward as a callable: `_target_` is called with the other fields and the device.
-
-    It must take raw density [N, X, Y, Z] to scores [N], and say in its attribute `slab` which slab it reads.
-    """
-
-    _target_: str = MISSING  # dotted name of the function that loads it
-    path: str = MISSING  # the bundle
-
-
-@dataclass
-class RewardTermConfig:
-    """-lambda_r * clip(r, low, high), on slabs of fresh latents seen from the canonical camera."""
+class RewardTermConfig(SampleConfig):
+    """lambda_r (-clip(r, low, high)), on fresh latents; the fields of SampleConfig say how they become samples."""
 
     weight: float = 10.0  # lambda_r; 0 = no reward term
     clip_low: float = -10.0
     clip_high: float = 10.0
-    psi: float = 1.0  # truncation of the reward's slabs
-    truncation_cutoff: int = 14
-    camera_factor: float = 1.0  # multiplies the conditioning label; 0 = unconditioned
     update_w_average: bool = True  # published: reward sampling moves the truncation centre
-    micro_batch: int = 1  # slabs a pass, 0 = as the other phases; the clip acts on their mean score
+    micro_batch: int = 1  # samples a pass, 0 = as the other phases; the clip acts on their mean score
 
     def validate(self) -> list[str]:
-        faults = []
+        faults = super().validate()
         if self.weight < 0:
             faults.append(f"weight: {self.weight} is negative; a reward is maximised with a positive weight")
         if self.clip_low >= self.clip_high:
@@ -46,31 +32,29 @@ class RewardTermConfig:
 
 
 @dataclass
-class ConsistencyConfig:
-    """lambda_c * mean |sigma_G - sigma_G0| on a whole grid, same latents as the reward, G0 the frozen start."""
+class ConsistencyConfig(SampleConfig):
+    """lambda_c mean |sigma_G - sigma_G0| on a whole grid, same latents as the reward, G0 the frozen start."""
 
+    psi: float = 0.7  # published code: 0.7, whatever the reward's
     weight: float = 0.01  # lambda_c; 0 = no consistency term
     resolution: int = 64  # points a side
     grid: str = "skewed"  # exact | skewed (published)
-    psi: float = 0.7  # published code: 0.7, whatever the reward's
-    truncation_cutoff: int = 14
 
     def validate(self) -> list[str]:
-        faults = at_least(self, 0, "weight") + at_least(self, 2, "resolution")
+        faults = super().validate() + at_least(self, 0, "weight") + at_least(self, 2, "resolution")
         return faults + one_of("grid", self.grid, ("exact", "skewed"))
 
 
 @dataclass
-class TrackingConfig:
+class TrackingConfig(SampleConfig):
     """Fixed seeds that the reward scores at every tick, with the averaged generator."""
 
     first_seed: int = 300000
     num_seeds: int = 200
-    psi: float = 1.0
     batch: int = 4
 
     def validate(self) -> list[str]:
-        return at_least(self, 0, "first_seed", "num_seeds") + at_least(self, 1, "batch")
+        return super().validate() + at_least(self, 0, "first_seed", "num_seeds") + at_least(self, 1, "batch")
 
 
 @dataclass
@@ -82,7 +66,7 @@ class FinetuneConfig(TrainConfig):
     ema_rampup: float | None = None
     mode: str = "separate"  # own Adam and step for the reward (the reported run) | joint: one summed loss (the paper)
     reward_lr: float = 0.0025  # of the separate Adam
-    reward: RewardSource = field(default_factory=RewardSource)
+    reward: dict[str, Any] = field(default_factory=dict)  # `_target_` and its arguments, see finetuning/rewards.py
     reward_term: RewardTermConfig = field(default_factory=RewardTermConfig)
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -91,6 +75,8 @@ class FinetuneConfig(TrainConfig):
         faults = super().validate() + one_of("mode", self.mode, MODES)
         if not self.start:
             faults.append("start: fine-tuning needs networks to start from; give a network file or a manifest name")
+        if not self.reward.get("_target_"):
+            faults.append("reward._target_: give the dotted name of a function that loads a reward, or is one")
         if self.batch > 0:
             faults += batch_faults(self.batch, self.reward_term.micro_batch, name="reward_term.micro_batch")
         return faults + at_least(self, 0, "reward_lr")

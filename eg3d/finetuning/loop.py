@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from torch import nn
 
-from eg3d.checkpoints.store import load_generator
+from eg3d.checkpoints.store import load_triplane_generator
 from eg3d.finetuning.config import FinetuneConfig
-from eg3d.finetuning.objective import GeometryObjective, Reward, add_geometry_terms
+from eg3d.finetuning.objective import GeometryObjective, add_geometry_terms
+from eg3d.finetuning.rewards import Reward
 from eg3d.finetuning.tracking import Trajectories
 from eg3d.training.loop import Trainer, TrainingRun
 from eg3d.training.ranks import is_launched
@@ -24,7 +25,9 @@ def finetune(cfg: FinetuneConfig, reward: Reward) -> TrainingRun:
     trainer = Trainer(cfg)
     if isinstance(reward, nn.Module):
         reward.eval().requires_grad_(False)
-    frozen = load_generator(str(cfg.start), net="G_ema", device=str(trainer.device)).eval().requires_grad_(False)
+    frozen = (
+        load_triplane_generator(str(cfg.start), net="G_ema", device=str(trainer.device)).eval().requires_grad_(False)
+    )
     objective = GeometryObjective(cfg, trainer.generator, frozen, reward, trainer.stats)
     add_geometry_terms(trainer.phases, objective, cfg)
     if cfg.tracking.num_seeds > 0:

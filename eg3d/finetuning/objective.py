@@ -1,56 +1,50 @@
-"""Reward and density consistency as loss terms. Source: Sculpting NeRF Geometry (2026), method; code facts as noted.
+"""Reward and density consistency as loss terms. Source: Sculpting NeRF Geometry (2026), "Fine-tuning EG3D geometry".
 
-Letters: N batch, X Y Z the slab, D the consistency grid.
+    L_G = 1/2 L_adv + lambda_r L_r + lambda_c L_c   (mode "joint"; the adversarial term here has no 1/2, as in the code)
+    L_r = -clip(r, low, high) + 1e-6                r the mean score of a micro-batch, clip to [-10, 10]
+    L_c = E_z mean_x |sigma_G(x) - sigma_G0(x)|     x the points of a 64^3 grid, G0 the frozen start, raw density
+
+In mode "separate", the reported run, lambda_r L_r + lambda_c L_c has an Adam and a step of its own, so that only the
+ratio lambda_r : lambda_c and the learning rate count. The offset 1e-6 is the released code's and has no gradient.
+Letters: N batch, D the consistency grid.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eg3d.finetuning.config import ConsistencyConfig, FinetuneConfig, RewardTermConfig
-from eg3d.generator import TriPlaneGenerator
-from eg3d.representations.sigma_field import SigmaFieldConfig, sigma_field, sigma_grid
+from eg3d.finetuning.rewards import Reward, sampled_for, scores_of
+from eg3d.generators.protocol import Generator
+from eg3d.ops.density_grid.grid import GridSpec
+from eg3d.samples import sample_latents
 from eg3d.training.phases import Draw, Phase, Term
 from eg3d.training.stats import Stats
 
-LOSS_OFFSET = 1e-6  # published: added to the clipped reward loss, without effect on gradients
-
-
-class Reward(Protocol):
-    """A frozen reward model: raw density [N, X, Y, Z] of its `slab` to scores [N], differentiable in the density."""
-
-    slab: SigmaFieldConfig
-
-    def __call__(self, slab: Tensor) -> Tensor: ...
+LOSS_OFFSET = 1e-6
 
 
 class GeometryObjective:
     """The two terms of one run; the reward and the frozen generator get no gradients to their weights."""
 
     def __init__(
-        self,
-        cfg: FinetuneConfig,
-        generator: TriPlaneGenerator,
-        frozen: TriPlaneGenerator,
-        reward: Reward,
-        stats: Stats,
+        self, cfg: FinetuneConfig, generator: Generator, frozen: Generator, reward: Reward, stats: Stats
     ) -> None:
         self.cfg, self.generator, self.frozen = cfg, generator, frozen
         self.reward_model, self.stats = reward, stats
 
     def reward(self, draw: Draw) -> Tensor:
-        """-lambda_r * clip(mean score of the micro-batch) + 1e-6."""
+        """lambda_r L_r of a micro-batch."""
         term = self.cfg.reward_term
-        planes = reward_planes(self.generator, draw.z, term)
-        scores = self.reward_model(sigma_field(self.generator, planes, self.reward_model.slab))
+        scores = reward_scores(self.generator, self.reward_model, draw.z, term)
         self.stats.report("Reward/score", scores.mean())
         return term.weight * clipped_reward_loss(scores, term)
 
     def consistency(self, draw: Draw) -> Tensor:
-        """lambda_c * L1 of raw density against the frozen generator."""
+        """lambda_c L_c: L1 of raw density against the frozen generator."""
         difference = density_difference(self.generator, self.frozen, draw.z, self.cfg.consistency)
         self.stats.report("Reward/consistency", difference)
         return self.cfg.consistency.weight * difference
@@ -66,27 +60,22 @@ class GeometryObjective:
 
 
 def clipped_reward_loss(scores: Tensor, term: RewardTermConfig) -> Tensor:
-    """-clip(mean score) + 1e-6 for scores [N]; the gradient is 0 outside the clip."""
+    """L_r = -clip(mean score) + 1e-6 of scores [N], a scalar; the gradient is 0 outside the clip."""
     return -scores.mean().clamp(term.clip_low, term.clip_high) + LOSS_OFFSET
 
 
-def reward_planes(generator: TriPlaneGenerator, z: Tensor, term: RewardTermConfig) -> Tensor:
-    """Tri-planes [N, 3, C, H, W] for the reward: canonical camera, constant noise, the term's truncation."""
-    c = generator.cfg.camera.label().to(z).expand(len(z), -1) * term.camera_factor
-    ws = generator.mapping(
-        z,
-        c,
-        truncation_psi=term.psi,
-        truncation_cutoff=term.truncation_cutoff,
-        update_emas=term.update_w_average and generator.training,
-    )
-    return generator.planes(ws, noise_mode="const")
+def reward_scores(generator: Generator, reward: Reward, z: Tensor, term: RewardTermConfig) -> Tensor:
+    """Scores [N] of latents z [N, z_dim]: canonical camera, constant noise, truncated as the term says.
+
+    Differentiable in the generator. In training, reward sampling moves the centre of truncation if the term says so.
+    """
+    moves_average = term.update_w_average and generator.training
+    sample = sample_latents(generator, z, sampled_for(reward, term), update_emas=moves_average)
+    return scores_of(reward, generator, sample)
 
 
-def density_difference(
-    generator: TriPlaneGenerator, frozen: TriPlaneGenerator, z: Tensor, cfg: ConsistencyConfig
-) -> Tensor:
-    """Mean |sigma_G - sigma_G0| of raw density over a D^3 grid of the box; gradients flow to `generator` only."""
+def density_difference(generator: Generator, frozen: Generator, z: Tensor, cfg: ConsistencyConfig) -> Tensor:
+    """L_c: mean |sigma_G - sigma_G0| of raw density over a D^3 grid of the box; gradients flow to `generator` only."""
     made = _consistency_grid(generator, z, cfg)
     with torch.no_grad():
         wanted = _consistency_grid(frozen, z, cfg)
@@ -103,10 +92,9 @@ def add_geometry_terms(phases: list[Phase], objective: GeometryObjective, cfg: F
         main.terms += terms
         return
     optimizer = torch.optim.Adam(objective.generator.parameters(), lr=cfg.reward_lr, betas=(0.0, 0.99), eps=1e-8)
-    phases.append(Phase("Ggeometry", objective.generator, optimizer, terms))
+    phases.append(Phase("Ggeometry", cast(nn.Module, objective.generator), optimizer, terms))
 
 
-def _consistency_grid(generator: TriPlaneGenerator, z: Tensor, cfg: ConsistencyConfig) -> Tensor:
-    c = generator.cfg.camera.label().to(z).expand(len(z), -1)
-    ws = generator.mapping(z, c, truncation_psi=cfg.psi, truncation_cutoff=cfg.truncation_cutoff)
-    return sigma_grid(generator, generator.planes(ws, noise_mode="const"), cfg.resolution, grid=cfg.grid)
+def _consistency_grid(generator: Generator, z: Tensor, cfg: ConsistencyConfig) -> Tensor:
+    """Raw density [N, D, D, D] of latents z [N, z_dim]."""
+    return sample_latents(generator, z, cfg).field.density_grid(GridSpec(cfg.resolution, cfg.grid))

@@ -5,32 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from eg3d.finetuning.config import TrackingConfig
-from eg3d.finetuning.objective import Reward
-from eg3d.generator import TriPlaneGenerator
-from eg3d.representations.sigma_field import sigma_field
+from eg3d.finetuning.rewards import Reward, score_seeds
+from eg3d.generators.protocol import Generator
 from eg3d.safe_write import atomic_path
-from eg3d.seeds import latents
 
 COLUMNS = ["tick", "num_images", "seed", "score"]
-
-
-@torch.no_grad()
-def score_seeds(
-    generator: TriPlaneGenerator, reward: Reward, seeds: list[int], *, psi: float, batch: int = 4, cutoff: int = 14
-) -> Tensor:
-    """Scores [len(seeds)] of the slabs of `seeds`: canonical camera, constant noise, truncation `psi`."""
-    device, scores = next(generator.parameters()).device, []
-    for start in range(0, len(seeds), batch):
-        z = latents(seeds[start : start + batch], generator.cfg.z_dim).to(device)
-        c = generator.cfg.camera.label().to(device).expand(len(z), -1)
-        ws = generator.mapping(z, c, truncation_psi=psi, truncation_cutoff=cutoff)
-        planes = generator.planes(ws, noise_mode="const")
-        scores.append(reward(sigma_field(generator, planes, reward.slab)).cpu())
-    return torch.cat(scores)
 
 
 class Trajectories:
@@ -40,9 +22,9 @@ class Trajectories:
         self.path, self.cfg = folder / "trajectories.csv", cfg
         self.seeds = list(range(cfg.first_seed, cfg.first_seed + cfg.num_seeds))
 
-    def record(self, generator: TriPlaneGenerator, reward: Reward, *, tick: int, num_images: int) -> Tensor:
+    def record(self, generator: Generator, reward: Reward, *, tick: int, num_images: int) -> Tensor:
         """Score all seeds and write the table anew with them; returns the scores."""
-        scores = score_seeds(generator, reward, self.seeds, psi=self.cfg.psi, batch=self.cfg.batch)
+        scores = score_seeds(generator, reward, self.seeds, self.cfg, batch=self.cfg.batch)
         texts = [repr(score) for score in scores.tolist()]  # as text, so that rewriting the table changes no digit
         rows = pd.DataFrame({"tick": tick, "num_images": num_images, "seed": self.seeds, "score": texts})
         table = pd.concat([self._earlier(tick), rows]) if tick > 0 else rows

@@ -24,10 +24,11 @@ from eg3d.checkpoints.manifest import resolve
 from eg3d.checkpoints.store import load_generator
 from eg3d.data import ImageDataset
 from eg3d.file_hash import sha256_of
-from eg3d.generator import TriPlaneGenerator
+from eg3d.generators.protocol import Generator
 from eg3d.metrics import ppl
 from eg3d.metrics.detectors import DistanceDetector, detector_identity, load_detector
 from eg3d.pictures import to_uint8
+from eg3d.samples import SampleConfig, style_codes
 
 Rows = dict[str, Tensor]  # names to tensors with one row a sample
 Session = Callable[[range], Rows]
@@ -37,7 +38,9 @@ READ_THREADS = 4
 NOISE_MODES = ("random", "const", "none")
 # What decides the pixels of a generated image; a cached figure is dropped when any of these files changes.
 _GENERATOR_CODE = (
-    "generator.py",
+    "generators",
+    "fields",
+    "samples.py",
     "cameras.py",
     "data.py",
     "random_streams.py",
@@ -137,7 +140,7 @@ class GeneratorSession:
     """A loaded generator with the labels that its cameras come from."""
 
     recipe: GeneratedImages
-    G: TriPlaneGenerator
+    G: Generator
     labels: Tensor  # [number of labels, 25]
     device: torch.device
 
@@ -157,13 +160,13 @@ class GeneratorSession:
 
     def pictures(self, ws: Tensor, c: Tensor, rng: torch.Generator) -> Tensor:
         """Pictures [N, 3, R, R], about -1 to 1, of style codes and cameras."""
-        planes = self.G.planes(ws, noise_mode=self.recipe.noise_mode, rng=rng)
+        field = self.G.field(ws, noise_mode=self.recipe.noise_mode, rng=rng)
         needs_rng = self.recipe.is_jittered or self.G.cfg.superresolution_noise_mode == "random"
-        return self.G.render(planes, ws, c, rng=rng if needs_rng else None)["image"].float()
+        return self.G.render(field, ws, c, rng=rng if needs_rng else None).final.float()
 
     def codes(self, z: Tensor, c: Tensor) -> Tensor:
         """Style codes of latents and conditioning labels, truncated as the recipe says."""
-        return self.G.mapping(z, c, truncation_psi=self.recipe.psi, truncation_cutoff=self.recipe.truncation_cutoff)
+        return style_codes(self.G, z, SampleConfig(self.recipe.psi, self.recipe.truncation_cutoff), c=c)
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,6 @@ class Decoder(nn.Module):
             FullyConnected(hidden, 1 + out_features, lr_multiplier=lr_mul),
         )
 
-    def density_weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Weights of the raw density with all gains applied: w1 [H, C], b1 [H], w2 [H], b2 []; differentiable."""
-        w1, b1, w2, b2 = self.weights()
-        return w1, b1, w2[0], b2[0]
-
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All weights with gains applied: w1 [H, C], b1 [H], w2 [1 + F, H] (density first), b2 [1 + F]."""
         first, _, second = self.net

@@ -52,7 +52,7 @@ class MappingNetwork(nn.Module):
         truncation_cutoff: int | None = None,
         update_emas: bool = False,
     ) -> Tensor:
-        """Style codes; psi = 1 skips truncation; cutoff None or -1 truncates every layer.
+        """Style codes; psi = 1 skips truncation; cutoff None truncates every layer.
 
         update_emas moves w_avg towards the batch mean (before truncation, without gradient).
         """
@@ -74,9 +74,9 @@ class MappingNetwork(nn.Module):
         """Pull the first `cutoff` codes of ws [N, num_ws, w_dim] towards w_avg: w_avg + psi (w - w_avg)."""
         if psi == 1.0:
             return ws
-        if cutoff is not None and cutoff < -1:
-            raise ValueError(f"truncation_cutoff must be None, -1 (all layers) or at least 0, got {cutoff}")
-        if cutoff is None or cutoff == -1:
+        if cutoff is not None and cutoff < 0:
+            raise ValueError(f"truncation_cutoff must be None (all layers) or at least 0, got {cutoff}")
+        if cutoff is None:
             return torch.lerp(self.w_avg, ws, psi)
         return torch.cat([torch.lerp(self.w_avg, ws[:, :cutoff], psi), ws[:, cutoff:]], dim=1)
 

@@ -35,7 +35,6 @@ CUDA_FLAGS = (
 )
 PROVEN = ("cpu",)  # device types whose kernels have run. CUDA's compile and pass as C++, but no GPU has run them yet
 GPU_ROOM = 64  # channels or features that kernels have room for
-NATIVE_TYPES = (torch.float32, torch.float64)
 _HERE = Path(__file__).resolve().parent
 
 
@@ -102,6 +101,18 @@ def call(
         raise RuntimeError(
             f"{operation} {step} on {first.device}: CUDA error {code} at launch; EG3D_OPS=reference avoids it"
         )
+
+
+def gradients(
+    values: Tensor | Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    upstream: Tensor | Sequence[Tensor],
+    needed: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of values of the reference, themselves differentiable; None for the inputs that need none."""
+    wanted = [tensor for tensor, flag in zip(inputs, needed) if flag]
+    found = iter(torch.autograd.grad(values, wanted, upstream, create_graph=True))
+    return [next(found) if flag else None for flag in needed[: len(inputs)]]
 
 
 @functools.cache

@@ -26,7 +26,7 @@ from eg3d.rendering.rays import RayBundle, box_limits
 from eg3d.rendering.sampling import IMPORTANCE_BINS, Draws, importance_depths, stratified_depths
 
 # Points [N, P, 3] -> raw density [N, P] and colours in [0, 1] [N, C, P].
-Field = Callable[[Tensor], tuple[Tensor, Tensor]]
+PointQuery = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass
@@ -86,7 +86,7 @@ class RenderedRays:
 
     rgb: Tensor  # [N, C, R] -1 to 1 for colours in [0, 1]
     depth: Tensor  # [N, R] world units along the ray
-    weights: Tensor  # [N, R] share of light stopped by matter, 0 to 1
+    opacity: Tensor  # [N, R] share of light stopped by matter, 0 to 1
     spread: Tensor  # [N, R] variance of the stopping distance times opacity, world units squared
 
 
@@ -98,7 +98,7 @@ def ray_limits(rays: RayBundle, cfg: RenderingConfig) -> tuple[Tensor, Tensor]:
     return torch.full_like(like, float(cfg.ray_start)), torch.full_like(like, float(cfg.ray_end))
 
 
-def render_rays(field: Field, rays: RayBundle, cfg: RenderingConfig, rng: Draws | None = None) -> RenderedRays:
+def render_rays(field: PointQuery, rays: RayBundle, cfg: RenderingConfig, rng: Draws | None = None) -> RenderedRays:
     """Render rays through a field. Source: EG3D (2022), section 4; NeRF (2020), section 5.2.
 
     Gradients flow to the field and to the rays, never through the choice of fine distances. With `rng` the draws
@@ -117,7 +117,7 @@ def render_rays(field: Field, rays: RayBundle, cfg: RenderingConfig, rng: Draws 
 
 
 def _evaluate(
-    field: Field, rays: RayBundle, t: Tensor, density_noise: float, rng: Draws | None
+    field: PointQuery, rays: RayBundle, t: Tensor, density_noise: float, rng: Draws | None
 ) -> tuple[Tensor, Tensor]:
     """Raw densities [N, R, S] and colours [N, C, R, S] at distances [N, R, S]."""
     points = rays.rays_o.unsqueeze(2) + t.unsqueeze(-1) * rays.rays_d.unsqueeze(2)

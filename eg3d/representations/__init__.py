@@ -1,1 +1,1 @@
-"""What is made from a tri-plane: density grids and meshes."""
+"""What is made from a sample: density slabs, depth maps, points, images, meshes."""

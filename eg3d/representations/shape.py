@@ -1,6 +1,6 @@
 """The shape of one sample as a file: a mesh (.ply, .glb, .obj) or the density itself (.mrc), in world units.
 
-The tri-planes are made once, by the caller; density and colours are queried in parts that fit memory.
+The field is made once, by the caller; density and colours are queried in parts that fit memory.
 Shape letters: D grid side, V vertices.
 """
 
@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from eg3d.fields.protocol import Field
+from eg3d.ops.density_grid.grid import CHUNK_POINTS, GRIDS, GridSpec
 from eg3d.representations.mesh import LEVEL, MESH_SUFFIXES, NoSurface, export_mesh, extract_mesh, hide_border
-from eg3d.representations.sigma_field import CHUNK_POINTS, GRIDS, sigma_part
 from eg3d.safe_write import atomic_path
 
 if TYPE_CHECKING:
     import trimesh
-
-    from eg3d.generator import TriPlaneGenerator
 
 BORDER = 30 / 256  # fraction of the cube hidden at each side, as published
 VOLUME_SUFFIX = ".mrc"
@@ -58,8 +56,8 @@ class ShapeConfig:
         return faults
 
 
-def write_shape(G: TriPlaneGenerator, planes: Tensor, stem: Path, cfg: ShapeConfig) -> Path:
-    """Write the shape of planes [1, 3, C, H, W] to `stem` with the suffix of cfg.format, atomically; returns the path.
+def write_shape(field: Field, stem: Path, cfg: ShapeConfig) -> Path:
+    """Write the shape of a field of one sample to `stem` with the suffix of cfg.format, atomically; returns the path.
 
     Raises NoSurface, with the range of the density, where a mesh was asked for and nothing crosses the level.
     """
@@ -67,38 +65,38 @@ def write_shape(G: TriPlaneGenerator, planes: Tensor, stem: Path, cfg: ShapeConf
     if faults:
         raise ValueError("; ".join(faults))
     path = stem.with_suffix(cfg.format)
-    volume = density_volume(G, planes, cfg.resolution, grid=cfg.grid)
-    box_warp = G.cfg.rendering.box_warp
+    volume = density_volume(field, cfg.resolution, grid=cfg.grid)
     if cfg.format == VOLUME_SUFFIX:
-        export_volume(hide_border(volume, cfg.border, resolution=cfg.resolution), path, box_warp=box_warp)
+        export_volume(hide_border(volume, cfg.border, resolution=cfg.resolution), path, box_warp=field.box_warp)
     else:
-        export_mesh(shape_mesh(G, planes, volume, cfg), path)
+        export_mesh(shape_mesh(field, volume, cfg), path)
     return path
 
 
 @torch.no_grad()
-def density_volume(G: TriPlaneGenerator, planes: Tensor, resolution: int, *, grid: str) -> np.ndarray:
-    """Raw density [D, D, D] float32, in the order (x, y, z), of planes [1, 3, C, H, W]; slab by slab, on the host."""
+def density_volume(field: Field, resolution: int, *, grid: str) -> np.ndarray:
+    """Raw density [D, D, D] float32, in the order (x, y, z), of one sample's field; slab by slab, on the host."""
     volume = np.empty((resolution,) * 3, dtype=np.float32)
     step = max(1, SLAB_POINTS // resolution**2)
     whole = slice(0, resolution)
     for start in range(0, resolution, step):
         part = slice(start, min(start + step, resolution))
-        volume[part] = sigma_part(G, planes, resolution, (part, whole, whole), grid=grid)[0].float().cpu().numpy()
+        spec = GridSpec(resolution, grid, (part, whole, whole))
+        volume[part] = field.density_grid(spec)[0].float().cpu().numpy()
     return volume
 
 
-def shape_mesh(G: TriPlaneGenerator, planes: Tensor, volume: np.ndarray, cfg: ShapeConfig) -> trimesh.Trimesh:
+def shape_mesh(field: Field, volume: np.ndarray, cfg: ShapeConfig) -> trimesh.Trimesh:
     """The surface of a density volume [D, D, D] in world units, wound outward, with colours if cfg asks for them.
 
     A skewed volume is meshed as if its points were regular, as published.
     """
-    box_warp = G.cfg.rendering.box_warp
+    box_warp = field.box_warp
     mesh = extract_mesh(volume, level=cfg.level, box_warp=box_warp, resolution=cfg.resolution, border=cfg.border)
     if cfg.is_colored:
         from trimesh.visual import ColorVisuals
 
-        colors = surface_colors(G, planes, where_sampled(mesh.vertices, cfg, box_warp=box_warp))
+        colors = surface_colors(field, where_sampled(mesh.vertices, cfg, box_warp=box_warp))
         mesh.visual = ColorVisuals(mesh, vertex_colors=colors)
     return mesh
 
@@ -106,7 +104,7 @@ def shape_mesh(G: TriPlaneGenerator, planes: Tensor, volume: np.ndarray, cfg: Sh
 def where_sampled(vertices: np.ndarray, cfg: ShapeConfig, *, box_warp: float) -> np.ndarray:
     """The world points [V, 3] whose density the grid took for that of `vertices` [V, 3]: the same on an exact grid.
 
-    Source of the skewed coordinates: eg3d/representations/sigma_field.py, grid_points. They are linear in the grid
+    Source of the skewed coordinates: eg3d/ops/density_grid/grid.py, grid_points. They are linear in the grid
     index, so that they also hold between grid points.
     """
     if cfg.grid == "exact":
@@ -117,10 +115,11 @@ def where_sampled(vertices: np.ndarray, cfg: ShapeConfig, *, box_warp: float) ->
 
 
 @torch.no_grad()
-def surface_colors(G: TriPlaneGenerator, planes: Tensor, points: np.ndarray) -> np.ndarray:
+def surface_colors(field: Field, points: np.ndarray) -> np.ndarray:
     """The field's colours uint8 [V, 3] at world points [V, 3]: its first three channels, before super-resolution."""
-    at = torch.from_numpy(np.asarray(points, dtype=np.float32)).to(planes.device)
-    colors = [G.field(planes, piece[None])["rgb"][0, :, :3].float().cpu() for piece in at.split(CHUNK_POINTS)]
+    at = torch.from_numpy(np.asarray(points, dtype=np.float32)).to(field.device)
+    pieces = at.split(CHUNK_POINTS)
+    colors = [field.density_and_color(piece[None])[1][0, :, :3].float().cpu() for piece in pieces]
     return (torch.cat(colors).clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from eg3d.config_checks import at_least, batch_faults, one_of
-from eg3d.generator import GeneratorConfig
+from eg3d.generators.eg3d import GeneratorConfig
 from eg3d.networks.augment import AugmentConfig
 from eg3d.networks.discriminator import DiscriminatorConfig
 

@@ -35,7 +35,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from eg3d.config_checks import faults_of
-from eg3d.generator import GeneratorConfig, afhq512_128, ffhq512_128, shapenet128_64
+from eg3d.generators.eg3d import GeneratorConfig, afhq512_128, ffhq512_128, shapenet128_64
 from eg3d.hydra_command import ConfigError
 from eg3d.networks.augment import AugmentConfig, pipe_config
 from eg3d.networks.discriminator import DiscriminatorConfig

@@ -16,9 +16,9 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from eg3d.checkpoints.store import load_discriminator, load_generator, save_networks
+from eg3d.checkpoints.store import load_discriminator, load_triplane_generator, save_networks
 from eg3d.data import Batch, ImageDataset, batches
-from eg3d.generator import TriPlaneGenerator
+from eg3d.generators.eg3d import TriPlaneGenerator
 from eg3d.networks.augment import AugmentPipe
 from eg3d.networks.discriminator import DualDiscriminator
 from eg3d.pictures import depth_to_rgb, save_grid
@@ -153,15 +153,20 @@ class Trainer:
         """G, D and the average of G, on the device; their weights follow from config, seed and `start` alone."""
         cfg = self.cfg
         if cfg.start and cfg.start_config == "file":
-            generator, discriminator = load_generator(cfg.start, net=cfg.start_net), load_discriminator(cfg.start)
-            average = load_generator(cfg.start, net="G_ema")
+            generator, discriminator = (
+                load_triplane_generator(cfg.start, net=cfg.start_net),
+                load_discriminator(cfg.start),
+            )
+            average = load_triplane_generator(cfg.start, net="G_ema")
         else:
             generator, discriminator = self._new_networks()
             average = copy.deepcopy(generator)
             if cfg.start:
-                transfer(generator, load_generator(cfg.start, net=cfg.start_net), f"{cfg.start}, {cfg.start_net}")
+                transfer(
+                    generator, load_triplane_generator(cfg.start, net=cfg.start_net), f"{cfg.start}, {cfg.start_net}"
+                )
                 transfer(discriminator, load_discriminator(cfg.start), f"{cfg.start}, D")
-                transfer(average, load_generator(cfg.start, net="G_ema"), f"{cfg.start}, G_ema")
+                transfer(average, load_triplane_generator(cfg.start, net="G_ema"), f"{cfg.start}, G_ema")
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             if network.cfg.img_resolution != self.dataset.resolution:
                 raise ValueError(
@@ -323,7 +328,7 @@ class Trainer:
             z, c = z.to(self.device), c.to(self.device)
             rendered = self.average(z, c)
             for name, parts in made.items():
-                parts.append(rendered[name].cpu())
+                parts.append(getattr(rendered, name).cpu())
         kimg, columns = self.progress.num_images // 1000, self.cfg.grid[0]
         pictures = {"": torch.cat(made["image"]), "_raw": torch.cat(made["image_raw"])}
         pictures["_depth"] = depth_to_rgb(torch.cat(made["image_depth"]))

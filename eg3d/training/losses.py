@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eg3d.cameras import split_label
-from eg3d.generator import TriPlaneGenerator
+from eg3d.fields.protocol import Field
+from eg3d.generators.protocol import Rendered
 from eg3d.networks.discriminator import resize_raw
 from eg3d.random_streams import Rng, normal, uniform
 from eg3d.rendering.rays import pixel_rays
@@ -60,9 +61,9 @@ def real_images(image: Tensor, neural_resolution: int, sigma: float) -> Images:
     return {"image": blur(image, sigma), "image_raw": blur(resize_raw(image, neural_resolution), sigma)}
 
 
-def fake_images(rendered: Images, sigma: float) -> Images:
+def fake_images(rendered: Rendered, sigma: float) -> Images:
     """What the discriminator sees of generated images: only the final image is blurred, as published."""
-    return {"image": blur(rendered["image"], sigma), "image_raw": rendered["image_raw"]}
+    return {"image": blur(rendered.final, sigma), "image_raw": rendered.image_raw}
 
 
 def r1_penalty(
@@ -79,80 +80,77 @@ def r1_penalty(
     return sum((g.square().sum(dim=(1, 2, 3)) for g in gradients), torch.zeros_like(logits[:, 0])), logits
 
 
-def density_regularisation(
-    generator: TriPlaneGenerator, planes: Tensor, *, num_points: int, std: float, rng: Rng
-) -> Tensor:
+def density_regularisation(field: Field, *, num_points: int, std: float, rng: Rng) -> Tensor:
     """Mean |sigma(P) - sigma(P + noise)| of raw density at P ~ U[-1, 1]^3, noise ~ N(0, std^2), world units.
 
     The cube is not scaled by the box, as published. Source: EG3D (2022), density regularisation.
     """
-    shape = (planes.shape[0], num_points, 3)
-    points = uniform(shape, rng).to(planes.device) * 2 - 1
-    moved = points + std * normal(shape, rng).to(planes.device)
-    sigma = generator.sigma(planes, torch.cat([points, moved], dim=1))
+    shape = (len(field), num_points, 3)
+    points = uniform(shape, rng).to(field.device) * 2 - 1
+    moved = points + std * normal(shape, rng).to(field.device)
+    sigma = field.density(torch.cat([points, moved], dim=1))
     return (sigma[:, :num_points] - sigma[:, num_points:]).abs().mean()
 
 
-def monotonic_regularisation(generator: TriPlaneGenerator, planes: Tensor, *, is_detached: bool, rng: Rng) -> Tensor:
+def monotonic_regularisation(field: Field, *, is_detached: bool, rng: Rng) -> Tensor:
     """10 * mean relu(sigma(P) - sigma(P')) with P' one 256th of the box further from the frontal camera, along -z.
 
     P ~ U[-1, 1]^3, 2,000 points a sample. Fills what the surface hides. With `is_detached` only the point behind is
     moved. Source: EG3D (2022), the regularisers `monotonic-detach` and `monotonic-fixed`.
     """
-    shape = (planes.shape[0], MONOTONIC_POINTS, 3)
-    points = uniform(shape, rng).to(planes.device) * 2 - 1
-    step = generator.cfg.rendering.box_warp / MONOTONIC_STEPS
-    behind = points - torch.tensor([0.0, 0.0, step], device=planes.device)
-    sigma = generator.sigma(planes, torch.cat([points, behind], dim=1))
+    shape = (len(field), MONOTONIC_POINTS, 3)
+    points = uniform(shape, rng).to(field.device) * 2 - 1
+    step = field.box_warp / MONOTONIC_STEPS
+    behind = points - torch.tensor([0.0, 0.0, step], device=field.device)
+    sigma = field.density(torch.cat([points, behind], dim=1))
     front, back = sigma.split(MONOTONIC_POINTS, dim=1)
     return 10 * ((front.detach() if is_detached else front) - back).relu().mean()
 
 
-def reconstruction_loss(rendered: Images, image: Tensor, *, edge_weight: float) -> Tensor:
+def reconstruction_loss(rendered: Rendered, image: Tensor, *, edge_weight: float) -> Tensor:
     """L1 to the real image at both sizes, plus L1 of horizontal and vertical differences.
 
     image [N, 3, H, H], -1 to 1. The low-resolution term sees the clean rendering, before any super-resolution residual.
     """
-    raw = rendered["image_raw_clean"]
+    raw = rendered.image_raw_clean
     target = resize_raw(image, raw.shape[-1])
-    loss = (rendered["image"] - image).abs().mean() + (raw - target).abs().mean()
-    for made, wanted in ((rendered["image"], image), (raw, target)):
+    loss = (rendered.final - image).abs().mean() + (raw - target).abs().mean()
+    for made, wanted in ((rendered.final, image), (raw, target)):
         difference = made - wanted
         edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
         loss = loss + edge_weight * edges
     return loss
 
 
-def silhouette_loss(rendered: Images, image: Tensor) -> Tensor:
+def silhouette_loss(rendered: Rendered, image: Tensor) -> Tensor:
     """Mean |opacity - mask| at the neural resolution; the mask is where the real image [N, 3, H, H] is not black.
 
     Only for images before an exactly black background, which is what empty rays render to.
     """
-    opacity = rendered["weights"]
+    opacity = rendered.opacity
     mask = (image > -1).any(dim=1, keepdim=True).to(image.dtype)
     return (opacity - resize_raw(mask, opacity.shape[-1])).abs().mean()
 
 
 def depth_loss(
-    generator: TriPlaneGenerator,
-    planes: Tensor,
+    field: Field,
     c: Tensor,
     depth: Tensor,
     *,
+    limits: tuple[float, float],
     num_points: int,
     band: float,
     rng: Rng,
 ) -> Tensor:
     """Binary cross-entropy of the density against depth maps: air before a ray's surface, matter just behind it.
 
-    c [N, 25]; depth [N, H, H] world units along the rays, 0 = background. Half of the points lie around the surfaces of
-    random pixels, normally distributed with deviation `band`, but no further behind than MATTER_THICKNESS; the other
-    half lie evenly in the air before them, or anywhere on rays that hit nothing. The logit is
-    (sigma_raw - SURFACE_LEVEL) / DENSITY_SCALE, so that the surface settles at the level where meshes are extracted.
-    Source: occupancy as a classification, Occupancy Networks (2019), eq. 4.
+    c [N, 25]; depth [N, H, H] world units along the rays, 0 = background; limits: where rays start and end, world
+    units. Half of the points lie around the surfaces of random pixels, normally distributed with deviation `band`, but
+    no further behind than MATTER_THICKNESS; the other half lie evenly in the air before them, or anywhere on rays that
+    hit nothing. The logit is (sigma_raw - SURFACE_LEVEL) / DENSITY_SCALE, so that the surface settles at the level
+    where meshes are extracted. Source: occupancy as a classification, Occupancy Networks (2019), eq. 4.
     """
-    rendering = generator.cfg.rendering
-    near, far = (float(limit) for limit in (rendering.ray_start, rendering.ray_end))
+    near, far = limits
     num, side = len(depth), depth.shape[-1]
     rays = pixel_rays(*split_label(c), side)
 
@@ -169,7 +167,7 @@ def depth_loss(
     t = torch.where(is_near, at + offset, in_air)
     directions = rays.rays_d.gather(1, pixel.unsqueeze(-1).expand(-1, -1, 3))
     points = rays.rays_o[:, :1] + t.unsqueeze(-1) * directions
-    logits = (generator.sigma(planes, points).squeeze(-1) - SURFACE_LEVEL) / DENSITY_SCALE
+    logits = (field.density(points) - SURFACE_LEVEL) / DENSITY_SCALE
     return F.binary_cross_entropy_with_logits(logits, (is_near & (offset > 0)).to(logits))
 
 

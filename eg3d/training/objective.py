@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eg3d.generator import TriPlaneGenerator
+from eg3d.fields.protocol import Field
+from eg3d.generators.eg3d import TriPlaneGenerator
+from eg3d.generators.protocol import Rendered
 from eg3d.networks.augment import AugmentPipe
 from eg3d.networks.discriminator import DualDiscriminator
 from eg3d.random_streams import Rng, normal, uniform
@@ -76,7 +78,7 @@ class AdversarialObjective:
             fade_kimg=self.cfg.neural_resolution_fade_kimg,
         )
 
-    def render(self, draw: Draw, *, moves_average: bool = False) -> losses.Images:
+    def render(self, draw: Draw, *, moves_average: bool = False) -> Rendered:
         """Training-time forward: swapped conditioning, mixed styles, random noise and jitter."""
         ws = self._styles(draw, uniform((len(draw.z), 1), draw.rng).to(draw.c), moves_average=moves_average)
         return self.generator.synthesis(
@@ -109,17 +111,17 @@ class AdversarialObjective:
         return self._reported("Loss/G/loss", losses.generator_loss(logits))
 
     def density(self, draw: Draw) -> Tensor:
-        planes = self.generator.planes(self._styles(draw, draw.coin), noise_mode="random", rng=draw.rng)
+        field = self.generator.field(self._styles(draw, draw.coin), noise_mode="random", rng=draw.rng)
         loss = losses.density_regularisation(
-            self.generator, planes, num_points=self.loss.density_reg_points, std=self._density_std(), rng=draw.rng
+            field, num_points=self.loss.density_reg_points, std=self._density_std(), rng=draw.rng
         )
         self.stats.report("Loss/G/density_reg", loss)
         return loss * self.loss.density_reg * self._gain(self.loss.density_reg_interval)
 
     def monotonic(self, draw: Draw) -> Tensor:
-        planes = self.generator.planes(self._styles(draw, draw.coin), noise_mode="random", rng=draw.rng)
+        field = self.generator.field(self._styles(draw, draw.coin), noise_mode="random", rng=draw.rng)
         is_detached = self.loss.density_reg_type == "monotonic-detach"
-        loss = losses.monotonic_regularisation(self.generator, planes, is_detached=is_detached, rng=draw.rng)
+        loss = losses.monotonic_regularisation(field, is_detached=is_detached, rng=draw.rng)
         return self._reported("Loss/G/monotonic", loss) * self._gain(self.loss.density_reg_interval)
 
     def density_terms(self) -> list[Term]:
@@ -157,28 +159,28 @@ class AdversarialObjective:
         generator, warm = self.generator, self.cfg.warm_start
         ws = generator.mapping(z, draw.real.label if draw.real.other is None else draw.real.other)
         self._codes.append(ws[:, 0].detach())
-        planes = generator.planes(ws, noise_mode="random", rng=draw.rng)
-        rendered = generator.render(planes, ws, draw.real.label, rng=draw.rng)
+        field = generator.field(ws, noise_mode="random", rng=draw.rng)
+        rendered = generator.render(field, ws, draw.real.label, rng=draw.rng)
         terms = {
             "reconstruction": losses.reconstruction_loss(rendered, draw.real.image, edge_weight=warm.edge_weight),
             "silhouette": warm.silhouette_weight * losses.silhouette_loss(rendered, draw.real.image),
-            "spread": warm.spread_weight * rendered["depth_spread"].mean(),
+            "spread": warm.spread_weight * rendered.depth_spread.mean(),
         }
         if warm.depth_weight > 0:
-            terms["depth"] = warm.depth_weight * self._depth(planes, draw)
+            terms["depth"] = warm.depth_weight * self._depth(field, draw)
         return sum((self._reported(f"Loss/{name}", term) for name, term in terms.items()), torch.zeros_like(z[0, 0]))
 
-    def _depth(self, planes: Tensor, draw: Draw) -> Tensor:
+    def _depth(self, field: Field, draw: Draw) -> Tensor:
         if draw.real.depth is None:
             raise ValueError(
                 "warm_start.depth_weight: the data set has no depths.npy; give 0, or heads with depths=true"
             )
-        warm = self.cfg.warm_start
+        warm, rendering = self.cfg.warm_start, self.generator.cfg.rendering
         return losses.depth_loss(
-            self.generator,
-            planes,
+            field,
             draw.real.label,
             draw.real.depth,
+            limits=(float(rendering.ray_start), float(rendering.ray_end)),
             num_points=warm.depth_points,
             band=warm.depth_band,
             rng=draw.rng,

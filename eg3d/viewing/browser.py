@@ -26,7 +26,7 @@ from eg3d.viewing.gallery import MODES, Choice, Gallery, Pose, pose_from
 if TYPE_CHECKING:
     import viser
 
-    from eg3d.generator import CameraConfig
+    from eg3d.cameras import CameraConfig
 
 log = logging.getLogger(__name__)
 

@@ -13,18 +13,18 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from eg3d.cameras import CameraConfig
+from eg3d.fields.protocol import Field, join_fields
+from eg3d.generators.protocol import Generator, device_of
 from eg3d.pictures import depth_to_rgb, tile
 from eg3d.safe_write import atomic_path
-from eg3d.viewing.views import ViewingConfig, device_of, for_viewing, pictures_at_once, planes_of, render, style_codes
-
-if TYPE_CHECKING:
-    from eg3d.generator import CameraConfig, TriPlaneGenerator
+from eg3d.samples import Sample, seed_latents, style_codes
+from eg3d.viewing.views import ViewingConfig, field_of, for_viewing, pictures_at_once, render
 
 IMAGE_MODES = ("image", "image_depth", "image_raw")
 PITCH_CENTRE = -0.05  # radians, as published
@@ -83,7 +83,7 @@ class Frame:
     """One picture of a film, and what it was made from."""
 
     picture: np.ndarray  # uint8 [rows * R, columns * R, 3]
-    planes: Tensor  # [G, 3, C, H, W]
+    field: Field  # of G samples
     label: Tensor  # camera [1, 25], on the CPU
 
 
@@ -108,10 +108,10 @@ def interpolated_codes(keyframes: Tensor, frames_per_keyframe: int) -> Tensor:
 
 
 @torch.no_grad()
-def film_frames(G: TriPlaneGenerator, cfg: FilmConfig, camera: CameraConfig) -> Iterator[Frame]:
+def film_frames(G: Generator, cfg: FilmConfig, camera: CameraConfig) -> Iterator[Frame]:
     """The F frames of a film, one at a time. Raises ValueError for a config with faults.
 
-    Tri-planes are made once where the latent stands still (one keyframe a cell), else once a frame.
+    The field is made once where the latent stands still (one keyframe a cell), else once a frame.
     """
     faults = cfg.validate()
     if faults:
@@ -119,38 +119,39 @@ def film_frames(G: TriPlaneGenerator, cfg: FilmConfig, camera: CameraConfig) -> 
     G = for_viewing(G, cfg.viewing)
     cells = cfg.keyframes
     codes = torch.stack(
-        [
-            interpolated_codes(style_codes(G, seeds, camera.label(), cfg.viewing), cfg.frames_per_keyframe)
-            for seeds in cells
-        ],
+        [interpolated_codes(_keyframe_codes(G, seeds, camera, cfg), cfg.frames_per_keyframe) for seeds in cells],
         dim=1,
     )  # [F, G, num_ws, w_dim]
     labels = orbit(camera, cfg.num_frames, yaw_range=cfg.yaw_range, pitch_range=cfg.pitch_range)
     limits = depth_limits(G)
     is_still = len(cells[0]) == 1
-    planes: Tensor | None = None
+    sample: Sample | None = None
     for ws, label in zip(codes.to(device_of(G)), labels.split(1), strict=True):
-        if planes is None or not is_still:
-            planes = torch.cat([planes_of(G, part, cfg.viewing) for part in ws.split(pictures_at_once(G))])
-        pictures = _pictures(G, planes, ws, label, cfg, limits)
-        yield Frame(tile(pictures, cfg.grid[0]), planes, label)
+        if sample is None or not is_still:
+            parts = [field_of(G, part, cfg.viewing) for part in ws.split(pictures_at_once(G))]
+            sample = Sample(ws, join_fields(parts))
+        pictures = _pictures(G, sample, label, cfg, limits)
+        yield Frame(tile(pictures, cfg.grid[0]), sample.field, label)
 
 
-def depth_limits(G: TriPlaneGenerator) -> tuple[float, float]:
+def _keyframe_codes(G: Generator, seeds: Sequence[int], camera: CameraConfig, cfg: FilmConfig) -> Tensor:
+    return style_codes(G, seed_latents(G, seeds), cfg.viewing, c=camera.canonical())
+
+
+def depth_limits(G: Generator) -> tuple[float, float]:
     """Distances shown as white and black, the same for every frame: the front of the box and its middle."""
-    radius = G.cfg.camera.radius
+    radius = G.camera.radius
     return radius - G.cfg.rendering.box_warp / 2, radius
 
 
-def _pictures(
-    G: TriPlaneGenerator, planes: Tensor, ws: Tensor, label: Tensor, cfg: FilmConfig, limits: tuple[float, float]
-) -> Tensor:
+def _pictures(G: Generator, sample: Sample, label: Tensor, cfg: FilmConfig, limits: tuple[float, float]) -> Tensor:
     """Pictures [G, 3, R, R] of all cells from one camera, on the CPU."""
     made, is_depth = [], cfg.image_mode == "image_depth"
     at_once = pictures_at_once(G)
-    for part, codes in zip(planes.split(at_once), ws.split(at_once), strict=True):
-        out = render(G, part, codes, label.expand(len(codes), -1), cfg.viewing, superresolve=not is_depth)
-        picture = out[cfg.image_mode].float()
+    for start in range(0, len(sample), at_once):
+        part = sample.rows(slice(start, start + at_once))
+        out = render(G, part, label.expand(len(part), -1), cfg.viewing, superresolve=not is_depth)
+        picture = getattr(out, cfg.image_mode).float()
         made.append((depth_to_rgb(picture, limits=limits) if is_depth else picture).cpu())
     return torch.cat(made)
 

@@ -16,17 +16,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eg3d.generator import CameraConfig
+from eg3d.cameras import CameraConfig
 from eg3d.pictures import depth_to_rgb, tile
 from eg3d.representations.mesh import LEVEL, NoSurface
 from eg3d.representations.shape import ShapeConfig, density_volume, shape_mesh
+from eg3d.samples import PUBLISHED_CUTOFF, Sample
 from eg3d.viewing.film import depth_limits
-from eg3d.viewing.views import ViewingConfig, for_viewing, planes_of, render, style_codes
+from eg3d.viewing.views import ViewingConfig, for_viewing, render, viewed_seeds
 
 if TYPE_CHECKING:
     import trimesh
 
-    from eg3d.generator import TriPlaneGenerator
+    from eg3d.generators.protocol import Generator
 
 MODES = ("image", "image_raw", "image_depth", "mesh")
 PREVIEW_SIDE = 32  # px of the rays of a preview
@@ -49,7 +50,7 @@ class Choice:
 
     seed: int = 0
     psi: float = 0.7
-    truncation_cutoff: int = 14
+    truncation_cutoff: int | None = PUBLISHED_CUTOFF
     mode: str = "image"
     resolution: int = 128  # grid points per side behind a mesh
     level: float = LEVEL  # raw density of its surface
@@ -79,7 +80,7 @@ def pose_from(position: Sequence[float], target: Sequence[float], camera: Camera
 class Gallery:
     """Pictures and meshes of named networks. Not thread-safe: one thread at a time."""
 
-    def __init__(self, networks: Mapping[str, TriPlaneGenerator]) -> None:
+    def __init__(self, networks: Mapping[str, Generator]) -> None:
         self.names = list(networks)
         self._networks = {name: for_viewing(G, ViewingConfig()) for name, G in networks.items()}
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
@@ -87,7 +88,7 @@ class Gallery:
     @property
     def camera(self) -> CameraConfig:
         """Cameras of the first network, which the viewer starts with."""
-        return self._networks[self.names[0]].cfg.camera
+        return self._networks[self.names[0]].camera
 
     @torch.no_grad()
     def picture(self, choice: Choice, pose: Pose, *, is_preview: bool = False) -> np.ndarray:
@@ -98,14 +99,13 @@ class Gallery:
 
     def mesh(self, name: str, choice: Choice) -> trimesh.Trimesh:
         """The surface in one network's field, world units. Raises NoSurface when nothing crosses the level."""
-        G = self._networks[name]
         key = ("mesh", name, replace(choice, mode="mesh"))
 
         def make() -> trimesh.Trimesh | NoSurface:
-            planes, _ = self._latent(name, choice)
+            field = self._sample(name, choice).field
             cfg = ShapeConfig(resolution=choice.resolution, level=choice.level, is_colored=choice.is_colored)
             try:
-                return shape_mesh(G, planes, density_volume(G, planes, cfg.resolution, grid=cfg.grid), cfg)
+                return shape_mesh(field, density_volume(field, cfg.resolution, grid=cfg.grid), cfg)
             except NoSurface as error:
                 return error
 
@@ -117,8 +117,8 @@ class Gallery:
     def _picture(self, name: str, choice: Choice, pose: Pose, is_preview: bool) -> Tensor:
         """[1, 3, R, R] in [-1, 1] on the CPU."""
         G = self._networks[name]
-        planes, ws = self._latent(name, choice)
-        camera = replace(G.cfg.camera, focal=G.cfg.camera.focal * pose.zoom)
+        sample = self._sample(name, choice)
+        camera = replace(G.camera, focal=G.camera.focal * pose.zoom)
         label = camera.label(pose.yaw, pose.pitch)
         kind = choice.mode if choice.mode in MODES[:3] else "image"
         if is_preview:
@@ -127,20 +127,19 @@ class Gallery:
             )
             kind = "image_raw" if kind == "image" else kind
         is_full = not is_preview and kind != "image_depth"
-        made = render(G, planes, ws, label, ViewingConfig(), superresolve=is_full)[kind].float()
+        made = getattr(render(G, sample, label, ViewingConfig(), superresolve=is_full), kind).float()
         return (depth_to_rgb(made, limits=depth_limits(G)) if kind == "image_depth" else made).cpu()
 
-    def _latent(self, name: str, choice: Choice) -> tuple[Tensor, Tensor]:
-        """Tri-planes [1, 3, C, H, W] and style codes [1, num_ws, w_dim], conditioned on the frontal camera."""
+    def _sample(self, name: str, choice: Choice) -> Sample:
+        """The chosen seed, conditioned on the frontal camera."""
         G = self._networks[name]
         cfg = ViewingConfig(psi=choice.psi, truncation_cutoff=choice.truncation_cutoff)
 
         @torch.no_grad()
-        def make() -> tuple[Tensor, Tensor]:
-            ws = style_codes(G, [choice.seed], G.cfg.camera.label(), cfg)
-            return planes_of(G, ws, cfg), ws
+        def make() -> Sample:
+            return viewed_seeds(G, [choice.seed], cfg)
 
-        return self._keep(("planes", name, choice.seed, choice.psi, choice.truncation_cutoff), make)
+        return self._keep(("sample", name, choice.seed, choice.psi, choice.truncation_cutoff), make)
 
     def _keep(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make` made for this key, the last few of which are kept."""

@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
-from eg3d.click_command import switch
+from eg3d.click_command import Cutoff, switch
+from eg3d.generators.protocol import NOISE_MODES
+from eg3d.ops.density_grid.grid import GRIDS
 from eg3d.rendering.compositing import DEPTH_CLAMPS
 from eg3d.representations.mesh import LEVEL
 from eg3d.representations.shape import FORMATS, ShapeConfig
-from eg3d.representations.sigma_field import GRIDS
-from eg3d.viewing.views import NOISE_MODES, ViewingConfig
+from eg3d.samples import PUBLISHED_CUTOFF
+from eg3d.viewing.views import ViewingConfig
 
 Decorator = Callable[[Any], Any]
 fov_option = click.option(
@@ -35,7 +37,11 @@ def viewing_options(*, sample_multiplier: float = 1.0) -> Decorator:
     return _all(
         click.option("--trunc", "psi", type=float, default=1.0, help="Truncation psi."),
         click.option(
-            "--trunc-cutoff", "truncation_cutoff", type=click.IntRange(0), default=14, help="Layers that are truncated."
+            "--trunc-cutoff",
+            "truncation_cutoff",
+            type=Cutoff(),
+            default=PUBLISHED_CUTOFF,
+            help="Style codes that are truncated, from the first on: a number, or all.",
         ),
         click.option("--nrr", type=click.IntRange(1), help="Neural rendering resolution, px. [default: the network's]"),
         click.option(
@@ -59,7 +65,7 @@ def viewing_options(*, sample_multiplier: float = 1.0) -> Decorator:
 def viewing_config(
     *,
     psi: float,
-    truncation_cutoff: int,
+    truncation_cutoff: int | None,
     nrr: int | None,
     sample_mult: float,
     noise_mode: str,

@@ -16,7 +16,8 @@ from eg3d.viewing.film import BITRATE, FPS, FilmConfig, check_encoder, film_fram
 from eg3d.viewing.written import Written
 
 if TYPE_CHECKING:
-    from eg3d.generator import CameraConfig, TriPlaneGenerator
+    from eg3d.cameras import CameraConfig
+    from eg3d.generators.protocol import Generator
 
 Advance = Callable[[], None]
 
@@ -50,7 +51,7 @@ class VideosConfig:
         return self.film.num_frames if self.interpolates else len(self.film.seeds) * self.film.frames_per_keyframe
 
 
-def generate_videos(G: TriPlaneGenerator, cfg: VideosConfig, *, advance: Advance = lambda: None) -> Written:
+def generate_videos(G: Generator, cfg: VideosConfig, *, advance: Advance = lambda: None) -> Written:
     """Write interpolation.mp4, or seedNNNN.mp4 of each seed, into cfg.outdir; each file appears whole.
 
     With shapes, an interpolation also has a folder interpolation_shapes, with one shape a frame and the camera-to-world
@@ -70,15 +71,15 @@ def generate_videos(G: TriPlaneGenerator, cfg: VideosConfig, *, advance: Advance
     return written
 
 
-def _interpolation(G: TriPlaneGenerator, cfg: VideosConfig, written: Written, advance: Advance) -> None:
+def _interpolation(G: Generator, cfg: VideosConfig, written: Written, advance: Advance) -> None:
     path, folder = cfg.outdir / "interpolation.mp4", cfg.outdir / "interpolation_shapes"
     poses: list[np.ndarray] = []
 
     def pictures() -> Iterator[np.ndarray]:
-        for index, frame in enumerate(film_frames(G, cfg.film, cfg.camera or G.cfg.camera)):
+        for index, frame in enumerate(film_frames(G, cfg.film, cfg.camera or G.camera)):
             if cfg.shape is not None:
                 poses.append(frame.label[0, :16].reshape(4, 4).numpy())
-                written.add_shape(G, frame.planes, folder / f"frame{index:04d}", cfg.shape)
+                written.add_shape(frame.field, folder / f"frame{index:04d}", cfg.shape)
             yield frame.picture
             advance()
 
@@ -90,14 +91,14 @@ def _interpolation(G: TriPlaneGenerator, cfg: VideosConfig, written: Written, ad
         written.files.append(folder / "trajectory.npy")
 
 
-def _orbit(G: TriPlaneGenerator, cfg: VideosConfig, seed: int, written: Written, advance: Advance) -> None:
+def _orbit(G: Generator, cfg: VideosConfig, seed: int, written: Written, advance: Advance) -> None:
     stem = cfg.outdir / f"seed{seed:04d}"
     film = replace(cfg.film, seeds=[seed], num_keyframes=1)
 
     def pictures() -> Iterator[np.ndarray]:
-        for index, frame in enumerate(film_frames(G, film, cfg.camera or G.cfg.camera)):
+        for index, frame in enumerate(film_frames(G, film, cfg.camera or G.camera)):
             if cfg.shape is not None and index == 0:
-                written.add_shape(G, frame.planes, stem, cfg.shape)
+                written.add_shape(frame.field, stem, cfg.shape)
             yield frame.picture
             advance()
 

@@ -12,29 +12,25 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from eg3d.cameras import fov_to_intrinsics
+from eg3d.cameras import CameraConfig, fov_to_intrinsics
+from eg3d.fields.protocol import Field, join_fields
+from eg3d.generators.protocol import NOISE_MODES, Generator, Rendered, device_of
 from eg3d.rendering.compositing import DEPTH_CLAMPS
-from eg3d.seeds import latents
+from eg3d.samples import Sample, SampleConfig, seed_latents, style_codes
 
-if TYPE_CHECKING:
-    from eg3d.generator import CameraConfig, TriPlaneGenerator
-
-NOISE_MODES = ("const", "none", "random")
 POINTS_AT_ONCE = 2**20  # sample points of one pass over the rays: about 1 GB at 64 hidden units
 MOST_AT_ONCE = 32  # pictures
 
 
-@dataclass(frozen=True)
-class ViewingConfig:
+@dataclass
+class ViewingConfig(SampleConfig):
     """How the pictures of a trained generator are made."""
 
-    psi: float = 1.0  # truncation strength, 1 = off
-    truncation_cutoff: int | None = 14  # backbone layers that are truncated; None = all
     noise_mode: str = "const"  # of the backbone: const | none | random
     jitter: bool = False  # random distances along rays, and whatever other noise the network renders with
     noise_seed: int = 0  # of noise_mode random and of jitter
@@ -44,7 +40,7 @@ class ViewingConfig:
 
     def validate(self) -> list[str]:
         """All faults, one line each."""
-        faults = [
+        faults = super().validate() + [
             f"{name}: {getattr(self, name)!r} is not one of {', '.join(choices)}"
             for name, choices in (("noise_mode", NOISE_MODES), ("depth_clamp", DEPTH_CLAMPS))
             if getattr(self, name) not in choices
@@ -57,7 +53,7 @@ class ViewingConfig:
         return faults
 
 
-def for_viewing(G: TriPlaneGenerator, cfg: ViewingConfig) -> TriPlaneGenerator:
+def for_viewing(G: Generator, cfg: ViewingConfig) -> Generator:
     """A generator with the weights of `G` (shared, not copied) that renders as `cfg` says; `G` itself stays as it is.
 
     Noise on densities and in super-resolution, which some networks were trained with, is off unless cfg.jitter.
@@ -72,12 +68,11 @@ def for_viewing(G: TriPlaneGenerator, cfg: ViewingConfig) -> TriPlaneGenerator:
         depth_resolution_importance=_scaled(G.cfg.rendering.depth_resolution_importance, cfg.sample_multiplier),
         density_noise=G.cfg.rendering.density_noise if cfg.jitter else 0.0,
     )
+    changes: dict[str, Any] = {"rendering": rendering}
+    if not cfg.jitter and hasattr(G.cfg, "superresolution_noise_mode"):
+        changes["superresolution_noise_mode"] = "none"
     viewed = copy.copy(G)
-    viewed.cfg = replace(
-        G.cfg,
-        rendering=rendering,
-        superresolution_noise_mode=G.cfg.superresolution_noise_mode if cfg.jitter else "none",
-    )
+    viewed.cfg = replace(G.cfg, **changes)
     viewed.neural_rendering_resolution = cfg.neural_rendering_resolution or G.neural_rendering_resolution
     return viewed
 
@@ -91,41 +86,34 @@ def with_fov(camera: CameraConfig, fov_deg: float | None) -> CameraConfig:
     return replace(camera, focal=float(fov_to_intrinsics(fov_deg)[0, 0]))
 
 
-def device_of(G: TriPlaneGenerator) -> torch.device:
-    """Where the weights are."""
-    return next(G.parameters()).device
+def viewed_seeds(G: Generator, seeds: Sequence[int], cfg: ViewingConfig, *, c: Tensor | None = None) -> Sample:
+    """Samples of seeds, all conditioned on the camera c [1, 25] (None = the canonical one), with the noise of `cfg`."""
+    ws = style_codes(G, seed_latents(G, seeds), cfg, c=c)
+    return Sample(ws, field_of(G, ws, cfg))
 
 
-def style_codes(G: TriPlaneGenerator, seeds: Sequence[int], c: Tensor, cfg: ViewingConfig) -> Tensor:
-    """Style codes [N, num_ws, w_dim] of seeds, all conditioned on the camera c [1, 25]."""
-    device = device_of(G)
-    z = latents(seeds, G.z_dim).to(device)
-    labels = c.to(device).expand(len(z), -1)
-    return G.mapping(z, labels, truncation_psi=cfg.psi, truncation_cutoff=cfg.truncation_cutoff)
-
-
-def planes_of(G: TriPlaneGenerator, ws: Tensor, cfg: ViewingConfig) -> Tensor:
-    """Tri-planes [N, 3, C, H, W] of style codes; random noise, if asked for, is the same for each."""
+def field_of(G: Generator, ws: Tensor, cfg: ViewingConfig) -> Field:
+    """The field of style codes [N, num_ws, w_dim]; random noise, if asked for, is the same for each."""
     if cfg.noise_mode != "random":
-        return G.planes(ws, noise_mode=cfg.noise_mode)
-    return torch.cat([G.planes(row, noise_mode="random", rng=_fresh(cfg)) for row in ws.split(1)])
+        return G.field(ws, noise_mode=cfg.noise_mode)
+    return join_fields([G.field(row, noise_mode="random", rng=_fresh(cfg)) for row in ws.split(1)])
 
 
-def render(
-    G: TriPlaneGenerator, planes: Tensor, ws: Tensor, c: Tensor, cfg: ViewingConfig, *, superresolve: bool = True
-) -> dict[str, Tensor]:
-    """What G.render gives for N planes, codes and cameras c [N, 25]; with jitter, each picture has the same draws."""
+def render(G: Generator, sample: Sample, c: Tensor, cfg: ViewingConfig, *, superresolve: bool = True) -> Rendered:
+    """What G.render gives for N samples and cameras c [N, 25]; with jitter, each picture has the same draws."""
     c = c.to(device_of(G))
     if not cfg.jitter:
-        return G.render(planes, ws, c, superresolve=superresolve)
-    rows = [
-        G.render(planes[i : i + 1], ws[i : i + 1], c[i : i + 1], rng=_fresh(cfg), superresolve=superresolve)
-        for i in range(len(c))
-    ]
-    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        return G.render(sample.field, sample.ws, c, superresolve=superresolve)
+    rows = [sample.rows(slice(i, i + 1)) for i in range(len(c))]
+    return Rendered.joined(
+        [
+            G.render(row.field, row.ws, c[i : i + 1], rng=_fresh(cfg), superresolve=superresolve)
+            for i, row in enumerate(rows)
+        ]
+    )
 
 
-def pictures_at_once(G: TriPlaneGenerator) -> int:
+def pictures_at_once(G: Generator) -> int:
     """How many pictures one call may render before the points of their rays fill much memory; at least 1."""
     rendering = G.cfg.rendering
     per_ray = max(rendering.depth_resolution, rendering.depth_resolution_importance)

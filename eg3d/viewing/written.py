@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from torch import Tensor
-
+from eg3d.fields.protocol import Field
 from eg3d.representations.shape import NoSurface, ShapeConfig, write_shape
-
-if TYPE_CHECKING:
-    from eg3d.generator import TriPlaneGenerator
 
 
 @dataclass
@@ -21,10 +16,10 @@ class Written:
     files: list[Path] = field(default_factory=list)
     without_surface: dict[str, str] = field(default_factory=dict)  # name of the missing file without suffix: why
 
-    def add_shape(self, G: TriPlaneGenerator, planes: Tensor, stem: Path, cfg: ShapeConfig) -> None:
-        """Write the shape of planes [1, 3, C, H, W], or note that there is none."""
+    def add_shape(self, field: Field, stem: Path, cfg: ShapeConfig) -> None:
+        """Write the shape of one sample's field, or note that there is none."""
         try:
-            self.files.append(write_shape(G, planes, stem, cfg))
+            self.files.append(write_shape(field, stem, cfg))
         except NoSurface as error:
             self.without_surface[stem.name] = str(error)
 

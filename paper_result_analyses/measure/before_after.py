@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from eg3d.representations.sigma_field import seed_slab
+from eg3d.samples import sample_seeds
 from paper_result_analyses.measure.intervals import mean_interval, paired_share_difference, wilson
 
 if TYPE_CHECKING:
-    from eg3d.generator import TriPlaneGenerator
+    from eg3d.generators.protocol import Generator
     from reward_model_training.bundle import Reward
     from reward_model_training.preferences.simulated_annotator import SimulatedAnnotator
 
@@ -76,7 +76,7 @@ class BeforeAfterConfig:
 
 @torch.no_grad()
 def before_after(
-    networks: Mapping[str, TriPlaneGenerator],
+    networks: Mapping[str, Generator],
     reward: Reward,
     annotator: SimulatedAnnotator,
     cfg: BeforeAfterConfig,
@@ -86,15 +86,16 @@ def before_after(
     """One row an arm and seed (COLUMNS); both judges see the same slab. `networks` needs a key "start"."""
     if START not in networks:
         raise ValueError(f"networks: expected one called {START!r}, found {', '.join(networks) or 'none'}")
-    slab_cfg = reward.slab if cfg.psi is None else replace(reward.slab, psi=cfg.psi)
+    shown = reward.sample if cfg.psi is None else replace(reward.sample, psi=cfg.psi)
     rows = []
     for arm, G in networks.items():
-        voxel = G.cfg.rendering.box_warp / (slab_cfg.resolution - 1)
         for seed in range(cfg.first_seed, cfg.first_seed + cfg.num_seeds):
-            slab = seed_slab(G, seed, slab_cfg)
-            judged = asdict(annotator.score(slab, voxel=voxel))
+            sample = sample_seeds(G, [seed], shown)
+            slab = reward.representation.extract(G, sample)
+            voxel = reward.representation.voxel(sample.field.box_warp)
+            judged = asdict(annotator.score(slab[0], voxel=voxel))
             judged["simulated_score"] = judged.pop("score")
-            rows.append({"arm": arm, "seed": seed, **judged, "reward": float(reward(slab[None])[0])})
+            rows.append({"arm": arm, "seed": seed, **judged, "reward": float(reward(slab)[0])})
             advance()
     return pd.DataFrame(rows, columns=list(COLUMNS))
 

@@ -19,15 +19,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from eg3d.config_checks import at_least
 from eg3d.metrics.kid import kernel_distance
 from eg3d.metrics.random_convolutions import random_features, standardised
 from eg3d.pictures import to_uint8
-from eg3d.seeds import latents
+from eg3d.samples import SampleConfig, sample_seeds
 from paper_result_analyses.measure.before_after import START
 
 if TYPE_CHECKING:
     from eg3d.data import ImageDataset
-    from eg3d.generator import TriPlaneGenerator
+    from eg3d.generators.protocol import Generator
 
 DATA = "data set"
 PAIR_COLUMNS = {
@@ -50,39 +51,36 @@ SET_COLUMNS = {
 
 
 @dataclass
-class ImageChangeConfig:
+class ImageChangeConfig(SampleConfig):
     """Which seeds are rendered, and how many images of the data set they are compared with."""
 
     first_seed: int = 200000
     num_seeds: int = 200
-    psi: float = 1.0
-    truncation_cutoff: int = 14  # backbone layers
     data_images: int = 1000  # of the data set, drawn without replacement (all, where it has fewer)
     subset_size: int = 100  # of the kernel distance
     seed: int = 0  # of the draws
     batch: int = 16
 
     def validate(self) -> list[str]:
-        return [f"{n}: must be at least 2, got {getattr(self, n)}" for n in ("num_seeds",) if getattr(self, n) < 2]
+        return super().validate() + at_least(self, 2, "num_seeds")
 
 
 @torch.no_grad()
-def render_seeds(G: TriPlaneGenerator, cameras: Tensor, cfg: ImageChangeConfig) -> Tensor:
+def render_seeds(G: Generator, cameras: Tensor, cfg: ImageChangeConfig) -> Tensor:
     """uint8 renders [num_seeds, 3, R, R] from cameras [1, 25] or [num_seeds, 25], conditioned on the canonical one."""
     device = next(G.parameters()).device
     seeds = list(range(cfg.first_seed, cfg.first_seed + cfg.num_seeds))
     cameras = cameras.expand(len(seeds), -1).to(device)
     images = []
     for start in range(0, len(seeds), cfg.batch):
-        z = latents(seeds[start : start + cfg.batch], G.cfg.z_dim).to(device)
-        canonical = G.cfg.camera.label().to(device).expand(len(z), -1)
-        ws = G.mapping(z, canonical, truncation_psi=cfg.psi, truncation_cutoff=cfg.truncation_cutoff)
-        images.append(to_uint8(G.synthesis(ws, cameras[start : start + len(z)])["image"]).cpu())
+        sample = sample_seeds(G, seeds[start : start + cfg.batch], cfg)
+        rendered = G.render(sample.field, sample.ws, cameras[start : start + len(sample)])
+        images.append(to_uint8(rendered.final).cpu())
     return torch.cat(images)
 
 
 def image_change(
-    networks: Mapping[str, TriPlaneGenerator],
+    networks: Mapping[str, Generator],
     dataset: ImageDataset,
     cfg: ImageChangeConfig,
     *,
@@ -96,7 +94,7 @@ def image_change(
     reference = random_features(real)
     frontal, sets = {}, [_set_row(DATA, real, None, None, cfg)]
     for arm, G in networks.items():
-        frontal[arm] = render_seeds(G, G.cfg.camera.label(), cfg)
+        frontal[arm] = render_seeds(G, G.camera.canonical(), cfg)
         advance()
         sets.append(_set_row(arm, render_seeds(G, cameras, cfg), reference, standardised(reference, reference), cfg))
         advance()

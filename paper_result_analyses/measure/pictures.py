@@ -12,15 +12,16 @@ import pandas as pd
 import PIL.Image
 import torch
 
+from eg3d.config_checks import at_least
+from eg3d.ops.density_grid.grid import GridSpec
 from eg3d.pictures import to_uint8
 from eg3d.representations.mesh import extract_mesh
-from eg3d.representations.sigma_field import sigma_grid
 from eg3d.safe_write import atomic_path
-from eg3d.seeds import latent
+from eg3d.samples import SampleConfig, sample_seeds
 from paper_result_analyses.measure.shading import shade_mesh
 
 if TYPE_CHECKING:
-    from eg3d.generator import TriPlaneGenerator
+    from eg3d.generators.protocol import Generator
 
 RENDER, MESH = "render", "shaded mesh"
 COLUMNS = {
@@ -33,13 +34,11 @@ COLUMNS = {
 
 
 @dataclass
-class PicturesConfig:
+class PicturesConfig(SampleConfig):
     """Which seeds are shown: the first held-out ones, so that nobody picks."""
 
     first_seed: int = 200000
     num_seeds: int = 6
-    psi: float = 1.0
-    truncation_cutoff: int = 14  # backbone layers
     mesh_yaws: list[float] = field(default_factory=lambda: [-0.4, 0.4])  # radians
     resolution: int = 224  # px of a shaded mesh
     grid_resolution: int = 128  # points a side of the density grid behind a mesh
@@ -47,12 +46,12 @@ class PicturesConfig:
     border: float = 30 / 256  # fraction masked at each side, as published
 
     def validate(self) -> list[str]:
-        return [] if self.num_seeds >= 1 else [f"num_seeds: must be at least 1, got {self.num_seeds}"]
+        return super().validate() + at_least(self, 1, "num_seeds")
 
 
 @torch.no_grad()
 def pictures(
-    networks: Mapping[str, TriPlaneGenerator],
+    networks: Mapping[str, Generator],
     cfg: PicturesConfig,
     folder: str | Path,
     *,
@@ -71,30 +70,25 @@ def pictures(
 
 
 @torch.no_grad()
-def seed_pictures(G: TriPlaneGenerator, seed: int, cfg: PicturesConfig) -> list[tuple[str, float, np.ndarray]]:
+def seed_pictures(G: Generator, seed: int, cfg: PicturesConfig) -> list[tuple[str, float, np.ndarray]]:
     """(kind, yaw, uint8 picture [R, R, 3]) of one seed: the frontal render, then its mesh from each yaw."""
-    device = next(G.parameters()).device
-    camera = G.cfg.camera
-    frontal = camera.label().to(device)
-    ws = G.mapping(
-        latent(seed, G.cfg.z_dim).to(device), frontal, truncation_psi=cfg.psi, truncation_cutoff=cfg.truncation_cutoff
-    )
-    planes = G.planes(ws)
-    image = to_uint8(G.render(planes, ws, frontal)["image"][0]).permute(1, 2, 0).cpu().numpy()
+    sample = sample_seeds(G, [seed], cfg)
+    frontal = G.camera.canonical().to(sample.ws)
+    image = to_uint8(G.render(sample.field, sample.ws, frontal).final[0]).permute(1, 2, 0).cpu().numpy()
     made = [(RENDER, 0.0, image)]
-    volume = sigma_grid(G, planes, cfg.grid_resolution, grid="exact")[0]
+    volume = sample.field.density_grid(GridSpec(cfg.grid_resolution))[0]
     try:
         mesh = extract_mesh(
             volume,
             level=cfg.level,
-            box_warp=G.cfg.rendering.box_warp,
+            box_warp=sample.field.box_warp,
             resolution=cfg.grid_resolution,
             border=cfg.border,
         )
     except ValueError:  # nothing crosses the level: an empty picture says so
         blank = np.full((cfg.resolution, cfg.resolution, 3), 255, np.uint8)
         return made + [(MESH, yaw, blank) for yaw in cfg.mesh_yaws]
-    return made + [(MESH, yaw, shade_mesh(mesh, camera.label(yaw), cfg.resolution)) for yaw in cfg.mesh_yaws]
+    return made + [(MESH, yaw, shade_mesh(mesh, G.camera.label(yaw), cfg.resolution)) for yaw in cfg.mesh_yaws]
 
 
 def _save(path: Path, picture: np.ndarray) -> None:

@@ -20,10 +20,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from eg3d.generator import TriPlaneGenerator
+from eg3d.generators.protocol import Generator, device_of
+from eg3d.ops.density_grid.grid import GridSpec
 from eg3d.representations.mesh import extract_mesh
-from eg3d.representations.sigma_field import sigma_grid
-from eg3d.seeds import latent
+from eg3d.samples import SampleConfig, sample_seeds
 from paper_result_analyses.measure.intervals import Share, wilson
 
 COLUMNS = {
@@ -46,7 +46,6 @@ class GeometryConfig:
     first_seed: int = 400000
     num_seeds: int = 100
     psis: list[float] = field(default_factory=lambda: [0.7, 1.0])
-    truncation_cutoff: int = 14  # backbone layers
     depth_resolution_px: int = 64
     nose_x: tuple[float, float] = (0.42, 0.58)  # image fractions
     nose_y: tuple[float, float] = (0.53, 0.68)
@@ -68,20 +67,19 @@ class GeometryConfig:
 
 
 @torch.no_grad()
-def twin_geometry(G: TriPlaneGenerator, cfg: GeometryConfig) -> pd.DataFrame:
+def twin_geometry(G: Generator, cfg: GeometryConfig) -> pd.DataFrame:
     """One row a psi and seed, with the columns of COLUMNS. Canonical camera, constant noise, deterministic rays."""
-    device = next(G.parameters()).device
-    c = G.cfg.camera.label().to(device)
+    c = G.camera.canonical().to(device_of(G))
     rows = []
     for psi in cfg.psis:
         for seed in range(cfg.first_seed, cfg.first_seed + cfg.num_seeds):
-            z = latent(seed, G.cfg.z_dim).to(device)
-            ws = G.mapping(z, c, truncation_psi=psi, truncation_cutoff=cfg.truncation_cutoff)
-            planes = G.planes(ws)
-            view = G.render(planes, ws, c, neural_rendering_resolution=cfg.depth_resolution_px, superresolve=False)
-            face = face_relief(view["image_depth"][0, 0], view["weights"][0, 0], cfg)
-            volume = sigma_grid(G, planes, cfg.grid_resolution, grid="exact")[0]
-            rows.append({"psi": psi, "seed": seed, **face, **mesh_pieces(volume, cfg, G.cfg.rendering.box_warp)})
+            sample = sample_seeds(G, [seed], SampleConfig(psi=psi))
+            view = G.render(
+                sample.field, sample.ws, c, neural_rendering_resolution=cfg.depth_resolution_px, superresolve=False
+            )
+            face = face_relief(view.image_depth[0, 0], view.opacity[0, 0], cfg)
+            volume = sample.field.density_grid(GridSpec(cfg.grid_resolution))[0]
+            rows.append({"psi": psi, "seed": seed, **face, **mesh_pieces(volume, cfg, sample.field.box_warp)})
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

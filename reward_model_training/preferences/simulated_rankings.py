@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from eg3d.checkpoints.store import load_generator
-from eg3d.generator import TriPlaneGenerator
+from eg3d.generators.eg3d import TriPlaneGenerator
 from eg3d.representations.sigma_field import SigmaFieldConfig, seed_slab
 from eg3d.safe_write import write_json, write_text
 from reward_model_training.preferences.rankings import MAX_ITEMS, MIN_ITEMS, Ranking

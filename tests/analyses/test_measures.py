@@ -75,8 +75,7 @@ def test_pixels_that_show_nothing_are_not_nearest():
 
 def test_true_heads_have_the_nose_nearest():
     from dataset_preprocessing.synthetic_heads.shape import head_parameters, nose_tip
-    from eg3d.cameras import lookat_c2w
-    from eg3d.generator import CameraConfig
+    from eg3d.cameras import CameraConfig, lookat_c2w
 
     c2w = lookat_c2w(0.0, 0.0)[0]
     tips = (nose_tip(head_parameters(list(range(64)))) - c2w[:3, 3]) @ c2w[:3, :3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eg3d.generator import CameraConfig
+from eg3d.cameras import CameraConfig
 from paper_result_analyses.measure.shading import shade_mesh, vertex_normals
 
 trimesh = pytest.importorskip("trimesh")

@@ -30,7 +30,7 @@ from official_pickle import (
 )
 from tiny import tiny_generator_config
 
-from eg3d.generator import TriPlaneGenerator
+from eg3d.generators.eg3d import TriPlaneGenerator
 
 SYSTEM = b"\x80\x04\x8c\x02os\x8c\x06system\x93"  # the name os.system on the stack
 LOAD = Global("torch.storage", "_load_from_bytes")

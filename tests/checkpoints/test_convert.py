@@ -19,7 +19,7 @@ from eg3d.checkpoints.manifest import MANIFEST, read_manifest, resolve
 from eg3d.checkpoints.store import load_discriminator, load_generator, read_metadata, read_tensors
 from eg3d.convert import main
 from eg3d.file_hash import sha256_of
-from eg3d.generator import TriPlaneGenerator, ffhq512_128
+from eg3d.generators.eg3d import TriPlaneGenerator, ffhq512_128
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
 
 ROOT = Path(__file__).resolve().parents[2]

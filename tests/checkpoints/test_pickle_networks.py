@@ -31,10 +31,11 @@ from official_pickle import (
 )
 from tiny import tiny_discriminator_config, tiny_generator_config
 
+from eg3d.cameras import CameraConfig
 from eg3d.checkpoints.inert_pickle import RefusedPickleError
 from eg3d.checkpoints.pickle_networks import PublishedFile
 from eg3d.checkpoints.store import load_discriminator, load_generator
-from eg3d.generator import CameraConfig, GeneratorConfig, TriPlaneGenerator
+from eg3d.generators.eg3d import GeneratorConfig, TriPlaneGenerator
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
 from eg3d.rendering.renderer import RenderingConfig
 from eg3d.training.config import TrainConfig
@@ -108,8 +109,8 @@ def test_images_are_the_same(tmp_path: Path) -> None:
     loaded = load_generator(written(tmp_path, official_file(G_ema=G)))
     z, c = torch.randn(2, 8), G.cfg.camera.label(torch.tensor([0.1, -0.2]))
     with torch.no_grad():
-        for name, image in G(z, c).items():
-            assert torch.equal(loaded(z, c)[name], image)
+        for name, image in vars(G(z, c)).items():
+            assert torch.equal(getattr(loaded(z, c), name), image)
 
 
 def test_missing_keys_take_the_defaults_of_their_time(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from eg3d.checkpoints.store import (
     save_networks,
 )
 from eg3d.file_hash import sha256_of
-from eg3d.generator import GeneratorConfig, TriPlaneGenerator
+from eg3d.generators.eg3d import GeneratorConfig, TriPlaneGenerator
 from eg3d.networks.discriminator import DualDiscriminator
 
 

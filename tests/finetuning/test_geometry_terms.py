@@ -13,18 +13,20 @@ from toy_reward import ToyReward
 
 from eg3d.checkpoints.store import load_generator
 from eg3d.data import batches
-from eg3d.finetuning.config import ConsistencyConfig, FinetuneConfig, RewardTermConfig
+from eg3d.finetuning.config import ConsistencyConfig, FinetuneConfig, RewardTermConfig, TrackingConfig
 from eg3d.finetuning.objective import (
     LOSS_OFFSET,
     GeometryObjective,
     add_geometry_terms,
     clipped_reward_loss,
     density_difference,
-    reward_planes,
+    reward_scores,
 )
-from eg3d.finetuning.tracking import Trajectories, score_seeds
-from eg3d.generator import TriPlaneGenerator
-from eg3d.representations.sigma_field import sigma_field
+from eg3d.finetuning.rewards import score_seeds, scores_of
+from eg3d.finetuning.tracking import Trajectories
+from eg3d.generators.eg3d import TriPlaneGenerator
+from eg3d.representations.sigma_field import SigmaField
+from eg3d.samples import Sample, SampleConfig, sample_latents, sample_seeds
 from eg3d.seeds import latents
 from eg3d.training.loop import Trainer
 from eg3d.training.phases import Draw, Phase
@@ -165,10 +167,10 @@ def test_the_terms_leave_super_resolution_alone(finetune_config: Make) -> None:
 def test_the_reward_rises(finetune_config: Make) -> None:
     setup = Setup(finetune_config(reward_lr=0.01))
     seeds = list(range(8))
-    before = score_seeds(setup.generator, setup.reward, seeds, psi=1.0)
+    before = score_seeds(setup.generator, setup.reward, seeds, SampleConfig())
     for k in range(6):
         setup.phase("Ggeometry").step(setup.draw(k), micro_batch=4, num_images=0)
-    after = score_seeds(setup.generator, setup.reward, seeds, psi=1.0)
+    after = score_seeds(setup.generator, setup.reward, seeds, SampleConfig())
     assert (after > before).all()
 
 
@@ -197,30 +199,59 @@ def test_the_reward_sampling_moves_the_mean_latent_only_when_told(finetune_confi
         setup.objective.reward(setup.draw())
         assert torch.equal(mean, before) is not moves
         frozen_mean = setup.frozen.backbone.mapping.w_avg
-        reward_planes(setup.frozen, setup.draw().z, term)
+        reward_scores(setup.frozen, setup.reward, setup.draw().z, term)
         assert torch.equal(frozen_mean, before)  # an evaluated generator keeps its own
 
 
 def test_the_camera_factor_scales_the_condition(finetune_config: Make) -> None:
     generator = Setup(finetune_config()).generator.eval()
     z = torch.randn(2, 8, generator=torch.Generator().manual_seed(1))
-    label = generator.cfg.camera.label()
+    label = generator.camera.canonical()
     for factor in (1.0, 0.0):
         ws = generator.mapping(z, factor * label.expand(2, -1), truncation_psi=0.6, truncation_cutoff=3)
-        wanted = generator.planes(ws, noise_mode="const")
+        wanted = scores_of(ToyReward(), generator, Sample(ws, generator.field(ws)))
         term = RewardTermConfig(camera_factor=factor, psi=0.6, truncation_cutoff=3)
-        assert torch.equal(reward_planes(generator, z, term), wanted)
+        assert torch.equal(reward_scores(generator, ToyReward(), z, term), wanted)
 
 
 def test_scores_of_seeds_do_not_depend_on_the_batch(finetune_config: Make) -> None:
     setup = Setup(finetune_config())
     generator = setup.generator.eval()
-    together = score_seeds(generator, setup.reward, [4, 5, 6], psi=0.7, batch=3)
-    singly = score_seeds(generator, setup.reward, [4, 5, 6], psi=0.7, batch=1)
+    together = score_seeds(generator, setup.reward, [4, 5, 6], SampleConfig(psi=0.7), batch=3)
+    singly = score_seeds(generator, setup.reward, [4, 5, 6], SampleConfig(psi=0.7), batch=1)
     assert torch.allclose(together, singly, atol=1e-5)
-    planes = reward_planes(generator, latents([5], 8), RewardTermConfig(psi=0.7))
-    alone = setup.reward(sigma_field(generator, planes, setup.reward.slab))
+    alone = reward_scores(generator, setup.reward, latents([5], 8), RewardTermConfig(psi=0.7))
     assert float(alone.detach()) == pytest.approx(float(singly[1]), abs=1e-5)
+
+
+@pytest.mark.parametrize("focal", [1.7, 4.2647])
+@pytest.mark.parametrize("is_conditioned", [True, False])
+@pytest.mark.parametrize("learnt", ["generator", "published", None])
+def test_ranked_tuned_tracked_and_scored_samples_are_one(
+    finetune_config: Make, focal: float, is_conditioned: bool, learnt: str | None
+) -> None:
+    """Whatever the focal length, and whatever camera the reward was learnt with, a seed names one shape."""
+    generator = Setup(finetune_config()).generator.eval()
+    camera = dataclasses.replace(generator.cfg.camera, focal=focal)
+    generator.cfg = dataclasses.replace(generator.cfg, camera=camera, condition_on_camera=is_conditioned)
+    reward = ToyReward()
+    if learnt is not None:
+        reward.sample = SampleConfig(conditioning=learnt)  # type: ignore[assignment]
+    shown = SampleConfig(conditioning=learnt or "auto")  # what rankings and slabs were made with
+    ranked = reward(SigmaField(resolution=8, grid="exact").extract(generator, sample_seeds(generator, [7], shown)))
+    tracked = score_seeds(generator, reward, [7], TrackingConfig())
+    scored = score_seeds(generator, reward, [7], SampleConfig(), batch=1)
+    tuned = reward_scores(generator, reward, latents([7], 8), RewardTermConfig())
+    assert torch.equal(ranked, tuned) and torch.equal(tracked, scored) and torch.equal(tracked, tuned.detach())
+
+
+def test_the_two_cameras_give_two_shapes(finetune_config: Make) -> None:
+    """The test above could not fail if the camera did not matter."""
+    generator = Setup(finetune_config()).generator.eval()
+    generator.cfg = dataclasses.replace(generator.cfg, camera=dataclasses.replace(generator.cfg.camera, focal=1.7))
+    z = latents([7], 8)
+    made = [sample_latents(generator, z, SampleConfig(conditioning=name)).ws for name in ("generator", "published")]
+    assert not torch.equal(made[0], made[1])
 
 
 def test_trajectories_replace_the_rows_of_a_repeated_tick(finetune_config: Make) -> None:

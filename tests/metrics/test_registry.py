@@ -100,7 +100,7 @@ def test_a_generated_image_has_its_own_latent_and_a_camera_of_the_data(images, t
     z, c = session.latents_and_cameras(range(6))
     assert all((row == ImageDataset(toy_images).labels).all(1).any() for row in c)
     G = load_generator(images.network)
-    pictures = G(z, c, truncation_psi=0.7, noise_mode="const")["image"]
+    pictures = G(z, c, truncation_psi=0.7, noise_mode="const").final
     torch.testing.assert_close(found, random_features(to_uint8(pictures.detach())), rtol=1e-4, atol=1e-5)
     again, _ = session.latents_and_cameras(range(4, 6))
     assert torch.equal(again, z[4:])

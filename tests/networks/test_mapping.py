@@ -34,7 +34,7 @@ def test_psi_zero_gives_the_mean_code(network):
     assert torch.equal(network(*inputs(), truncation_psi=0.0), network.w_avg.expand(4, 6, 16))
 
 
-@pytest.mark.parametrize(("cutoff", "touched"), [(None, 6), (-1, 6), (2, 2), (0, 0), (14, 6)])
+@pytest.mark.parametrize(("cutoff", "touched"), [(None, 6), (2, 2), (0, 0), (14, 6)])
 def test_truncation_moves_only_the_first_layers(network, cutoff, touched):
     full = network(*inputs())
     cut = network(*inputs(), truncation_psi=0.5, truncation_cutoff=cutoff)
@@ -44,7 +44,7 @@ def test_truncation_moves_only_the_first_layers(network, cutoff, touched):
 
 def test_bad_cutoff_and_bad_shapes_are_one_clear_line(network):
     z, c = inputs()
-    with pytest.raises(ValueError, match="truncation_cutoff must be None, -1"):
+    with pytest.raises(ValueError, match="truncation_cutoff must be None"):
         network(z, c, truncation_psi=0.5, truncation_cutoff=-3)
     with pytest.raises(ValueError, match=r"z must be \[N, 8\], got \[4, 7\]"):
         network(z[:, :7], c)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from eg3d.ops.triplane import TriPlane
 
 
 def field_tensors(
@@ -17,6 +21,13 @@ def field_tensors(
 
     weights = [normal(hidden, channels, std=channels**-0.5), normal(hidden, std=0.3), normal(hidden, std=hidden**-0.5)]
     return [normal(batch, 3, channels, side, side, std=scale), *weights, normal()]
+
+
+def field_of(inputs: Sequence[Tensor], *, box_warp: float = 1.0, plane_axes: str = "xy_xz_zx") -> TriPlane:
+    """The field of planes, w1, b1, w2, b2; density weights w2 [H] and b2 [] become a decoder without features."""
+    planes, w1, b1, w2, b2 = inputs
+    second = (w2[None], b2[None]) if w2.ndim == 1 else (w2, b2)
+    return TriPlane(planes, w1, b1, *second, box_warp=box_warp, plane_axes=plane_axes)
 
 
 def largest_error(found: Tensor, expected: Tensor) -> float:

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from eg3d.ops.density_grid import reference
+from eg3d.ops.density_grid.grid import GRIDS as KINDS
+from eg3d.ops.density_grid.grid import GridSpec
 from eg3d.ops.density_grid.op import density_grid
-from tests.ops.field import field_tensors, largest_error
+from tests.ops.field import field_of, field_tensors, largest_error
 
 pytestmark = pytest.mark.usefixtures("native")
 
 SOME = (slice(3, 17), slice(0, 19), slice(5, 12))
-GRIDS = [(grid, axes) for grid in reference.GRIDS for axes in ("xy_xz_zx", "xy_xz_zy")]
+GRIDS = [(grid, axes) for grid in KINDS for axes in ("xy_xz_zx", "xy_xz_zy")]
 SIZES: list[dict[str, Any]] = [
     {"batch": 2, "channels": 5, "side": 9, "hidden": 7},  # nothing fits a vector
     {"batch": 1, "channels": 16, "side": 64, "hidden": 32},  # the small twin; planes finer than the grid
@@ -27,10 +29,10 @@ SIZES: list[dict[str, Any]] = [
 
 def both(inputs: list[Tensor], **options: Any) -> tuple[list[Tensor], list[Tensor]]:
     """Value and all gradients, native and by the reference, under one random upstream gradient."""
-    options = {"resolution": 19, "slices": SOME, "grid": "exact", "box_warp": 1.3, "plane_axes": "xy_xz_zx"} | options
-    results = []
+    options = {"resolution": 19, "slices": SOME, "grid": "exact", "plane_axes": "xy_xz_zx"} | options
+    plane_axes, spec, results = options.pop("plane_axes"), GridSpec(**options), []
     for function in (density_grid, reference.density_grid):
-        value = function(*inputs, **options)
+        value = function(field_of(inputs, box_warp=1.3, plane_axes=plane_axes), spec)
         upstream = torch.randn(value.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         results.append([value, *torch.autograd.grad(value, inputs, upstream.to(value))])
     return results[0], results[1]
@@ -61,13 +63,13 @@ def test_first_and_second_derivatives(grid: str, plane_axes: str) -> None:
 
     def small(*tensors: Tensor) -> Tensor:
         part = (slice(0, 3), slice(1, 4), slice(2, 4))
-        return density_grid(*tensors, resolution=4, slices=part, grid=grid, plane_axes=plane_axes)
+        return density_grid(field_of(tensors, plane_axes=plane_axes), GridSpec(4, grid, part))
 
     assert torch.autograd.gradcheck(small, inputs)
     assert torch.autograd.gradgradcheck(small, inputs)
 
 
-@pytest.mark.parametrize("grid", reference.GRIDS)
+@pytest.mark.parametrize("grid", KINDS)
 def test_any_layout_and_precision_of_planes(grid: str) -> None:
     inputs = field_tensors(2, 6, 8, 5, dtype=torch.float64)
     expected = both(inputs, grid=grid)[1]
@@ -78,9 +80,10 @@ def test_any_layout_and_precision_of_planes(grid: str) -> None:
         assert not same.is_contiguous()
         found, _ = both([same.requires_grad_(), *weights], grid=grid)
         assert max(largest_error(a, b) for a, b in zip(found, expected)) < 1e-12
-    repeated = density_grid(planes[:1].expand(2, -1, -1, -1, -1), *weights, resolution=19, slices=SOME, grid=grid)
+    spec = GridSpec(19, grid, SOME)
+    repeated = density_grid(field_of([planes[:1].expand(2, -1, -1, -1, -1), *weights]), spec)
     assert torch.equal(repeated[0], repeated[1])
-    half = density_grid(planes.bfloat16(), *weights, resolution=19, slices=SOME, grid=grid)
+    half = density_grid(field_of([planes.bfloat16(), *weights]), spec)
     assert half.dtype == torch.float32 and largest_error(half, expected[0]) > 0
 
 
@@ -95,10 +98,10 @@ def test_threads_do_not_change_a_bit(grid: str, plane_axes: str) -> None:
         assert torch.equal(a, b) and torch.equal(a, c)
 
 
-@pytest.mark.parametrize("grid", reference.GRIDS)
+@pytest.mark.parametrize("grid", KINDS)
 def test_empty_batch_and_one_point(grid: str) -> None:
     inputs = field_tensors(0, dtype=torch.float32)
-    value = density_grid(*inputs, resolution=19, slices=SOME, grid=grid)
+    value = density_grid(field_of(inputs), GridSpec(19, grid, SOME))
     assert value.shape == (0, 14, 19, 7)
     assert all((gradient == 0).all() for gradient in torch.autograd.grad(value.sum(), inputs))
     found, expected = both(field_tensors(dtype=torch.float64), grid=grid, slices=(slice(18, 19),) * 3)
@@ -109,9 +112,9 @@ def test_not_a_number_is_not_hidden() -> None:
     inputs = field_tensors(1, 32, 24, 64, dtype=torch.float32)
     with torch.no_grad():
         inputs[0][0, 0, 3] = float("nan")
-    for grid in reference.GRIDS:
+    for grid in KINDS:
         with torch.no_grad():
-            found = density_grid(*inputs, resolution=19, slices=SOME, grid=grid)
+            found = density_grid(field_of(inputs), GridSpec(19, grid, SOME))
             assert found[:, :10, :10].isnan().all()  # points inside the plane
 
 
@@ -129,7 +132,7 @@ def test_more_points_than_the_published_index_can_tell_apart_go_to_the_reference
     [
         ({"planes": torch.zeros(1, 15, 8, 8)}, r"planes must be \[N, 3, C, S, S\], got \[1, 15, 8, 8\]"),
         ({"w1": torch.zeros(7, 4)}, r"w1 must be \[H, 5\] for these planes, got \[7, 4\]"),
-        ({"w2": torch.zeros(6)}, r"w2 must be \[7\] to go with w1, got \[6\]"),
+        ({"w2": torch.zeros(6)}, r"w2 must be \[1, 7\] to go with w1, got \[1, 6\]"),
         ({"plane_axes": "xyz"}, "plane_axes: 'xyz' is not one of xy_xz_zx, xy_xz_zy"),
         ({"slices": (slice(0, 20),) * 3}, "slices must lie in 0:19"),
         ({"grid": "bent"}, "grid: 'bent' is not one of exact, skewed"),
@@ -138,6 +141,10 @@ def test_more_points_than_the_published_index_can_tell_apart_go_to_the_reference
 )
 def test_bad_arguments_are_named(change: dict[str, Any], message: str) -> None:
     names = ("planes", "w1", "b1", "w2", "b2")
-    arguments = dict(zip(names, field_tensors(dtype=torch.float32)))
+    given = dict(zip(names, field_tensors(dtype=torch.float32))) | change
+    axes = {"plane_axes": change["plane_axes"]} if "plane_axes" in change else {}
+    spec = {"resolution": 19, "slices": SOME} | {
+        k: v for k, v in change.items() if k in ("resolution", "slices", "grid")
+    }
     with pytest.raises(ValueError, match=message):
-        density_grid(**{**arguments, "resolution": 19, "slices": SOME, "grid": "exact", **change})
+        density_grid(field_of([given[name] for name in names], **axes), GridSpec(**spec))

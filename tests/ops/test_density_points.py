@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from eg3d.ops.density_grid.grid import GridSpec, grid_points
 from eg3d.ops.density_grid.op import density_grid
-from eg3d.ops.density_grid.reference import grid_points
 from eg3d.ops.density_points import op, reference
-from tests.ops.field import field_tensors, largest_error
+from tests.ops.field import field_of, field_tensors, largest_error
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -38,7 +38,7 @@ def points_of(batch: int, count: int, dtype: torch.dtype) -> Tensor:
 def both(inputs: list[Tensor], points: Tensor, functions: tuple[Callable, ...], **options: Any) -> list[list[Tensor]]:
     results = []
     for function in functions:
-        values = function(inputs[0], points, *inputs[1:], **{"box_warp": 1.3, "plane_axes": "xy_xz_zx"} | options)
+        values = function(field_of(inputs, **{"box_warp": 1.3} | options), points)
         values = [values] if isinstance(values, Tensor) else list(values)
         rng = torch.Generator().manual_seed(0)
         upstream = [torch.randn(v.shape, generator=rng, dtype=torch.float64).to(v) for v in values]
@@ -81,20 +81,20 @@ def test_first_and_second_derivatives_and_gradients_to_points() -> None:
     points = points_of(1, 5, torch.float64)
 
     def small(planes: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-        return op.field_points(planes, points, *weights, box_warp=1.3)
+        return op.field_points(field_of([planes, *weights], box_warp=1.3), points)
 
     assert torch.autograd.gradcheck(small, inputs)
     assert torch.autograd.gradgradcheck(small, inputs)
     moving = points.clone().requires_grad_()
-    sigma, _ = op.field_points(inputs[0], moving, *inputs[1:])
+    sigma, _ = op.field_points(field_of(inputs), moving)
     assert torch.autograd.grad(sigma.sum(), moving)[0].abs().max() > 0
 
 
 def test_a_grid_of_points_is_the_grid() -> None:
-    planes, w1, b1, w2, b2 = field_tensors(2, 16, 32, 32, dtype=torch.float32)
-    points = grid_points(12, grid="exact").expand(2, -1, 3)
-    one_by_one = op.density_points(planes, points, w1, b1, w2, b2).reshape(2, 12, 12, 12)
-    grid = density_grid(planes, w1, b1, w2, b2, resolution=12, slices=(slice(0, 12),) * 3, grid="exact")
+    field = field_of(field_tensors(2, 16, 32, 32, dtype=torch.float32))
+    points = grid_points(GridSpec(12)).expand(2, -1, 3)
+    one_by_one = op.density_points(field, points).reshape(2, 12, 12, 12)
+    grid = density_grid(field, GridSpec(12))
     assert largest_error(one_by_one, grid) < 1e-5
 
 
@@ -107,7 +107,7 @@ def test_threads_layout_and_empty_inputs() -> None:
         torch.set_num_threads(threads)
         found = both([last, *inputs[1:]], points.expand(1, 500, 3), FIELD[:1])[0]
         assert max(largest_error(a, b) for a, b in zip(found, expected)) < 1e-5
-    sigma, rgb = op.field_points(planes, points[:, :0], *inputs[1:])
+    sigma, rgb = op.field_points(field_of([planes, *inputs[1:]]), points[:, :0])
     assert sigma.shape == (1, 0) and rgb.shape == (1, 4, 0)
     with pytest.raises(ValueError, match=r"points must be \[1, P, 3\] for these planes, got \[2, 500, 3\]"):
-        op.field_points(planes, points.expand(2, 500, 3), *inputs[1:])
+        op.field_points(field_of([planes, *inputs[1:]]), points.expand(2, 500, 3))

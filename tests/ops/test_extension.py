@@ -16,12 +16,14 @@ from eg3d.ops import extension
 ROOT = Path(__file__).resolve().parents[2]
 USE = """
 import torch, warnings
+from eg3d.ops.density_grid.grid import GridSpec
 from eg3d.ops.density_grid.op import density_grid
-planes, weights = torch.ones(1, 3, 2, 4, 4), (torch.ones(3, 2), torch.ones(3), torch.ones(3), torch.ones(()))
+from eg3d.ops.triplane import TriPlane
+field = TriPlane(torch.ones(1, 3, 2, 4, 4), torch.ones(3, 2), torch.ones(3), torch.ones(1, 3), torch.ones(1))
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for _ in range(2):
-        value = density_grid(planes, *weights, resolution=3, slices=(slice(0, 3),) * 3, grid="exact")
+        value = density_grid(field, GridSpec(3))
 print(round(float(value[0, 1, 1, 1]), 4), len(caught), *[str(w.message) for w in caught])
 """
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from eg3d.cameras import intrinsics, lookat_c2w
 from eg3d.ops.render_rays import reference
 from eg3d.ops.render_rays.op import render_rays
+from eg3d.ops.triplane import TriPlane
 from eg3d.rendering.draws import CounterDraws
 from eg3d.rendering.rays import RayBundle, pixel_rays
 from eg3d.rendering.renderer import RenderedRays, RenderingConfig
-from tests.ops.field import field_tensors, largest_error
+from tests.ops.field import field_of, field_tensors, largest_error
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -37,7 +38,11 @@ def rays_of(batch: int, side: int, dtype: torch.dtype) -> RayBundle:
 
 
 def outputs(rendered: RenderedRays) -> list[Tensor]:
-    return [rendered.rgb, rendered.depth, rendered.weights, rendered.spread]
+    return [rendered.rgb, rendered.depth, rendered.opacity, rendered.spread]
+
+
+def ray_field(inputs: list[Tensor], cfg: RenderingConfig) -> TriPlane:
+    return field_of(inputs, box_warp=cfg.box_warp, plane_axes=cfg.plane_axes)
 
 
 def both(
@@ -54,7 +59,7 @@ def both(
     for function in which:
         rays = rays_of(len(inputs[0]), side, inputs[0].dtype)
         rays = RayBundle(rays.rays_o.to(inputs[0].device), rays.rays_d.to(inputs[0].device))
-        values = outputs(function(*inputs, rays, cfg, draws()))
+        values = outputs(function(ray_field(inputs, cfg), rays, cfg, draws()))
         rng = torch.Generator().manual_seed(0)
         upstream = [torch.randn(v.shape, generator=rng, dtype=torch.float64).to(v) for v in values]
         results.append([*values, *torch.autograd.grad(values, inputs, upstream)])
@@ -112,7 +117,7 @@ def test_a_generator_is_left_as_the_reference_leaves_it() -> None:
     states = []
     for function in (render_rays, reference.render_rays):
         rng = torch.Generator().manual_seed(4)
-        function(*inputs_of(torch.float32), rays_of(1, 3, torch.float32), RenderingConfig(**FEW), rng)
+        function(field_of(inputs_of(torch.float32)), rays_of(1, 3, torch.float32), RenderingConfig(**FEW), rng)
         states.append(rng.get_state())
     assert torch.equal(*states)
 
@@ -122,8 +127,8 @@ def test_first_and_second_derivatives() -> None:
     cfg = RenderingConfig(depth_resolution=4, depth_resolution_importance=0)
 
     def small(*tensors: Tensor) -> tuple[Tensor, ...]:
-        rendered = render_rays(*tensors, rays_of(1, 2, torch.float64), cfg)
-        return rendered.rgb, rendered.depth, rendered.weights, rendered.spread
+        rendered = render_rays(field_of(tensors), rays_of(1, 2, torch.float64), cfg)
+        return rendered.rgb, rendered.depth, rendered.opacity, rendered.spread
 
     assert torch.autograd.gradcheck(small, inputs)
     assert torch.autograd.gradgradcheck(small, inputs)
@@ -140,7 +145,9 @@ def test_layouts_and_repeated_planes() -> None:
     with torch.no_grad():
         rays = rays_of(2, 3, torch.float64)
         same = RayBundle(rays.rays_o[:1].expand(2, -1, -1), rays.rays_d[:1].expand(2, -1, -1))
-        rendered = render_rays(planes[:1].expand(2, -1, -1, -1, -1), *inputs[1:], same, RenderingConfig(**FEW))
+        rendered = render_rays(
+            field_of([planes[:1].expand(2, -1, -1, -1, -1), *inputs[1:]]), same, RenderingConfig(**FEW)
+        )
     assert torch.equal(rendered.rgb[0], rendered.rgb[1])
 
 
@@ -158,27 +165,29 @@ def test_threads_agree_and_a_call_repeats_bit_for_bit() -> None:
 
 def test_empty_batch_and_not_a_number() -> None:
     inputs = inputs_of(torch.float32, batch=0)
-    values = outputs(render_rays(*inputs, rays_of(0, 3, torch.float32), RenderingConfig(**FEW)))
+    values = outputs(render_rays(field_of(inputs), rays_of(0, 3, torch.float32), RenderingConfig(**FEW)))
     assert [list(v.shape) for v in values] == [[0, 4, 9], [0, 9], [0, 9], [0, 9]]
     assert all((g == 0).all() for g in torch.autograd.grad(sum(v.sum() for v in values), inputs))
     inputs = inputs_of(torch.float32)
     with torch.no_grad():
         inputs[1][0, 0] = float("nan")
-    assert render_rays(*inputs, rays_of(1, 3, torch.float32), RenderingConfig(**FEW)).rgb.isnan().any()
+    assert render_rays(field_of(inputs), rays_of(1, 3, torch.float32), RenderingConfig(**FEW)).rgb.isnan().any()
 
 
 def test_gradients_to_rays_and_density_noise_come_from_the_reference() -> None:
     inputs, rays = inputs_of(torch.float64), rays_of(1, 2, torch.float64)
     moving = RayBundle(rays.rays_o.clone().requires_grad_(), rays.rays_d)
-    (gradient,) = torch.autograd.grad(render_rays(*inputs, moving, RenderingConfig(**FEW)).depth.sum(), moving.rays_o)
+    (gradient,) = torch.autograd.grad(
+        render_rays(field_of(inputs), moving, RenderingConfig(**FEW)).depth.sum(), moving.rays_o
+    )
     assert gradient.abs().max() > 0
     with pytest.raises(ValueError, match="pass an rng"):
-        render_rays(*inputs, rays, RenderingConfig(**FEW, density_noise=1.0))
+        render_rays(field_of(inputs), rays, RenderingConfig(**FEW, density_noise=1.0))
 
 
 def test_bad_arguments_are_named() -> None:
     inputs = inputs_of(torch.float32)
     with pytest.raises(ValueError, match=r"rays must be \[1, R, 3\] for these planes, got origins \[2, 9, 3\]"):
-        render_rays(*inputs, rays_of(2, 3, torch.float32), RenderingConfig())
+        render_rays(field_of(inputs), rays_of(2, 3, torch.float32), RenderingConfig())
     with pytest.raises(ValueError, match=r"b2 must be \[5\] to go with w1, got \[4\]"):
-        render_rays(*inputs[:4], torch.zeros(4), rays_of(1, 3, torch.float32), RenderingConfig())
+        render_rays(field_of([*inputs[:4], torch.zeros(4)]), rays_of(1, 3, torch.float32), RenderingConfig())

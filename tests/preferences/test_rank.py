@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from eg3d.checkpoints.store import save_networks
-from eg3d.generator import GeneratorConfig, TriPlaneGenerator
+from eg3d.generators.eg3d import GeneratorConfig, TriPlaneGenerator
 from eg3d.rendering.renderer import RenderingConfig
 from eg3d.representations.sigma_field import SigmaFieldConfig
 from reward_model_training.preferences.rankings import read_rankings

@@ -109,7 +109,7 @@ def test_renderer_equals_the_plain_version(white_back):
     rgb, depth, total = plain_render(ball, rays(), cfg)
     torch.testing.assert_close(out.rgb.transpose(1, 2), rgb)
     torch.testing.assert_close(out.depth, depth)
-    torch.testing.assert_close(out.weights, total)
+    torch.testing.assert_close(out.opacity, total)
 
 
 def test_gradients_equal_those_of_the_plain_version():

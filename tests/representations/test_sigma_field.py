@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from eg3d.generator import TriPlaneGenerator
+from eg3d.generators.eg3d import TriPlaneGenerator
 from eg3d.hydra_command import compose_config
-from eg3d.representations.sigma_field import (
-    SigmaFieldConfig,
-    grid_points,
-    normalise_sigma_self,
-    seed_slab,
-    sigma_field,
-    sigma_grid,
-    slab_shape,
-    slab_slices,
-    to_network_axes,
-)
+from eg3d.ops.density_grid.grid import GridSpec, Slices, grid_points
+from eg3d.representations.sigma_field import SigmaField
+from eg3d.samples import SampleConfig, sample_seeds
 from eg3d.training.config import TrainConfig
 from tests.representations.fake_field import FakeField
 
 
 def test_published_slab_at_256_and_64() -> None:
-    assert slab_slices(SigmaFieldConfig()) == (slice(64, 192), slice(64, 205), slice(102, 231))
-    assert slab_shape(SigmaFieldConfig()) == (128, 141, 129)
-    twin = SigmaFieldConfig(resolution=64)
-    assert slab_slices(twin) == (slice(16, 48), slice(16, 52), slice(25, 58))
-    assert slab_shape(twin) == (32, 36, 33)
+    assert SigmaField().slices() == (slice(64, 192), slice(64, 205), slice(102, 231))
+    assert SigmaField().shape() == (128, 141, 129)
+    twin = SigmaField(resolution=64)
+    assert twin.slices() == (slice(16, 48), slice(16, 52), slice(25, 58))
+    assert twin.shape() == (32, 36, 33)
 
 
 @pytest.mark.parametrize("resolution", [7, 33, 64, 100])
 def test_skewed_grid_follows_the_published_formula(resolution: int) -> None:
-    points = grid_points(resolution, box_warp=1.0, grid="skewed").double()
+    points = grid_points(GridSpec(resolution, "skewed")).double()
     n = np.arange(resolution**3)
     k, j, i = n % resolution, n // resolution % resolution, n // resolution**2
     index = np.stack([i + j / resolution + k / resolution**2, j + k / resolution, k], axis=1)
@@ -45,23 +39,24 @@ def test_skewed_grid_follows_the_published_formula(resolution: int) -> None:
 def test_skewed_grid_example_of_the_specification() -> None:
     """Voxel (10, 20, 30) of 256 sits at fractional index (10.0786, 20.1172, 30); coordinates overshoot to 0.5039."""
     part = (slice(10, 11), slice(20, 21), slice(30, 31))
-    index = (grid_points(256, grid="skewed", slices=part)[0] + 0.5) * 255
+    index = (grid_points(GridSpec(256, "skewed", part))[0] + 0.5) * 255
     assert torch.allclose(index, torch.tensor([10.0786, 20.1172, 30.0]), atol=1e-3)
-    last = grid_points(256, grid="skewed", slices=(slice(255, 256),) * 3)[0]
+    corner: Slices = (slice(255, 256),) * 3
+    last = grid_points(GridSpec(256, "skewed", corner))[0]
     assert last[0] == pytest.approx(0.5039, abs=1e-4)
 
 
 @pytest.mark.parametrize("grid", ["exact", "skewed"])
 def test_cropped_points_are_the_points_of_the_cropped_cube(grid: str) -> None:
-    cfg = SigmaFieldConfig(resolution=18, grid=grid)
-    x, y, z = slab_slices(cfg)
-    whole = grid_points(18, box_warp=1.3, grid=grid).reshape(18, 18, 18, 3)
-    part = grid_points(18, box_warp=1.3, grid=grid, slices=(x, y, z)).reshape(*slab_shape(cfg), 3)
+    cfg = SigmaField(resolution=18, grid=grid)
+    x, y, z = cfg.slices()
+    whole = grid_points(GridSpec(18, grid), box_warp=1.3).reshape(18, 18, 18, 3)
+    part = grid_points(cfg.spec(), box_warp=1.3).reshape(*cfg.shape(), 3)
     assert torch.equal(part, whole[x, y, z])
 
 
 def test_exact_grid_reaches_the_faces_of_the_box() -> None:
-    points = grid_points(5, box_warp=2.0, grid="exact")
+    points = grid_points(GridSpec(5), box_warp=2.0)
     assert torch.allclose(points[0], torch.tensor([-1.0, -1, -1])) and torch.allclose(points[-1], torch.ones(3))
     assert torch.allclose(points[1], torch.tensor([-1.0, -1, -0.5]))  # z runs fastest
 
@@ -73,11 +68,9 @@ def setting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return request.param
 
 
-def plain_query(field: FakeField, planes: Tensor, cfg: SigmaFieldConfig) -> Tensor:
-    points = grid_points(
-        cfg.resolution, box_warp=field.cfg.rendering.box_warp, grid=cfg.grid, slices=slab_slices(cfg)
-    ).expand(len(planes), -1, 3)
-    return field.sigma(planes, points).reshape(len(planes), *slab_shape(cfg))
+def plain_query(field: FakeField, planes: Tensor, cfg: SigmaField) -> Tensor:
+    points = grid_points(cfg.spec(), box_warp=field.box_warp).expand(len(planes), -1, 3)
+    return field.plain_density(planes, points).reshape(len(planes), *cfg.shape())
 
 
 @pytest.mark.parametrize("grid", ["exact", "skewed"])
@@ -87,8 +80,9 @@ def test_slab_equals_a_plain_query_with_gradients(setting: str, grid: str, plane
     torch.manual_seed(0)
     field = FakeField(box_warp=box_warp, plane_axes=plane_axes)
     planes = torch.randn(2, 3, 5, 9, 9, requires_grad=True)
-    cfg = SigmaFieldConfig(resolution=19, grid=grid)
-    found, expected = sigma_field(field, planes, cfg, chunk=300), plain_query(field, planes, cfg)
+    cfg = SigmaField(resolution=19, grid=grid)
+    spec = dataclasses.replace(cfg.spec(), chunk=300)
+    found, expected = field(planes).density_grid(spec), plain_query(field, planes, cfg)
     assert torch.allclose(found, expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
     inputs = [planes, *field.decoder.parameters()]
     weight = torch.randn_like(found)
@@ -100,8 +94,8 @@ def test_only_the_skewed_grid_is_skewed() -> None:
     """The skew is a quirk of the published grid; it must not go away, and "exact" must not have it."""
     torch.manual_seed(1)
     field, planes = FakeField(), torch.randn(1, 3, 5, 9, 9)
-    exact = sigma_grid(field, planes, 12, grid="exact")
-    skewed = sigma_grid(field, planes, 12, grid="skewed")
+    exact = field(planes).density_grid(GridSpec(12, "exact"))
+    skewed = field(planes).density_grid(GridSpec(12, "skewed"))
     assert torch.allclose(exact[:, 0, 0, 0], skewed[:, 0, 0, 0], atol=1e-5)
     assert (exact - skewed).abs().max() > 1e-2
 
@@ -110,38 +104,17 @@ def test_only_the_skewed_grid_is_skewed() -> None:
 def test_slab_is_the_crop_of_the_whole(grid: str) -> None:
     torch.manual_seed(2)
     field, planes = FakeField(), torch.randn(2, 3, 5, 8, 8)
-    cfg = SigmaFieldConfig(resolution=17, grid=grid)
-    slab = sigma_field(field, planes, cfg)
-    x, y, z = slab_slices(cfg)
-    assert torch.allclose(slab, sigma_field(field, planes, cfg, whole=True)[:, x, y, z], atol=1e-5)
-    assert slab.shape == (2, *slab_shape(cfg))
+    cfg = SigmaField(resolution=17, grid=grid)
+    slab = field(planes).density_grid(cfg.spec())
+    x, y, z = cfg.slices()
+    assert torch.allclose(slab, field(planes).density_grid(GridSpec(17, grid))[:, x, y, z], atol=1e-5)
+    assert slab.shape == (2, *cfg.shape())
 
 
 def test_empty_batch(setting: str) -> None:
     planes = torch.zeros(0, 3, 5, 8, 8)
     for grid in ("exact", "skewed"):
-        assert sigma_field(FakeField(), planes, SigmaFieldConfig(resolution=16, grid=grid)).shape[0] == 0
-
-
-def test_normalisation_spans_the_range_is_scale_free_and_defines_the_constant_slab() -> None:
-    torch.manual_seed(5)
-    x = torch.randn(3, 4, 5, 6)
-    x[1] = 7.0
-    x.requires_grad_()
-    scaled = normalise_sigma_self(x)
-    for sample in (0, 2):
-        assert scaled[sample].min() == 0 and scaled[sample].max().item() == pytest.approx(100.0)
-    assert (scaled[1] == 0).all()
-    assert torch.allclose(normalise_sigma_self(3 * x + 2), scaled, atol=1e-3)
-    (grad,) = torch.autograd.grad(scaled.square().sum(), x)
-    assert torch.isfinite(grad).all() and (grad[1] == 0).all()
-    assert (normalise_sigma_self(x, low=-1.0, high=1.0)[1] == -1).all()
-
-
-def test_network_axes_are_z_y_x() -> None:
-    x = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
-    y = to_network_axes(x)
-    assert y.shape == (2, 1, 5, 4, 3) and y[1, 0, 4, 2, 1] == x[1, 1, 2, 4]
+        assert FakeField()(planes).density_grid(SigmaField(resolution=16, grid=grid).spec()).shape[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -153,26 +126,24 @@ def test_network_axes_are_z_y_x() -> None:
     ],
 )
 def test_config_faults_are_named(change: dict, word: str) -> None:
-    assert any(word in fault for fault in SigmaFieldConfig(**change).validate())
+    assert any(word in fault for fault in SigmaField(**change).validate())
 
 
 def test_bad_arguments_get_one_line() -> None:
     with pytest.raises(ValueError, match="planes must be"):
-        sigma_field(FakeField(), torch.zeros(1, 15, 8, 8), SigmaFieldConfig(resolution=8))
-    with pytest.raises(ValueError, match="x must be"):
-        normalise_sigma_self(torch.zeros(2, 3, 4))
+        FakeField()(torch.zeros(1, 15, 8, 8)).density_grid(GridSpec(8))
 
 
 def test_real_generator_seed_slab_is_deterministic_and_equals_its_point_query() -> None:
     torch.manual_seed(6)
     cfg = compose_config("train", TrainConfig, ["experiment=twin_warm"])
     G = TriPlaneGenerator(cfg.generator).eval()
-    field = SigmaFieldConfig(resolution=24, grid="exact", psi=0.7)
-    slab = seed_slab(G, 3, field)
-    assert slab.shape == slab_shape(field) and slab.dtype == torch.float32
-    assert torch.equal(slab, seed_slab(G, 3, field)) and not torch.equal(slab, seed_slab(G, 4, field))
-    planes = torch.randn(1, 3, 16, 64, 64)
+    slab, cut = SigmaField(resolution=24, grid="exact"), SampleConfig(psi=0.7)
     with torch.no_grad():
-        found = sigma_grid(G, planes, 20, grid="exact").reshape(1, -1, 1)
-        expected = G.sigma(planes, grid_points(20, grid="exact")[None])
+        first, again, other = (slab.extract(G, sample_seeds(G, [seed], cut)) for seed in (3, 3, 4))
+        assert first.shape == (1, *slab.shape()) and first.dtype == torch.float32
+        assert torch.equal(first, again) and not torch.equal(first, other)
+        field = G.field_of_planes(torch.randn(1, 3, 16, 64, 64))
+        found = field.density_grid(GridSpec(20)).reshape(1, -1)
+        expected = field.density(grid_points(GridSpec(20))[None])
     assert torch.allclose(found, expected, atol=1e-5 * expected.abs().max().item(), rtol=0)

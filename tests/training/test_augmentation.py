@@ -14,8 +14,8 @@ from run_records import lines_of, state_of
 from safetensors import safe_open
 from tiny import toy_draw
 
-from eg3d.cameras import transformed_labels
-from eg3d.generator import CameraConfig, GeneratorConfig, TriPlaneGenerator
+from eg3d.cameras import CameraConfig, transformed_labels
+from eg3d.generators.eg3d import GeneratorConfig, TriPlaneGenerator
 from eg3d.networks.augment import AugmentPipe, copied_pixels, pipe_config
 from eg3d.random_streams import SampleStreams
 from eg3d.training.augmentation import adapted_p, augmented
@@ -43,8 +43,8 @@ def test_a_turned_picture_is_what_the_turned_camera_renders(generator_config: Ge
     shift = torch.tensor([[1.0, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     turned = transformed_labels(c, shift @ G @ torch.linalg.inv(shift))
     with torch.no_grad():
-        planes = generator.planes(ws)
-        before, after = (generator.render(planes, ws, label)["image_raw_clean"] for label in (c, turned))
+        field = generator.field(ws)
+        before, after = (generator.render(field, ws, label).image_raw_clean for label in (c, turned))
     assert float((after - before).abs().max()) > 0.01
     assert torch.allclose(after, copied_pixels(before, G), atol=1e-5)  # the same rays up to rounding
 

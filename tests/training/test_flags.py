@@ -15,7 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from eg3d import train_flags
-from eg3d.generator import CameraConfig
+from eg3d.cameras import CameraConfig
 from eg3d.hydra_command import ConfigError, compose_config
 from eg3d.networks.augment import pipe_config
 from eg3d.training.config import TrainConfig

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from eg3d.cameras import split_label
-from eg3d.generator import GeneratorConfig
+from eg3d.cameras import CameraConfig, split_label
+from eg3d.generators.protocol import Rendered
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
 from eg3d.rendering.rays import pixel_rays
 from eg3d.training import losses
@@ -46,7 +47,7 @@ def test_a_narrow_blur_is_the_identity() -> None:
 
 def test_only_the_final_image_of_a_fake_is_blurred() -> None:
     image = torch.randn(1, 3, 8, 8, generator=_rng())
-    fake = losses.fake_images({"image": image, "image_raw": image}, sigma=1.0)
+    fake = losses.fake_images(_rendered(image=image, image_raw=image), sigma=1.0)
     assert torch.equal(fake["image_raw"], image)
     assert torch.equal(fake["image"], losses.blur(image, 1.0))
     real = losses.real_images(image, 4, sigma=1.0)
@@ -99,20 +100,34 @@ def test_r1_gradient_equals_finite_differences(discriminator_config: Discriminat
     assert checked >= 6
 
 
+LIMITS = (2.25, 3.3)  # world units from the camera, of the published faces
+
+
+def _rendered(**parts: Tensor) -> Rendered:
+    """A render of which only some parts matter."""
+    names = ("image_raw", "image_raw_clean", "image_depth", "opacity", "depth_spread")
+    return Rendered(**{**dict.fromkeys(names, torch.empty(0)), **parts})
+
+
 class _LinearField:
     """A density that rises along x: sigma = slope * x."""
 
     def __init__(self, slope: float) -> None:
         self.slope, self.points = slope, torch.empty(0)
 
-    def sigma(self, planes: Tensor, points: Tensor) -> Tensor:
+    device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        return 4
+
+    def density(self, points: Tensor) -> Tensor:
         self.points = points
-        return self.slope * points[..., :1]
+        return self.slope * points[..., 0]
 
 
 def test_density_regulariser_of_a_linear_field() -> None:
     field = _LinearField(5.0)
-    loss = losses.density_regularisation(field, torch.zeros(4, 1), num_points=20_000, std=0.004, rng=_rng())  # type: ignore[arg-type]
+    loss = losses.density_regularisation(field, num_points=20_000, std=0.004, rng=_rng())  # type: ignore[arg-type]
     # E |5 * N(0, 0.004^2)|; 80,000 draws leave a relative error of 0.3 %
     assert float(loss) == pytest.approx(5 * 0.004 * math.sqrt(2 / math.pi), rel=0.015)
     points, moved = field.points.split(20_000, dim=1)
@@ -122,7 +137,7 @@ def test_density_regulariser_of_a_linear_field() -> None:
 
 
 def test_density_regulariser_of_a_constant_field_is_zero() -> None:
-    loss = losses.density_regularisation(_LinearField(0.0), torch.zeros(2, 1), num_points=9, std=0.1, rng=_rng())  # type: ignore[arg-type]
+    loss = losses.density_regularisation(_LinearField(0.0), num_points=9, std=0.1, rng=_rng())  # type: ignore[arg-type]
     assert float(loss) == 0
 
 
@@ -132,22 +147,25 @@ class _Ramp(nn.Module):
     def __init__(self, slope: float) -> None:
         super().__init__()
         self.slope = nn.Parameter(torch.tensor(slope))
-        self.cfg = GeneratorConfig()
+        self.box_warp, self.device = 1.0, torch.device("cpu")
 
-    def sigma(self, planes: Tensor, points: Tensor) -> Tensor:
-        return self.slope * points[..., 2:]
+    def __len__(self) -> int:
+        return 1
+
+    def density(self, points: Tensor) -> Tensor:
+        return self.slope * points[..., 2]
 
 
 @pytest.mark.parametrize(("slope", "wanted"), [(2.0, 10 * 2 / 256), (-2.0, 0.0)])
 def test_monotonic_regulariser_of_a_ramp(slope: float, wanted: float) -> None:
-    loss = losses.monotonic_regularisation(_Ramp(slope), torch.zeros(2, 1), is_detached=False, rng=_rng())  # type: ignore[arg-type]
+    loss = losses.monotonic_regularisation(_Ramp(slope), is_detached=False, rng=_rng())  # type: ignore[arg-type]
     assert float(loss.detach()) == pytest.approx(wanted, abs=1e-6)  # differences of float32 points near 1
 
 
 @pytest.mark.parametrize(("is_detached", "slope"), [(False, 10 / 256), (True, None)])
 def test_a_detached_monotonic_regulariser_moves_only_the_point_behind(is_detached: bool, slope: float | None) -> None:
     field = _Ramp(1.0)
-    losses.monotonic_regularisation(field, torch.zeros(1, 1), is_detached=is_detached, rng=_rng()).backward()  # type: ignore[arg-type]
+    losses.monotonic_regularisation(field, is_detached=is_detached, rng=_rng()).backward()  # type: ignore[arg-type]
     points = torch.rand(1, losses.MONOTONIC_POINTS, 3, generator=_rng()) * 2 - 1
     behind = -10 * (points[..., 2] - 1 / 256).mean()
     assert float(field.slope.grad) == pytest.approx(float(behind) if slope is None else slope, abs=1e-5)  # type: ignore[arg-type]
@@ -158,9 +176,9 @@ def test_silhouette_of_the_right_opacity_is_zero() -> None:
     image[:, 1, 4:12, 4:12] = 0.5
     mask = (image > -1).any(1, keepdim=True).float()
     opacity = losses.resize_raw(mask, 8)
-    assert float(losses.silhouette_loss({"weights": opacity}, image)) == 0
+    assert float(losses.silhouette_loss(_rendered(opacity=opacity), image)) == 0
     share = float(opacity.mean())
-    assert float(losses.silhouette_loss({"weights": torch.zeros(1, 1, 8, 8)}, image)) == pytest.approx(share)
+    assert float(losses.silhouette_loss(_rendered(opacity=torch.zeros(1, 1, 8, 8)), image)) == pytest.approx(share)
 
 
 class _Wall(nn.Module):
@@ -169,15 +187,14 @@ class _Wall(nn.Module):
     def __init__(self, height: float, sharpness: float) -> None:
         super().__init__()
         self.height, self.sharpness = nn.Parameter(torch.tensor(height)), sharpness
-        self.cfg = GeneratorConfig()
 
-    def sigma(self, planes: Tensor, points: Tensor) -> Tensor:
-        return losses.SURFACE_LEVEL + self.sharpness * (self.height - points[..., 2:])
+    def density(self, points: Tensor) -> Tensor:
+        return losses.SURFACE_LEVEL + self.sharpness * (self.height - points[..., 2])
 
 
 def _wall_depths(height: float) -> tuple[Tensor, Tensor]:
     """Labels [2, 25], and the depths [2, 16, 16] at which their rays meet z = height."""
-    c = GeneratorConfig().camera.label(torch.tensor([0.0, 0.3]))
+    c = CameraConfig().label(torch.tensor([0.0, 0.3]))
     rays = pixel_rays(*split_label(c), 16)
     depth = (height - rays.rays_o[..., 2]) / rays.rays_d[..., 2]
     return c, depth.reshape(2, 16, 16)
@@ -186,7 +203,7 @@ def _wall_depths(height: float) -> tuple[Tensor, Tensor]:
 def _wall_loss(height: float, sharpness: float, wall: float = 0.2) -> tuple[Tensor, _Wall]:
     c, depth = _wall_depths(wall)
     field = _Wall(height, sharpness)
-    loss = losses.depth_loss(field, torch.zeros(2, 1), c, depth, num_points=4000, band=0.03, rng=_rng())  # type: ignore[arg-type]
+    loss = losses.depth_loss(field, c, depth, limits=LIMITS, num_points=4000, band=0.03, rng=_rng())  # type: ignore[arg-type]
     return loss, field
 
 
@@ -209,7 +226,7 @@ def test_depth_loss_pulls_the_surface_to_the_depths(height: float, sign: int) ->
 def test_depth_loss_of_emptiness_before_emptiness_vanishes() -> None:
     c, depth = _wall_depths(0.2)
     field = _Wall(-5.0, 1000.0)  # air everywhere in the box
-    loss = losses.depth_loss(field, torch.zeros(2, 1), c, torch.zeros_like(depth), num_points=50, band=0.03, rng=_rng())  # type: ignore[arg-type]
+    loss = losses.depth_loss(field, c, torch.zeros_like(depth), limits=LIMITS, num_points=50, band=0.03, rng=_rng())  # type: ignore[arg-type]
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
 
 
@@ -225,15 +242,15 @@ def test_swapped_labels() -> None:
 def test_reconstruction_of_the_image_itself_is_zero() -> None:
     image = torch.rand(2, 3, 16, 16, generator=_rng()) * 2 - 1
     raw = losses.resize_raw(image, 8)
-    rendered = {"image": image, "image_raw": torch.full_like(raw, 7.0), "image_raw_clean": raw}
+    rendered = _rendered(image=image, image_raw=torch.full_like(raw, 7.0), image_raw_clean=raw)
     assert float(losses.reconstruction_loss(rendered, image, edge_weight=1.0)) == 0
 
 
 def test_reconstruction_edges_ignore_a_constant_offset() -> None:
     image = torch.rand(2, 3, 16, 16, generator=_rng())
-    rendered = {"image": image + 0.25, "image_raw_clean": losses.resize_raw(image, 8) + 0.5}
+    rendered = _rendered(image=image + 0.25, image_raw_clean=losses.resize_raw(image, 8) + 0.5)
     for weight in (0.0, 1.0):
         assert float(losses.reconstruction_loss(rendered, image, edge_weight=weight)) == pytest.approx(0.75, abs=1e-5)
-    rendered["image"] = image.flip(-1)
+    rendered = dataclasses.replace(rendered, image=image.flip(-1))
     plain, edged = (float(losses.reconstruction_loss(rendered, image, edge_weight=w)) for w in (0.0, 1.0))
     assert edged > plain

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from eg3d.cameras import split_label
-from eg3d.generator import CameraConfig, TriPlaneGenerator
+from eg3d.cameras import CameraConfig, split_label
+from eg3d.generators.eg3d import TriPlaneGenerator
 from eg3d.viewing.film import FilmConfig, film_frames, interpolated_codes, orbit, write_film
 from eg3d.viewing.views import ViewingConfig
 

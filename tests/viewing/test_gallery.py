@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from eg3d.cameras import split_label
-from eg3d.generator import CameraConfig, TriPlaneGenerator
+from eg3d.cameras import CameraConfig, split_label
+from eg3d.generators.eg3d import TriPlaneGenerator
 from eg3d.representations.mesh import NoSurface
 from eg3d.viewing import gallery as gallery_module
 from eg3d.viewing.browser import framed, mesh_place

@@ -12,11 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from eg3d.cameras import FFHQ_FOV_DEG
-from eg3d.generator import GeneratorConfig, TriPlaneGenerator
+from eg3d.generators.eg3d import GeneratorConfig, TriPlaneGenerator
+from eg3d.generators.protocol import Rendered
 from eg3d.representations.shape import density_volume
 from eg3d.viewing import views
 from eg3d.viewing.samples import seed_views
-from eg3d.viewing.views import ViewingConfig, for_viewing, planes_of, render, style_codes, with_fov
+from eg3d.viewing.views import ViewingConfig, for_viewing, render, viewed_seeds, with_fov
 
 # Another batch size may take another order of sums in a matrix product: a few float32 steps of values near 1.
 ROUNDING = 2e-5
@@ -35,10 +36,9 @@ def make(cfg: GeneratorConfig, **rendering: Any) -> TriPlaneGenerator:
 
 
 @torch.no_grad()
-def look(G: TriPlaneGenerator, seeds: list[int], cfg: ViewingConfig, yaw: float = 0.3) -> dict[str, torch.Tensor]:
+def look(G: TriPlaneGenerator, seeds: list[int], cfg: ViewingConfig, yaw: float = 0.3) -> Rendered:
     G = for_viewing(G, cfg)
-    ws = style_codes(G, seeds, G.cfg.camera.label(), cfg)
-    return render(G, planes_of(G, ws, cfg), ws, G.cfg.camera.label(yaw).expand(len(seeds), -1), cfg)
+    return render(G, viewed_seeds(G, seeds, cfg), G.camera.label(yaw).expand(len(seeds), -1), cfg)
 
 
 VARIANTS = {
@@ -55,8 +55,9 @@ def test_a_picture_does_not_depend_on_its_neighbours(generator_config, name, lim
     G = make(generator_config, **limits)
     together = look(G, [5, 0, 9, 2], VARIANTS[name])
     for index, seed in enumerate([5, 0, 9, 2]):
-        for key, alone in look(G, [seed], VARIANTS[name]).items():
-            torch.testing.assert_close(together[key][index : index + 1], alone, atol=ROUNDING, rtol=ROUNDING, msg=key)
+        for key, alone in vars(look(G, [seed], VARIANTS[name])).items():
+            among = getattr(together, key)[index : index + 1]
+            torch.testing.assert_close(among, alone, atol=ROUNDING, rtol=ROUNDING, msg=key)
 
 
 def test_the_published_depth_clamp_does_depend_on_neighbours(generator_config) -> None:
@@ -67,12 +68,11 @@ def test_the_published_depth_clamp_does_depend_on_neighbours(generator_config) -
     for clamp, is_alike in (("sample", True), ("batch", False)):
         cfg = ViewingConfig(depth_clamp=clamp)
         viewed = for_viewing(G, cfg)
-        ws = style_codes(viewed, [0, 1], G.cfg.camera.label(), cfg)
-        far = dataclasses.replace(G.cfg.camera, radius=4.0).label()
+        near, far = G.camera.canonical(), dataclasses.replace(G.camera, radius=4.0).canonical()
         with torch.no_grad():
-            planes = planes_of(viewed, ws, cfg)
-            both = render(viewed, planes, ws, torch.cat([G.cfg.camera.label(), far]), cfg)["image_depth"]
-            alone = render(viewed, planes[:1], ws[:1], G.cfg.camera.label(), cfg)["image_depth"]
+            sample = viewed_seeds(viewed, [0, 1], cfg)
+            both = render(viewed, sample, torch.cat([near, far]), cfg).image_depth
+            alone = render(viewed, sample.rows(slice(0, 1)), near, cfg).image_depth
         assert torch.allclose(both[:1], alone, atol=ROUNDING) is is_alike
 
 
@@ -83,20 +83,20 @@ def test_every_call_gives_the_same_bits(generator_config, name) -> None:
     first = look(G, [0, 4], VARIANTS[name])
     torch.manual_seed(2)  # nothing comes from the global generator
     look(G, [8], VARIANTS[name])  # nor from what was rendered before
-    for key, again in look(G, [0, 4], VARIANTS[name]).items():
-        assert torch.equal(first[key], again), key
+    for key, again in vars(look(G, [0, 4], VARIANTS[name])).items():
+        assert torch.equal(getattr(first, key), again), key
 
 
 def test_randomness_is_off_unless_asked_for(generator_config) -> None:
     cfg = dataclasses.replace(generator_config, superresolution_noise_mode="random")
     G = make(cfg, density_noise=0.5)
-    plain = look(G, [0], ViewingConfig())["image"]
-    quiet = look(make(generator_config), [0], ViewingConfig())["image"]
+    plain = look(G, [0], ViewingConfig()).final
+    quiet = look(make(generator_config), [0], ViewingConfig()).final
     assert torch.equal(plain, quiet)
     for change in ({"jitter": True}, {"noise_mode": "random"}):
-        assert not torch.equal(plain, look(G, [0], ViewingConfig(**change))["image"]), change
-        other = look(G, [0], ViewingConfig(**change, noise_seed=1))["image"]
-        assert not torch.equal(other, look(G, [0], ViewingConfig(**change))["image"]), change
+        assert not torch.equal(plain, look(G, [0], ViewingConfig(**change)).final), change
+        other = look(G, [0], ViewingConfig(**change, noise_seed=1)).final
+        assert not torch.equal(other, look(G, [0], ViewingConfig(**change)).final), change
 
 
 def test_views_of_a_seed_share_their_noise_and_planes_are_made_once(generator_config, monkeypatch) -> None:
@@ -132,7 +132,7 @@ def test_the_batch_size_changes_nothing(generator_config, batch, at_once, monkey
         for n in (batch, 6)
     ]
     torch.testing.assert_close(*images, atol=ROUNDING, rtol=0)
-    expected = look(G, [3], ViewingConfig(), yaw=-0.4)["image"]
+    expected = look(G, [3], ViewingConfig(), yaw=-0.4).final
     torch.testing.assert_close(images[0][0, 2:], expected, atol=ROUNDING, rtol=0)
 
 
@@ -164,9 +164,9 @@ def test_no_float64_on_the_way(generator_config, name) -> None:
         torch.zeros(1, dtype=torch.float64)
     with _NoFloat64():
         look(G, [0, 1], VARIANTS[name])
-        planes = torch.zeros(1, 3, 2, 8, 8)
+        field = G.field_of_planes(torch.zeros(1, 3, 2, 8, 8))
         for grid in ("exact", "skewed"):
-            density_volume(G, planes, 4, grid=grid)
+            density_volume(field, 4, grid=grid)
 
 
 def test_field_of_view() -> None:

@@ -1,6 +1,6 @@
 """Raw density on a regular grid, whole or cropped, from tri-planes.
 
-Shape letters: N batch, D grid side, X, Y, Z sides of the part, C plane channels, S plane side, H hidden width.
+Shape letters: N batch, D grid side, X, Y, Z sides of the part.
 """
 
 from __future__ import annotations
@@ -12,64 +12,38 @@ import torch
 from torch import Tensor
 
 from eg3d.ops import extension
-from eg3d.ops.checks import check_field, dense_planes
 from eg3d.ops.density_grid import reference
-from eg3d.ops.density_grid.reference import Slices
+from eg3d.ops.density_grid.grid import GridSpec
+from eg3d.ops.triplane import TriPlane, dense_planes
 
 EXACT_FLOAT32_INDEX = 2**24  # above this many points the published float32 index rounds, and z is no longer a grid axis
 
 
-def density_grid(
-    planes: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    *,
-    resolution: int,
-    slices: Slices,
-    grid: str,
-    box_warp: float = 1.0,
-    plane_axes: str = "xy_xz_zx",
-    chunk: int = reference.CHUNK_POINTS,
-) -> Tensor:
-    """Raw density [N, X, Y, Z] (any real value) at the points `slices` of a D^3 grid over a cube of side `box_warp`.
+def density_grid(field: TriPlane, spec: GridSpec) -> Tensor:
+    """Raw density [N, X, Y, Z] (any real value) at the points of `spec` over the cube of the field.
 
-    planes [N, 3, C, S, S]; the decoder's effective weights w1 [H, C], b1 [H], w2 [H], b2 []. grid: "exact" | "skewed",
-    see reference.grid_points; plane_axes: see eg3d/rendering/planes.py. Computed in the type of planes if that is
-    float32 or float64, else in float32. `chunk` bounds the points of one query where the reference runs.
-    Gradients flow to planes and all weights. The native first derivative recomputes everything and stores nothing of
-    hidden size; a second derivative is taken through the reference. Raises ValueError for shapes that do not fit.
+    Computed in the type of the planes if that is float32 or float64, else in float32. Gradients flow to planes and all
+    weights. The native first derivative recomputes everything and stores nothing of hidden size; a second derivative is
+    taken through the reference. Raises ValueError for shapes that do not fit.
     """
-    reference.check_grid(resolution, grid)
-    check_field(planes, w1, b1, w2, b2, plane_axes)
-    if any(not 0 <= r.start < r.stop <= resolution for r in slices):
-        raise ValueError(f"slices must lie in 0:{resolution} and hold points, got {slices}")
-    if planes.dtype not in extension.NATIVE_TYPES:
-        planes = planes.float()
-    inputs = [planes, *(w.to(planes.dtype) for w in (w1, b1, w2, b2))]
-    options = {
-        "resolution": resolution,
-        "slices": slices,
-        "grid": grid,
-        "box_warp": box_warp,
-        "plane_axes": plane_axes,
-        "chunk": chunk,
-    }
-    is_native_grid = grid == "exact" or resolution**3 <= EXACT_FLOAT32_INDEX
-    if is_native_grid and extension.library(planes, "density_grid") is not None:
-        return _DensityGrid.apply(*inputs, options)
-    return _by_reference(inputs, options)
+    spec.check()
+    field.check()
+    field = field.in_one_type()
+    is_native_grid = spec.grid == "exact" or spec.resolution**3 <= EXACT_FLOAT32_INDEX
+    if is_native_grid and extension.library(field.planes, "density_grid") is not None:
+        planes, w1, b1, w2, b2 = field.tensors
+        return _DensityGrid.apply(planes, w1, b1, w2[0], b2[0], field, spec)
+    return _by_reference(field, spec)
 
 
-def _by_reference(inputs: list[Tensor], options: dict[str, Any]) -> Tensor:
+def _by_reference(field: TriPlane, spec: GridSpec) -> Tensor:
     """The reference; where gradients are needed and there are several chunks, they are recomputed."""
-    needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    x, y, z = (r.stop - r.start for r in options["slices"])
-    return reference.density_grid(*inputs, **options, is_recomputed=needs_grad and x * y * z > options["chunk"])
+    needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in field.tensors)
+    x, y, z = spec.shape
+    return reference.density_grid(field, spec, is_recomputed=needs_grad and x * y * z > spec.chunk)
 
 
-class _GridSpec(ctypes.Structure):
+class _NativeSpec(ctypes.Structure):
     """Mirrors GridSpec of cpu.cpp and cuda.cu."""
 
     _fields_ = [
@@ -81,52 +55,50 @@ class _GridSpec(ctypes.Structure):
     ]  # fmt: skip
 
 
-def _spec(planes: Tensor, hidden: int, options: dict[str, Any]) -> _GridSpec:
+def _native_spec(planes: Tensor, field: TriPlane, spec: GridSpec) -> _NativeSpec:
     n, _, channels, side, _ = planes.shape
-    bounds = [bound for r in options["slices"] for bound in (r.start, r.stop)]
-    flags = (options["grid"] == "skewed", options["plane_axes"] == "xy_xz_zy")
-    return _GridSpec(
-        n, channels, hidden, side, *planes.stride(), options["resolution"], *bounds, *flags, torch.get_num_threads()
-    )
+    bounds = [bound for r in spec.ranges for bound in (r.start, r.stop)]
+    flags = (spec.grid == "skewed", field.has_corrected_axes)
+    sizes = (n, channels, len(field.w1), side, *planes.stride())
+    return _NativeSpec(*sizes, spec.resolution, *bounds, *flags, torch.get_num_threads())
 
 
 class _DensityGrid(torch.autograd.Function):
+    """Inputs that gradients flow to: planes, w1, b1, the density rows w2 [H] and b2 []; `field` gives box and axes."""
+
     @staticmethod
     def forward(
-        ctx: Any, planes: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, options: dict[str, Any]
+        ctx: Any, planes: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, field: TriPlane, spec: GridSpec
     ) -> Tensor:
         ctx.save_for_backward(planes, w1, b1, w2, b2)
-        ctx.options = options
+        ctx.field, ctx.spec = field, spec
         planes = dense_planes(planes)
         weights = [w.contiguous() for w in (w1, b1, w2, b2)]
-        out = planes.new_empty(len(planes), *(r.stop - r.start for r in options["slices"]))
-        _call("forward", planes, [*weights, out], len(w1), options)
+        out = planes.new_empty(len(planes), *spec.shape)
+        _call("forward", planes, [*weights, out], field, spec)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative was asked for: let autograd see every step
-            return (*_differentiable_gradients(inputs, ctx.options, grad, ctx.needs_input_grad), None)
+            return (*_differentiable_gradients(inputs, ctx, grad), None, None)
         planes, w1, b1, w2, _ = inputs
         planes, grad = dense_planes(planes), grad.contiguous()
         weights = [w.contiguous() for w in (w1, b1, w2)]
         grads = [torch.empty_like(planes), *(torch.empty_like(w) for w in weights)]
-        _call("backward", planes, [*weights, grad, *grads], len(w1), ctx.options)
-        return (*grads, grad.sum(), None)
+        _call("backward", planes, [*weights, grad, *grads], ctx.field, ctx.spec)
+        return (*grads, grad.sum(), None, None)
 
 
-def _call(step: str, planes: Tensor, tensors: list[Tensor], hidden: int, options: dict[str, Any]) -> None:
+def _call(step: str, planes: Tensor, tensors: list[Tensor], field: TriPlane, spec: GridSpec) -> None:
     native = extension.library(planes, "density_grid")
     assert native is not None
-    extension.call(native, "density_grid", step, _spec(planes, hidden, options), [planes, *tensors])
+    extension.call(native, "density_grid", step, _native_spec(planes, field, spec), [planes, *tensors])
 
 
-def _differentiable_gradients(
-    inputs: tuple[Tensor, ...], options: dict[str, Any], grad: Tensor, needed: tuple[bool, ...]
-) -> list[Tensor | None]:
+def _differentiable_gradients(inputs: tuple[Tensor, ...], ctx: Any, grad: Tensor) -> list[Tensor | None]:
     """Gradients through the reference, themselves differentiable."""
-    wanted = [tensor for tensor, flag in zip(inputs, needed) if flag]
-    value = _by_reference(list(inputs), options)
-    grads = iter(torch.autograd.grad(value, wanted, grad, create_graph=True))
-    return [next(grads) if flag else None for flag in needed[: len(inputs)]]
+    planes, w1, b1, w2, b2 = inputs
+    value = _by_reference(ctx.field.with_tensors(planes, w1, b1, w2[None], b2[None]), ctx.spec)
+    return extension.gradients(value, inputs, grad, ctx.needs_input_grad)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from eg3d.ops import extension
-from eg3d.ops.checks import check_field, dense_planes
 from eg3d.ops.render_rays import reference
+from eg3d.ops.triplane import TriPlane, dense_planes
 from eg3d.rendering.compositing import background, limited_depth
 from eg3d.rendering.draws import IMPORTANCE, JITTER, CounterDraws
 from eg3d.rendering.rays import RayBundle
@@ -22,46 +22,37 @@ from eg3d.rendering.renderer import RenderedRays, RenderingConfig, ray_limits
 from eg3d.rendering.sampling import Draws, draw
 
 
-def render_rays(
-    planes: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    rays: RayBundle,
-    cfg: RenderingConfig,
-    draws: Draws | None = None,
-) -> RenderedRays:
-    """Render rays through planes [N, 3, C, S, S]. Source: EG3D (2022), section 4; NeRF (2020), section 5.2.
+def render_rays(field: TriPlane, rays: RayBundle, cfg: RenderingConfig, draws: Draws | None = None) -> RenderedRays:
+    """Render rays through a tri-plane field. Source: EG3D (2022), section 4; NeRF (2020), section 5.2.
 
-    The decoder's effective weights w1 [H, C], b1 [H], w2 [1 + K, H] (density first), b2 [1 + K]. Without `draws` the
-    samples are fixed; a torch.Generator is drawn from as the reference does (jitter, then importance); CounterDraws
-    give the same numbers on every device. Returns features, depth, weights and spread as eg3d/rendering/renderer.py.
-    First-order gradients flow to planes and all weights; the backward pass computes the samples again, and only their
-    distances are kept. Density noise, gradients to rays and second derivatives are the reference's.
-    Raises ValueError for shapes that do not fit.
+    Without `draws` the samples are fixed; a torch.Generator is drawn from as the reference does (jitter, then
+    importance); CounterDraws give the same numbers on every device. Returns features, depth, opacity and spread as
+    eg3d/rendering/renderer.py. First-order gradients flow to planes and all weights; the backward pass computes the
+    samples again, and only their distances are kept. Density noise, gradients to rays and second derivatives are the
+    reference's. Raises ValueError for shapes that do not fit.
     """
-    check_field(planes, w1, b1, w2, b2, cfg.plane_axes)
-    if rays.rays_o.shape != rays.rays_d.shape or rays.rays_o.shape[::2] != (len(planes), 3):
+    field.check()
+    if cfg.box_warp != field.box_warp:
+        raise ValueError(f"box_warp: the field covers {field.box_warp}, rendering is told {cfg.box_warp}; give one")
+    if rays.rays_o.shape != rays.rays_d.shape or rays.rays_o.shape[::2] != (len(field), 3):
         raise ValueError(
-            f"rays must be [{len(planes)}, R, 3] for these planes, "
+            f"rays must be [{len(field)}, R, 3] for these planes, "
             f"got origins {list(rays.rays_o.shape)} and directions {list(rays.rays_d.shape)}"
         )
-    if planes.dtype not in extension.NATIVE_TYPES:
-        planes = planes.float()
-    kind = planes.dtype
-    w1, b1, w2, b2 = (w.to(kind) for w in (w1, b1, w2, b2))
-    rays = RayBundle(rays.rays_o.to(kind), rays.rays_d.to(kind))
+    field = field.in_one_type()
+    planes = field.planes
+    rays = RayBundle(rays.rays_o.to(planes.dtype), rays.rays_d.to(planes.dtype))
     is_native = not (cfg.density_noise > 0 or rays.rays_o.requires_grad or rays.rays_d.requires_grad)
-    if is_native and extension.fits(planes, w2) and extension.library(planes, "render_rays") is not None:
-        return _native([planes, w1, b1, w2, b2], rays, cfg, draws)
-    return reference.render_rays(planes, w1, b1, w2, b2, rays, cfg, draws)
+    if is_native and extension.fits(planes, field.w2) and extension.library(planes, "render_rays") is not None:
+        return _native(field, rays, cfg, draws)
+    return reference.render_rays(field, rays, cfg, draws)
 
 
 @dataclass(frozen=True)
 class _Call:
-    """What is no input of the gradient: rays, their limits and draws, contiguous, and sizes."""
+    """What is no input of the gradient: box and axes, rays, their limits and draws, contiguous, and sizes."""
 
+    field: TriPlane
     rays: RayBundle
     near: Tensor  # [N, R]
     far: Tensor
@@ -75,14 +66,14 @@ class _Call:
         return self.cfg.depth_resolution + self.cfg.depth_resolution_importance
 
 
-def _native(inputs: list[Tensor], rays: RayBundle, cfg: RenderingConfig, draws: Draws | None) -> RenderedRays:
-    call = _call(rays, cfg, draws)
-    rgb, total, depth_sum, spread, t = _RenderRays.apply(*inputs, call)
+def _native(field: TriPlane, rays: RayBundle, cfg: RenderingConfig, draws: Draws | None) -> RenderedRays:
+    call = _call(field, rays, cfg, draws)
+    rgb, total, depth_sum, spread, t = _RenderRays.apply(*field.tensors, call)
     rgb = background(rgb.transpose(1, 2), total, cfg.white_back)
     return RenderedRays(rgb, limited_depth(depth_sum, total, t, cfg.depth_clamp), total, spread)
 
 
-def _call(rays: RayBundle, cfg: RenderingConfig, draws: Draws | None) -> _Call:
+def _call(field: TriPlane, rays: RayBundle, cfg: RenderingConfig, draws: Draws | None) -> _Call:
     near, far = ray_limits(rays, cfg)
     jitter = importance = None
     if draws is not None and not isinstance(draws, CounterDraws):
@@ -92,7 +83,7 @@ def _call(rays: RayBundle, cfg: RenderingConfig, draws: Draws | None) -> _Call:
             importance = draw((*near.shape, fine), draws, device, stream=IMPORTANCE).to(kind).contiguous()
     seed = draws.seed if isinstance(draws, CounterDraws) else None
     rays = RayBundle(rays.rays_o.contiguous(), rays.rays_d.contiguous())
-    return _Call(rays, near.contiguous(), far.contiguous(), jitter, importance, seed, cfg)
+    return _Call(field, rays, near.contiguous(), far.contiguous(), jitter, importance, seed, cfg)
 
 
 class _RaySpec(ctypes.Structure):
@@ -116,12 +107,12 @@ def _spec(planes: Tensor, w2: Tensor, call: _Call) -> _RaySpec:
     cfg = call.cfg
     outputs, hidden = w2.shape
     flags = (
-        cfg.plane_axes == "xy_xz_zy", cfg.disparity_space_sampling, cfg.importance_bins == "centred",
+        call.field.has_corrected_axes, cfg.disparity_space_sampling, cfg.importance_bins == "centred",
         2 if call.seed is not None else int(call.jitter is not None), call.seed or 0,
     )  # fmt: skip
     return _RaySpec(
         n, call.near.shape[1], cfg.depth_resolution, cfg.depth_resolution_importance, channels, hidden, outputs - 1,
-        side, *planes.stride(), *flags, torch.get_num_threads(), cfg.box_warp,
+        side, *planes.stride(), *flags, torch.get_num_threads(), call.field.box_warp,
     )  # fmt: skip
 
 
@@ -170,7 +161,5 @@ def _differentiable_gradients(
     inputs: list[Tensor], call: _Call, t: Tensor, grads: tuple[Tensor, ...], needed: tuple[bool, ...]
 ) -> list[Tensor | None]:
     """Gradients through the reference at the kept distances, themselves differentiable."""
-    wanted = [tensor for tensor, flag in zip(inputs, needed) if flag]
-    values = reference.sums_at(inputs, call.rays, call.cfg, t)
-    found = iter(torch.autograd.grad(values, wanted, grads, create_graph=True))
-    return [next(found) if flag else None for flag in needed[: len(inputs)]]
+    values = reference.sums_at(call.field.with_tensors(*inputs), call.rays, t)
+    return extension.gradients(values, inputs, grads, needed)

@@ -1,7 +1,7 @@
 """Rays through a tri-plane field in plain PyTorch: the definition of correct.
 
 The steps are those of eg3d/rendering: stratified distances, the field, importance distances, the field, one sum.
-Shape letters: N batch, R rays, C plane channels, S plane side, H hidden width, K features.
+Shape letters: N batch, R rays, n samples a ray, K features.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from eg3d.ops.density_points.reference import field_points
+from eg3d.ops.triplane import TriPlane
 from eg3d.rendering import renderer
 from eg3d.rendering.compositing import depth_spread, interval_weights, sample_weights
 from eg3d.rendering.rays import RayBundle
@@ -16,32 +17,16 @@ from eg3d.rendering.renderer import RenderedRays, RenderingConfig
 from eg3d.rendering.sampling import Draws
 
 
-def render_rays(
-    planes: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    rays: RayBundle,
-    cfg: RenderingConfig,
-    draws: Draws | None = None,
-) -> RenderedRays:
+def render_rays(field: TriPlane, rays: RayBundle, cfg: RenderingConfig, draws: Draws | None = None) -> RenderedRays:
     """See op.render_rays."""
-
-    def field(points: Tensor) -> tuple[Tensor, Tensor]:
-        return field_points(planes, points, w1, b1, w2, b2, box_warp=cfg.box_warp, plane_axes=cfg.plane_axes)
-
-    return renderer.render_rays(field, rays, cfg, draws)
+    return renderer.render_rays(lambda points: field_points(field, points), rays, cfg, draws)
 
 
-def sums_at(inputs: list[Tensor], rays: RayBundle, cfg: RenderingConfig, t: Tensor) -> tuple[Tensor, ...]:
+def sums_at(field: TriPlane, rays: RayBundle, t: Tensor) -> tuple[Tensor, ...]:
     """Sums along rays at sorted distances t [N, R, n]: colour [N, R, K], weight, weighted depth and spread [N, R]."""
     points = rays.rays_o.unsqueeze(2) + t.unsqueeze(-1) * rays.rays_d.unsqueeze(2)
-    planes, w1, b1, w2, b2 = inputs
-    sigma, rgb = field_points(
-        planes, points.flatten(1, 2), w1, b1, w2, b2, box_warp=cfg.box_warp, plane_axes=cfg.plane_axes
-    )
-    weights = interval_weights(sigma.view_as(t), t)
+    sigma_raw, rgb = field_points(field, points.flatten(1, 2))
+    weights = interval_weights(sigma_raw.view_as(t), t)
     shares = sample_weights(weights)
     colour = (rgb.unflatten(-1, t.shape[1:]) * shares.unsqueeze(1)).sum(-1).transpose(1, 2)
     middle = 0.5 * (t[..., :-1] + t[..., 1:])

@@ -1,23 +1,24 @@
-"""The EG3D generator: latent -> style codes -> tri-planes -> rays -> image.
+"""The EG3D generator: latent -> style codes -> tri-planes -> rays -> image. An instance of the generator protocol.
 
-Shape letters: N batch, P points, C plane channels, F feature channels, R neural rendering side.
+Shape letters: N batch, C plane channels, R neural rendering side.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eg3d.cameras import LABEL_SIZE, camera_label, intrinsics, lookat_c2w, split_label
+from eg3d.cameras import LABEL_SIZE, CameraConfig, split_label
+from eg3d.fields.protocol import Field
+from eg3d.fields.triplane import TriPlaneField
+from eg3d.generators.protocol import Rendered
+from eg3d.generators.registry import GeneratorKind, register
 from eg3d.networks.decoder import Decoder
 from eg3d.networks.superresolution import SuperResolution
 from eg3d.networks.synthesis import Backbone
-from eg3d.ops.density_points.op import density_points, field_points
-from eg3d.ops.render_rays.op import render_rays
 from eg3d.random_streams import Rng
 from eg3d.rendering.rays import pixel_rays
 from eg3d.rendering.renderer import RenderingConfig
@@ -27,23 +28,6 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 BACKBONE_CLAMP = 256.0  # only where blocks run in reduced precision
 IMAGE_RAWS = ("published", "clean")
 SR_NOISE_MODES = ("none", "random")
-
-
-@dataclass
-class CameraConfig:
-    """The cameras that the images of a generator are seen from."""
-
-    radius: float = 2.7  # world units from the origin
-    pivot: tuple[float, float, float] = (0.0, 0.0, 0.2)  # world point that cameras look at
-    focal: float = 4.2647  # image widths
-
-    def label(self, yaw: float | Tensor = 0.0, pitch: float | Tensor = 0.0) -> Tensor:
-        """Labels [N, 25] of cameras at these offsets (radians) from the frontal pose."""
-        return camera_label(lookat_c2w(yaw, pitch, radius=self.radius, lookat=self.pivot), intrinsics(self.focal))
-
-    def validate(self) -> list[str]:
-        """All faults, one line each."""
-        return [f"{n}: must be positive, got {getattr(self, n)}" for n in ("radius", "focal") if getattr(self, n) <= 0]
 
 
 @dataclass
@@ -192,6 +176,11 @@ class TriPlaneGenerator(nn.Module):
         self.register_buffer("dataset_label_std", torch.zeros(cfg.c_dim))
 
     @property
+    def camera(self) -> CameraConfig:
+        """The cameras that its images are seen from."""
+        return self.cfg.camera
+
+    @property
     def num_ws(self) -> int:
         """Style codes per image."""
         return self.backbone.num_ws
@@ -224,61 +213,51 @@ class TriPlaneGenerator(nn.Module):
             update_emas=update_emas,
         )
 
-    def planes(self, ws: Tensor, *, noise_mode: str = "const", rng: Rng | None = None) -> Tensor:
-        """Tri-planes [N, 3, C, H, W] of style codes. noise_mode: const | none | random (needs rng)."""
-        flat = self.backbone.synthesis(ws, noise_mode=noise_mode, rng=rng)
-        return flat.unflatten(1, (3, self.cfg.plane_channels))
+    def field(self, ws: Tensor, *, noise_mode: str = "const", rng: Rng | None = None) -> TriPlaneField:
+        """Tri-planes [N, 3, C, H, W] of style codes, with the decoder. noise_mode: const | none | random (needs rng).
 
-    def field(self, planes: Tensor, points: Tensor) -> dict[str, Tensor]:
-        """Raw density [N, P, 1] and colour features [N, P, F] at points [N, P, 3] (world units).
-
-        No density noise. Gradients flow to planes, points and decoder. Split long lists of points outside.
+        No density noise. Gradients flow to the codes, the backbone and the decoder.
         """
-        sigma, rgb = field_points(planes, points, *self.decoder.weights(), **self._geometry())
-        return {"sigma": sigma.unsqueeze(-1), "rgb": rgb.transpose(1, 2)}
+        flat = self.backbone.synthesis(ws, noise_mode=noise_mode, rng=rng)
+        return self.field_of_planes(flat.unflatten(1, (3, self.cfg.plane_channels)))
 
-    def sigma(self, planes: Tensor, points: Tensor) -> Tensor:
-        """Raw density [N, P, 1] alone: the numbers of `field`, without the colour outputs."""
-        return density_points(planes, points, *self.decoder.density_weights(), **self._geometry()).unsqueeze(-1)
-
-    def _geometry(self) -> dict[str, Any]:
-        return {"box_warp": self.cfg.rendering.box_warp, "plane_axes": self.cfg.rendering.plane_axes}
+    def field_of_planes(self, planes: Tensor) -> TriPlaneField:
+        """The field of any tri-planes [N, 3, C, H, W], read by this generator's decoder."""
+        rendering = self.cfg.rendering
+        return TriPlaneField(
+            planes, *self.decoder.weights(), box_warp=rendering.box_warp, plane_axes=rendering.plane_axes
+        )
 
     def render(
         self,
-        planes: Tensor,
+        field: Field,
         ws: Tensor,
         c: Tensor,
         *,
         neural_rendering_resolution: int | None = None,
         rng: Rng | None = None,
         superresolve: bool = True,
-    ) -> dict[str, Tensor]:
-        """Images of planes from cameras c [N, 25].
+    ) -> Rendered:
+        """Images of a field from cameras c [N, 25]; the final one only if `superresolve`.
 
-        Returns image [N, 3, img_resolution, img_resolution] (only if `superresolve`), image_raw and image_raw_clean
-        [N, 3, R, R], image_depth [N, 1, R, R] (world units along the ray), weights [N, 1, R, R] (opacity) and
-        depth_spread [N, 1, R, R] (variance of depth times opacity, world units squared).
         image_raw_clean is what the renderer made; image_raw is the same unless cfg.image_raw is "published" and the
         published super-resolution would have changed it in place. R: neural_rendering_resolution, or the attribute.
         """
         side = neural_rendering_resolution or self.neural_rendering_resolution
-        rays = pixel_rays(*split_label(c), side)
-        rendered = render_rays(planes, *self.decoder.weights(), rays, self.cfg.rendering, rng)
-        features = rendered.rgb.unflatten(-1, (side, side))
+        rays = field.render(pixel_rays(*split_label(c), side), self.cfg.rendering, rng)
+        features = rays.rgb.unflatten(-1, (side, side))
         raw = features[:, :3]
-        out = {
-            "image_raw": raw,
-            "image_raw_clean": raw,
-            "image_depth": rendered.depth.view(-1, 1, side, side),
-            "weights": rendered.weights.view(-1, 1, side, side),
-            "depth_spread": rendered.spread.view(-1, 1, side, side),
-        }
-        if superresolve:
-            out["image"], changed = self._superresolve(raw, features, ws, rng)
-            if self.cfg.image_raw == "published":
-                out["image_raw"] = changed
-        return out
+        rendered = Rendered(
+            image_raw=raw,
+            image_raw_clean=raw,
+            image_depth=rays.depth.view(-1, 1, side, side),
+            opacity=rays.opacity.view(-1, 1, side, side),
+            depth_spread=rays.spread.view(-1, 1, side, side),
+        )
+        if not superresolve:
+            return rendered
+        image, changed = self._superresolve(raw, features, ws, rng)
+        return replace(rendered, image=image, image_raw=changed if self.cfg.image_raw == "published" else raw)
 
     def _superresolve(self, raw: Tensor, features: Tensor, ws: Tensor, rng: Rng | None) -> tuple[Tensor, Tensor]:
         """The final image, and the raw image as the published in-place addition would leave it."""
@@ -296,10 +275,10 @@ class TriPlaneGenerator(nn.Module):
         noise_mode: str = "const",
         rng: Rng | None = None,
         neural_rendering_resolution: int | None = None,
-    ) -> dict[str, Tensor]:
-        """Images of style codes from cameras c: `planes`, then `render`."""
-        planes = self.planes(ws, noise_mode=noise_mode, rng=rng)
-        return self.render(planes, ws, c, neural_rendering_resolution=neural_rendering_resolution, rng=rng)
+    ) -> Rendered:
+        """Images of style codes from cameras c: `field`, then `render`."""
+        field = self.field(ws, noise_mode=noise_mode, rng=rng)
+        return self.render(field, ws, c, neural_rendering_resolution=neural_rendering_resolution, rng=rng)
 
     def forward(
         self,
@@ -312,7 +291,7 @@ class TriPlaneGenerator(nn.Module):
         noise_mode: str = "const",
         rng: Rng | None = None,
         neural_rendering_resolution: int | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> Rendered:
         """Images of latents, conditioned on and seen from the same cameras c."""
         ws = self.mapping(
             z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, update_emas=update_emas
@@ -320,3 +299,6 @@ class TriPlaneGenerator(nn.Module):
         return self.synthesis(
             ws, c, noise_mode=noise_mode, rng=rng, neural_rendering_resolution=neural_rendering_resolution
         )
+
+
+register(GeneratorKind("eg3d", GeneratorConfig, TriPlaneGenerator))

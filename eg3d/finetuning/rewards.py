@@ -1,0 +1,115 @@
+"""Rewards as callables: what they promise, how a config names one, and scores of samples by one.
+
+Fine-tuning never knows what a reward is made of. Shape letters: N samples.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from eg3d.generators.protocol import Generator
+from eg3d.representations.protocol import Representation, representation_from
+from eg3d.samples import AUTO, Sample, SampleConfig, sample_seed_batches
+
+NAMED = ("_target_", "representation")  # keys of a reward's config that are not arguments of its callable
+
+
+class Reward(Protocol):
+    """Scores of what it looks at, higher = better; differentiable where its representation is.
+
+    It may also have `sample`, a SampleConfig: how the samples that it was learnt from were made.
+    """
+
+    representation: Representation
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Scores [N] of representations [N, ...]."""
+
+
+class FunctionReward:
+    """A plain function of a user as a reward: the function, what it looks at, and its arguments."""
+
+    def __init__(self, function: Callable[..., Tensor], representation: Representation, **arguments: Any) -> None:
+        self.function, self.representation, self.arguments = function, representation, arguments
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.function(x, **self.arguments)
+
+
+def reward_from(config: Mapping[str, Any], *, device: str) -> Reward:
+    """The reward that a config names, frozen. `_target_` is code by design: it comes from the user's own command line.
+
+    With `representation` (name and settings), `_target_` is a function of a representation [N, ...] that returns scores
+    [N]; without, it is called to load one. All other keys are its arguments; `device` is added where it takes one.
+    Raises ValueError, in one line, for a target that cannot be found or called so.
+    """
+    from hydra.utils import get_object
+
+    try:
+        target = get_object(str(config["_target_"]))
+    except Exception as error:  # hydra raises ImportError and others, with the path in their text
+        raise ValueError(f"reward._target_: {' '.join(str(error).split())}") from None
+    arguments = {key: value for key, value in config.items() if key not in NAMED}
+    has_representation = config.get("representation") is not None
+    takes = _parameters(target)
+    if "device" in takes and not has_representation:
+        arguments.setdefault("device", device)
+    _check_arguments(target, arguments, num_given=int(has_representation))
+    if has_representation:
+        return FunctionReward(target, representation_from(dict(config["representation"])), **arguments)
+    reward = target(**arguments)
+    if not (callable(reward) and isinstance(getattr(reward, "representation", None), Representation)):
+        raise ValueError(
+            f"reward: {config['_target_']} gave {type(reward).__name__}, expected a callable with a `representation`; "
+            "for a plain function give reward.representation as well, for example {name: sigma_field, resolution: 64}"
+        )
+    if isinstance(reward, nn.Module):
+        reward.eval().requires_grad_(False)
+    return reward
+
+
+def _check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], *, num_given: int) -> None:
+    """ValueError unless `target` can be called with these arguments; `num_given` positional ones come first."""
+    try:
+        inspect.signature(target).bind(*[None] * num_given, **arguments)
+    except TypeError as error:
+        names = ", ".join(_parameters(target))
+        raise ValueError(f"reward: {error}; {getattr(target, '__name__', target)} takes {names}") from None
+
+
+def _parameters(target: Callable[..., Any]) -> list[str]:
+    """Names of what `target` takes. Raises ValueError for what cannot be called with named arguments."""
+    try:
+        return list(inspect.signature(target).parameters)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"reward._target_: cannot be called with arguments by name ({error})") from None
+
+
+def sampled_for(reward: Reward, cfg: SampleConfig) -> SampleConfig:
+    """`cfg` with the conditioning camera that `reward` was learnt with, where `cfg` leaves it open."""
+    learnt = getattr(reward, "sample", None)
+    if cfg.conditioning != AUTO or learnt is None:
+        return cfg
+    return replace(cfg, conditioning=learnt.conditioning)
+
+
+def scores_of(reward: Reward, G: Generator, sample: Sample) -> Tensor:
+    """Scores [N] of samples. Raises ValueError when the reward gives another shape."""
+    scores = reward(reward.representation.extract(G, sample))
+    if scores.shape != (len(sample),):
+        raise ValueError(f"reward: expected scores [{len(sample)}], one a sample, got {list(scores.shape)}")
+    return scores
+
+
+@torch.no_grad()
+def score_seeds(G: Generator, reward: Reward, seeds: Sequence[int], cfg: SampleConfig, *, batch: int = 4) -> Tensor:
+    """Scores [len(seeds)] on the CPU of the shapes that `seeds` name: the one way to score, tracked or by hand."""
+    batches = sample_seed_batches(G, seeds, sampled_for(reward, cfg), batch=batch)
+    scores = [scores_of(reward, G, sample).cpu() for _, sample in batches]
+    return torch.cat(scores) if scores else torch.empty(0)

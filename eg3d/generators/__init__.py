@@ -1,0 +1,1 @@
+"""Generators: latents to style codes, fields and images."""
