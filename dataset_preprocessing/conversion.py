@@ -78,6 +78,7 @@ class Converted(NamedTuple):
     mirrored_png: bytes | None
     size: tuple[int, int, int]  # H, W, channels
     is_unchanged: bool  # neither cropped nor resized
+    is_cropped: bool
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,9 @@ class Report:
         if self.num_rejected:
             found.append(f"smaller than the crop, left out: {self.num_rejected}")
         found += self.label_lines
-        return found + [f"{name}: left out, it does not fit changed or mirrored images" for name in self.left_out]
+        return found + [
+            f"{name}: left out, it does not fit changed, mirrored or unlabelled images" for name in self.left_out
+        ]
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def convert_images(
     names = _wanted_images(opened, labels, cfg)
     is_labelled = labels is not None and all(name in labels.matched.rows for name in names)
     kept: list[int] = []
-    is_unchanged, first = True, None
+    is_unchanged, num_cropped, first = True, 0, None
     with create_archive(dest) as archive:
         for index, image in enumerate(_converted(opened, names, cfg, workers)):
             advance(1)
@@ -146,6 +149,7 @@ def convert_images(
             first = first or (names[index], image.size)
             _check_size(names[index], image.size, first)
             is_unchanged &= image.is_unchanged
+            num_cropped += image.is_cropped
             kept.append(index)
             label = labels.of(names[index]) if labels and is_labelled else None
             archive.add_image(image.png, label)
@@ -162,7 +166,7 @@ def convert_images(
         num_rejected=len(names) - len(kept),
         hidden=tuple(opened.hidden),
         others=tuple(_others(opened, labels)),
-        label_lines=tuple(_label_lines(labels, names, cfg)),
+        label_lines=tuple(_label_lines(labels, names, cfg, num_cropped=num_cropped if is_labelled else 0)),
         left_out=tuple(left_out),
     )
 
@@ -253,7 +257,8 @@ def _convert(source: DataFiles, cfg: ConversionConfig, name: str) -> Converted |
         return None
     mirrored = encode_png(np.ascontiguousarray(image[:, ::-1])) if cfg.is_mirrored else None
     height, width, channels = image.shape
-    return Converted(encode_png(image), mirrored, (height, width, channels), image is pixels)
+    is_cropped = cfg.transform != "none" and (pixels.shape[0] != pixels.shape[1] or cfg.transform == "center-crop-wide")
+    return Converted(encode_png(image), mirrored, (height, width, channels), image is pixels, is_cropped)
 
 
 def _converted(
@@ -304,7 +309,9 @@ def _read_labels(opened: DataFiles) -> _Labels | None:
         raise ValueError(f"{error}; mend them, or remove {table.file} to convert the images alone") from None
 
 
-def _label_lines(labels: _Labels | None, names: Sequence[str], cfg: ConversionConfig) -> Iterator[str]:
+def _label_lines(
+    labels: _Labels | None, names: Sequence[str], cfg: ConversionConfig, *, num_cropped: int
+) -> Iterator[str]:
     """What became of the labels, where there is something to say: matched in another spelling, or not at all."""
     if labels is None or not labels.table.names:
         yield "labels: none, the source has none"
@@ -328,6 +335,8 @@ def _label_lines(labels: _Labels | None, names: Sequence[str], cfg: ConversionCo
         )
     if matched.without_image:
         yield f"labels without an image, left out: {counted(matched.without_image)}"
+    if num_cropped:
+        yield f"labels: written as they were for {num_cropped} cropped images; they must be the cameras of the crops"
     yield from labels.warnings
 
 

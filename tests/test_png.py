@@ -14,7 +14,7 @@ import PIL.ImageOps
 import pytest
 
 from dataset_preprocessing.conversion import ConversionConfig, convert_images
-from eg3d.cameras import canonical_label
+from eg3d.cameras import camera_label, intrinsics, lookat_c2w
 from eg3d.data import ImageDataset
 from eg3d.png import read_pixels
 
@@ -85,7 +85,7 @@ def test_the_conversion_and_the_loader_see_the_same_upright_picture(tmp_path: Pa
     exif[0x0112] = 6
     PIL.Image.fromarray(SMOOTH[:16, :16]).save(square, "png", exif=exif)
     (tmp_path / "photos" / "a.png").write_bytes(square.getvalue())
-    table = {"labels": [["a.png", canonical_label()[0].tolist()]]}
+    table = {"labels": [["a.png", camera_label(lookat_c2w(0.0, 0.0), intrinsics(4.2647))[0].tolist()]]}
     (tmp_path / "photos" / "dataset.json").write_text(json.dumps(table))
     convert_images(tmp_path / "photos", tmp_path / "set", ConversionConfig())
     for path in (tmp_path / "photos", tmp_path / "set"):
