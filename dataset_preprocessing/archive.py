@@ -9,7 +9,6 @@ gives the same bytes: fixed time stamps, fixed PNG settings, fixed order. `eg3d.
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import json
 import math
@@ -29,7 +28,7 @@ from eg3d.data_files import DataFiles, shown
 from eg3d.data_labels import LABEL_SIZE, OPTIONAL_ARRAYS, check_depths, read_array, read_labelled
 from eg3d.leftovers import without_leftovers
 from eg3d.png import read_pixels
-from eg3d.safe_write import atomic_path
+from eg3d.safe_write import atomic_path, naming_full_disks
 
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can store; a real one would change the bytes of every run
 PNG_LEVEL = 6
@@ -120,17 +119,12 @@ def create_archive(path: str | Path) -> Iterator[ArchiveWriter]:
     check_destination(path)
     path = Path(path)
     is_zip = path.suffix == ".zip"
-    try:
-        with without_leftovers(path, atomic_path(path) if is_zip else _atomic_folder(path)) as temporary:
-            if is_zip:
-                with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as handle:
-                    yield ArchiveWriter(path, handle)
-            else:
-                yield ArchiveWriter(temporary, None)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:  # a full disk names no file
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+    with without_leftovers(path, atomic_path(path) if is_zip else _atomic_folder(path)) as temporary:
+        if is_zip:
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as handle:
+                yield ArchiveWriter(path, handle)
+        else:
+            yield ArchiveWriter(temporary, None)
 
 
 def check_destination(path: str | Path) -> None:
@@ -149,9 +143,10 @@ def _atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its place when the block ends without an error."""
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix))
     try:
-        yield temporary
-        os.chmod(temporary, 0o755)
-        os.replace(temporary, path)
+        with naming_full_disks(path):
+            yield temporary
+            os.chmod(temporary, 0o755)
+            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

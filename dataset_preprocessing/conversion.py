@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ from eg3d.data_labels import (
     read_table,
 )
 from eg3d.png import read_pixels
+from eg3d.progress import Advance, ignore
 
 TRANSFORMS = ("none", "center-crop", "center-crop-wide")
 MOST_PIXELS = 8192  # a side of the images written
@@ -125,9 +126,9 @@ def convert_images(
     cfg: ConversionConfig,
     *,
     workers: int = 1,
-    advance: Callable[[int], None] = lambda images: None,
+    advance: Advance = ignore,
 ) -> Report:
-    """Write the images of `source` to `dest` (a .zip or a new folder); `advance(n)` after every n source images.
+    """Write the images of `source` to `dest` (a .zip or a new folder); `advance` counts source images.
 
     Raises ValueError or FileNotFoundError in one line; `dest` is then as it was.
     """
@@ -143,7 +144,7 @@ def convert_images(
     is_unchanged, num_cropped, first = True, 0, None
     with create_archive(dest) as archive:
         for index, image in enumerate(_converted(opened, names, cfg, workers)):
-            advance(1)
+            advance()
             if image is None:
                 continue
             first = first or (names[index], image.size)

@@ -68,7 +68,7 @@ def main(
         is_labelled_only=labelled_only,
     )
     with progress_bar("images", count_images(source, cfg)) as advance:
-        report = convert_images(source, dest, cfg, workers=workers, advance=lambda images: advance())
+        report = convert_images(source, dest, cfg, workers=workers, advance=advance)
     for line in report.lines():
         click.echo(line)
     click.echo(f"data set: {dest} ({report.num_images} images)")

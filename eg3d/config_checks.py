@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 MOST_WORKERS = 4096  # processes or threads; beyond any machine
@@ -100,3 +100,9 @@ def batch_faults(batch: int, micro_batch: int, *, name: str = "micro_batch") -> 
     if 0 < micro_batch < batch and batch % micro_batch:
         return [f"{name}: {micro_batch} does not divide batch {batch}; give a divisor or 0"]
     return []
+
+
+def require_one_of(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise a ValueError with the line of `one_of` unless value is one of choices."""
+    for fault in one_of(name, value, tuple(choices)):
+        raise ValueError(fault)

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import math
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from dataset_preprocessing.synthetic_heads.render import FFHQ_FOCAL, contact_she
 from dataset_preprocessing.synthetic_heads.shape import CODE_NAMES, head_codes, head_parameters
 from eg3d.cameras import camera_label, intrinsics, lookat_c2w
 from eg3d.config_checks import MOST_WORKERS, faults_of, in_range
+from eg3d.progress import Advance, ignore
 from eg3d.safe_write import atomic_path
 
 HEADS_PER_SEED = 1_000_000  # head i of data set s has the head seed s * HEADS_PER_SEED + i
@@ -128,8 +129,8 @@ def portraits(cfg: SyntheticHeadsConfig, group: int) -> list[Portrait]:
     return [Portrait(encode_png(image), label.tolist(), depth) for image, label, depth in views]
 
 
-def make_heads(cfg: SyntheticHeadsConfig, *, advance: Callable[[int], None] = lambda images: None) -> Path:
-    """Write the data set of `cfg`; `advance(n)` is called after every n images. Returns the path written.
+def make_heads(cfg: SyntheticHeadsConfig, *, advance: Advance = ignore) -> Path:
+    """Write the data set of `cfg`; `advance(count)` after every `count` images. Returns the path written.
 
     Raises ValueError with all faults of the config, or if a destination folder is not empty.
     """
