@@ -13,8 +13,8 @@ import io
 import json
 import math
 import os
+import secrets
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -141,11 +141,11 @@ def check_destination(path: str | Path) -> None:
 @contextlib.contextmanager
 def _atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its place when the block ends without an error."""
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix))
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    temporary.mkdir()
     try:
         with naming_full_disks(path):
             yield temporary
-            os.chmod(temporary, 0o755)
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
