@@ -63,10 +63,6 @@ class DataFiles:
         """Names of the image files, by their suffix, sorted."""
         return [name for name in self.names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
 
-    def size(self, name: str) -> int:
-        """Bytes of a file; in a zip, what it says it unpacks to."""
-        return self._sizes[name]
-
     def is_packed(self, name: str) -> bool:
         """Whether a zip holds this file compressed."""
         return name in self._members and self._members[name].compress_type != zipfile.ZIP_STORED
