@@ -5,8 +5,8 @@ The bytes depend on the input and the settings only, never on the number of work
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 
 from dataset_preprocessing.archive import check_destination, create_archive, encode_png
 from eg3d.cameras import mirrored_labels
+from eg3d.child_processes import in_processes, worker_faults
 from eg3d.config_checks import faults_of, one_of
 from eg3d.data_files import DataFiles, shown
 from eg3d.data_labels import (
@@ -132,7 +133,7 @@ def convert_images(
 
     Raises ValueError or FileNotFoundError in one line; `dest` is then as it was.
     """
-    faults = faults_of(cfg)
+    faults = faults_of(cfg) + worker_faults(workers)
     if faults:
         raise ValueError("; ".join(faults))
     opened = open_source(source)
@@ -142,8 +143,8 @@ def convert_images(
     is_labelled = labels is not None and all(name in labels.matched.rows for name in names)
     kept: list[int] = []
     is_unchanged, num_cropped, first = True, 0, None
-    with create_archive(dest) as archive:
-        for index, image in enumerate(_converted(opened, names, cfg, workers)):
+    with create_archive(dest) as archive, _converted(opened, names, cfg, workers) as images:
+        for index, image in enumerate(images):
             advance()
             if image is None:
                 continue
@@ -262,15 +263,19 @@ def _convert(source: DataFiles, cfg: ConversionConfig, name: str) -> Converted |
     return Converted(encode_png(image), mirrored, (height, width, channels), image is pixels, is_cropped)
 
 
+@contextlib.contextmanager
 def _converted(
     source: DataFiles, names: Sequence[str], cfg: ConversionConfig, workers: int
-) -> Iterator[Converted | None]:
+) -> Iterator[Iterator[Converted | None]]:
+    """The images in order, from this process or from workers; for a `with` block."""
     if workers == 1 or len(names) <= _CHUNK:
-        yield from (_convert(source, cfg, name) for name in names)
+        yield (_convert(source, cfg, name) for name in names)
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, initializer=_open_source, initargs=(source.path,)) as pool:
-        yield from pool.imap(functools.partial(_convert_in_worker, cfg), names, chunksize=_CHUNK)
+    work = functools.partial(_convert_in_worker, cfg)
+    with in_processes(
+        work, names, workers=workers, prepare=_open_source, arguments=(source.path,), chunk=_CHUNK
+    ) as images:
+        yield images
 
 
 def _check_apart(source: Path, dest: str | Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import multiprocessing
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,8 @@ from dataset_preprocessing.archive import create_archive, encode_png
 from dataset_preprocessing.synthetic_heads.render import FFHQ_FOCAL, contact_sheet, depth_views, render_views
 from dataset_preprocessing.synthetic_heads.shape import CODE_NAMES, head_codes, head_parameters
 from eg3d.cameras import camera_label, intrinsics, lookat_c2w
-from eg3d.config_checks import MOST_WORKERS, faults_of, in_range
+from eg3d.child_processes import in_processes, worker_faults
+from eg3d.config_checks import faults_of, in_range
 from eg3d.progress import Advance, ignore
 from eg3d.safe_write import atomic_path
 
@@ -54,7 +54,7 @@ class SyntheticHeadsConfig:
 
     def validate(self) -> list[str]:
         """All faults, one line each."""
-        faults = in_range(self, 1, 1000, "views_per_head", "contact_heads") + in_range(self, 1, MOST_WORKERS, "workers")
+        faults = in_range(self, 1, 1000, "views_per_head", "contact_heads") + worker_faults(self.workers)
         if not self.out:
             faults.append("out: is empty; give a .zip file or a new folder")
         if self.contact_sheet and Path(self.contact_sheet) == Path(self.out):
@@ -142,8 +142,8 @@ def make_heads(cfg: SyntheticHeadsConfig, *, advance: Advance = ignore) -> Path:
     seeds = [head_seed(cfg.seed, int(h)) for h in heads]
     depths: list[np.ndarray] = []
     left = cfg.num_images
-    with create_archive(cfg.out) as archive:
-        for views in _all_portraits(cfg, -(-num_heads // GROUP)):
+    with create_archive(cfg.out) as archive, _all_portraits(cfg, -(-num_heads // GROUP)) as groups:
+        for views in groups:
             for view in views[:left]:
                 archive.add_image(view.png, view.label)
                 depths += [] if view.depth is None else [view.depth]
@@ -169,14 +169,18 @@ def _recipe(cfg: SyntheticHeadsConfig, seeds: list[int]) -> dict:
     }
 
 
-def _all_portraits(cfg: SyntheticHeadsConfig, num_groups: int) -> Iterator[list[Portrait]]:
+@contextlib.contextmanager
+def _all_portraits(cfg: SyntheticHeadsConfig, num_groups: int) -> Iterator[Iterator[list[Portrait]]]:
+    """Portraits of every group in order, from this process or from workers; for a `with` block."""
     if cfg.workers == 1:
         with _one_thread():
-            yield from (portraits(cfg, group) for group in range(num_groups))
+            yield (portraits(cfg, group) for group in range(num_groups))
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(cfg.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.imap(functools.partial(portraits, cfg), range(num_groups))
+    work = functools.partial(portraits, cfg)
+    with in_processes(
+        work, range(num_groups), workers=cfg.workers, prepare=torch.set_num_threads, arguments=(1,)
+    ) as groups:
+        yield groups
 
 
 @contextlib.contextmanager

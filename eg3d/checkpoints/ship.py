@@ -157,8 +157,9 @@ def _reward_facts(folder: Path) -> dict[str, Any]:
     card = yaml.safe_load((folder / "reward.yaml").read_text(encoding="utf-8"))
     if not isinstance(card, Mapping) or card.get("weights_sha256") != sha256_of(folder / "reward.safetensors"):
         raise ValueError(f"source: {folder}/reward.yaml does not describe the weights beside it; make the bundle again")
-    keys = ("model", "slab", "normalisation")
-    provenance = {key: card.get(key, {}) for key in ("generator", "rankings")}
+    keys = ("model", "representation", "sample", "transform")
+    made_of = card.get("provenance", {})
+    provenance = {key: made_of.get(key, {}) for key in ("generator", "rankings")}
     return {"kind": "reward", "config": {key: card.get(key) for key in keys}, "trained_on": provenance}
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from eg3d.generators.protocol import Generator
+from eg3d.progress import Advance, ignore
 from eg3d.representations.protocol import Representation, representation_from
 from eg3d.samples import AUTO, Sample, SampleConfig, sample_seed_batches
 
@@ -108,8 +109,18 @@ def scores_of(reward: Reward, G: Generator, sample: Sample) -> Tensor:
 
 
 @torch.no_grad()
-def score_seeds(G: Generator, reward: Reward, seeds: Sequence[int], cfg: SampleConfig, *, batch: int = 4) -> Tensor:
+def score_seeds(
+    G: Generator,
+    reward: Reward,
+    seeds: Sequence[int],
+    cfg: SampleConfig,
+    *,
+    batch: int = 4,
+    advance: Advance = ignore,
+) -> Tensor:
     """Scores [len(seeds)] on the CPU of the shapes that `seeds` name: the one way to score, tracked or by hand."""
-    batches = sample_seed_batches(G, seeds, sampled_for(reward, cfg), batch=batch)
-    scores = [scores_of(reward, G, sample).cpu() for _, sample in batches]
+    scores = []
+    for part, sample in sample_seed_batches(G, seeds, sampled_for(reward, cfg), batch=batch):
+        scores.append(scores_of(reward, G, sample).cpu())
+        advance(len(part))
     return torch.cat(scores) if scores else torch.empty(0)
