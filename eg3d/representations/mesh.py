@@ -154,7 +154,7 @@ def _as_written(mesh: trimesh.Trimesh, *, has_linear_colors: bool) -> trimesh.Tr
     if not len(faces):
         raise ValueError("there is no mesh to write: none of its faces has an area")
     written = trimesh.Trimesh(vertices=positions[used], faces=faces, process=False)
-    written.vertex_normals = _unit_normals(written)
+    written.vertex_normals = _unit_normals(written)  # type: ignore[method-assign]
     if getattr(mesh.visual, "kind", None) == "vertex":
         colors = np.asarray(mesh.visual.vertex_colors)[used, :3]  # type: ignore[union-attr]
         written.visual = ColorVisuals(written, vertex_colors=_linear(colors) if has_linear_colors else colors)
