@@ -11,7 +11,7 @@ import json
 import math
 import multiprocessing
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ import torch
 from dataset_preprocessing.archive import LABEL_SIZE, create_archive, encode_png
 from eg3d.cameras import mirrored_labels
 from eg3d.png import read_pixels
+from eg3d.progress import Advance, ignore
 
 TRANSFORMS = ("none", "center-crop", "center-crop-wide")
 ARRAYS = ("codes.npy", "depths.npy")  # of a set made by this project; see eg3d.data
@@ -143,9 +144,9 @@ def convert_images(
     cfg: ConversionConfig,
     *,
     workers: int = 1,
-    advance: Callable[[int], None] = lambda images: None,
+    advance: Advance = ignore,
 ) -> Report:
-    """Write the images of `source` to `dest` (a .zip or a new folder); `advance(n)` after every n source images.
+    """Write the images of `source` to `dest` (a .zip or a new folder); `advance` counts source images.
 
     Raises ValueError or FileNotFoundError in one line; `dest` is then as it was.
     """
@@ -164,7 +165,7 @@ def convert_images(
     is_unchanged, first = True, None
     with create_archive(dest) as archive:
         for index, image in enumerate(_converted(opened, names, cfg, workers)):
-            advance(1)
+            advance()
             if image is None:
                 continue
             first = first or (names[index], image.size)

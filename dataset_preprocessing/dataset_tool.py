@@ -57,7 +57,7 @@ def main(
     cfg = ConversionConfig(transform=transform, resolution=resolution, max_images=max_images, is_mirrored=mirror)
     total = len(Source(source).images()[0][:max_images])
     with progress_bar("images", total) as advance:
-        report = convert_images(source, dest, cfg, workers=workers, advance=lambda images: advance())
+        report = convert_images(source, dest, cfg, workers=workers, advance=advance)
     for line in report.lines():
         click.echo(line)
     click.echo(f"data set: {dest} ({report.num_images} images)")

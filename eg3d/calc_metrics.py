@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from eg3d.click_command import Cutoff, OneLineCommand, switch
 
 if TYPE_CHECKING:
     import torch
+
+    from eg3d.progress import Advance
 
 
 @click.command(cls=OneLineCommand)
@@ -88,24 +90,14 @@ def main(**options: Any) -> None:
 
 def measure(metric: Any, evaluation: Any, *, is_shown: bool) -> dict[str, Any]:
     """The result of one metric, with what it was made of, as one JSON object."""
-    from eg3d.metrics.registry import evaluate, steps
+    from eg3d.metrics.registry import evaluate
     from eg3d.progress import progress_bar
 
+    def bar(title: str, samples: int) -> AbstractContextManager[Advance]:
+        return progress_bar(f"{metric.name}: {title}", samples, is_shown=is_shown)
+
     start = time.time()
-    with contextlib.ExitStack() as stack:
-        bars: dict[str, Any] = {}
-        totals = {step.title: step.count for step in steps(metric, evaluation).values()}
-
-        def advance(title: str, samples: int) -> None:
-            if title not in bars:
-                stack.close()
-                bars[title] = stack.enter_context(
-                    progress_bar(f"{metric.name}: {title}", totals[title], is_shown=is_shown)
-                )
-            for _ in range(samples):
-                bars[title]()
-
-        result = evaluate(metric, evaluation, advance=advance)
+    result = evaluate(metric, evaluation, bar=bar)
     return result | provenance(evaluation, seconds=time.time() - start)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -41,3 +41,9 @@ def batch_faults(batch: int, micro_batch: int, *, name: str = "micro_batch") -> 
     if 0 < micro_batch < batch and batch % micro_batch:
         return [f"{name}: {micro_batch} does not divide batch {batch}; give a divisor or 0"]
     return []
+
+
+def require_one_of(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise a ValueError with the line of `one_of` unless value is one of choices."""
+    for fault in one_of(name, value, tuple(choices)):
+        raise ValueError(fault)

@@ -21,11 +21,13 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from eg3d.config_checks import faults_of, one_of
+from eg3d.multirun import Sweep, sweep_of
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 CLEAN_ERRORS = (ValueError, OSError, RuntimeError)  # of the work, where a user can act on them: one line, no trace
@@ -46,17 +48,19 @@ def hydra_command(*, config_name: str, schema: type) -> Callable[[Callable[[Any]
             if any(argument in ("-h", "--help") for argument in arguments):
                 print(help_text(main, config_name, schema))
                 return
-            is_sweep = any(argument in ("-m", "--multirun") for argument in arguments)
+            sweep = None
             try:
                 sys.argv[1:] = arguments = _respelled(arguments, schema)
-                if not is_sweep:
+                if any(argument in ("-m", "--multirun") for argument in arguments):
+                    sweep = _checked_sweep(config_name, schema, arguments)
+                else:
                     compose_config(config_name, schema, _overrides(arguments))
             except ConfigError as error:
                 print(f"error: {error}", file=sys.stderr)
                 raise SystemExit(2) from None
             _register(config_name, schema)
             hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(
-                lambda cfg: _run(main, cfg)
+                lambda cfg: _run(main, cfg, sweep)
             )()
 
         return command
@@ -98,7 +102,8 @@ def help_text(main: Callable[[Any], None], config_name: str, schema: type) -> st
         (main.__doc__ or "").strip(),
         "",
         f"experiments: {', '.join(experiments_for(config_name)) or 'none'}",
-        "options: --cfg job (print the resolved config), --multirun (sweep over a,b,c)",
+        "options: --cfg job (print the resolved config),",
+        "         --multirun (sweep over key=a,b,c; each job works in a folder of its own, OUT/key=a and so on)",
         "",
         f"fields and defaults (configs/{config_name}.yaml):",
         OmegaConf.to_yaml(OmegaConf.structured(schema)).rstrip(),
@@ -116,9 +121,12 @@ def is_clean(error: BaseException) -> bool:
     return isinstance(error, CLEAN_ERRORS) and (not isinstance(error, RuntimeError) or type(error) is RuntimeError)
 
 
-def _run(main: Callable[[Any], None], cfg: Any) -> None:
+def _run(main: Callable[[Any], None], cfg: Any, sweep: Sweep | None) -> None:
     try:
-        main(_instance(cfg))
+        value = _instance(cfg)
+        if sweep is not None:
+            value = dataclasses.replace(value, out=sweep.out(value.out, HydraConfig.get().overrides.task))
+        main(value)
     except InstantiationException as error:  # of a `_target_`: what went wrong in it is the news
         cause = error.__cause__
         if cause is not None and not isinstance(cause, (*CLEAN_ERRORS, ImportError)):
@@ -197,6 +205,35 @@ def _respelled(arguments: Sequence[str], schema: type) -> list[str]:
     """The arguments with their overrides as `_spelled` has them."""
     overrides = _overrides(arguments)
     return [_spelled(argument, schema) if argument in overrides else argument for argument in arguments]
+
+
+def _checked_sweep(config_name: str, schema: type, arguments: list[str]) -> Sweep | None:
+    """The sweep of a command line where its jobs need places of their own; Hydra's own record then goes to them all.
+
+    Raises ConfigError, in one line, when any of the jobs has a fault, or when two of them would still share a place.
+    """
+    overrides = _overrides(arguments)
+    try:
+        sweep = sweep_of([override for override in overrides if not override.startswith("hydra")])
+    except OverrideParseException as error:
+        raise ConfigError(f"{error.override}: not an override; write key=value") from None
+    except (HydraException, ValueError) as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+    configs = [compose_config(config_name, schema, job) for job in sweep.jobs]
+    outs = [str(getattr(cfg, "out", number)) for number, cfg in enumerate(configs)]
+    if len(set(outs)) == len(outs):
+        return None
+    own = [sweep.out(out, job) for out, job in zip(outs, sweep.jobs, strict=True)]
+    if len(set(own)) < len(own):
+        twice = next(out for out in own if own.count(out) > 1)
+        raise ConfigError(
+            f"out: two jobs of this sweep would work in {twice}; give every value once, or sweep over out"
+        )
+    if not any(override.startswith("hydra.sweep.dir=") for override in overrides):
+        folder = str(sweep.folder(outs[0])).replace("\\", "\\\\").replace("'", "\\'")
+        arguments += [f"hydra.sweep.dir='{folder}'", "hydra.sweep.subdir=."]
+        sys.argv[1:] = arguments
+    return sweep
 
 
 def _check_groups(config_name: str, overrides: Sequence[str]) -> None:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
-import tempfile
+import re
+import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# What a killed writer leaves: ".NAME-" and eight characters, then the suffix of the file it was to become.
+_LEFTOVER = re.compile(r"\..+-[a-z0-9_]{8}(\.[^.]*)?")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_BYTES = 4096  # a file system with less than one block left is full, whatever a writer says about its failure
 
 
 @contextlib.contextmanager
@@ -16,32 +24,46 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; move it into place when the block ends without an error.
 
     The temporary name keeps the suffix of `path`, because writers choose their format by it. Missing folders are
-    made. On an error the temporary file is removed and `path` is left as it was.
+    made. On an error the temporary file is removed and `path` is left as it was. Raises OSError, which names `path`,
+    when the disk is full, whatever the writer in the block makes of that.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    with naming_full_disks(target):
+        temporary = _made(target)
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-        _sync_folder(target.parent)
+        with naming_full_disks(target):  # and not around the removal, after which there is room again
+            yield temporary
+            with open(temporary, "r+b") as file:  # Windows syncs writable handles only
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+            _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; a system that cannot sync folders does without."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+@contextlib.contextmanager
+def naming_full_disks(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn any error that a full disk causes inside the block into one OSError that names `path`."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_full(error, Path(path).parent):
+            raise
+        raise OSError(f"{path}: not written, the disk is full; make room there, or give another folder") from error
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
+    """Remove the temporary files of killed writers in `folder` (not below it), where there is one; returns them.
+
+    Only for a folder in which nobody else writes: hold its lock.
+    """
+    folder = Path(folder)
+    paths = folder.iterdir() if folder.is_dir() else ()
+    found = [path for path in paths if _LEFTOVER.fullmatch(path.name) and path.is_file()]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return found
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -53,3 +75,31 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = 2) -> None:
     """Write `value` as JSON atomically; NaN and infinity are refused with ValueError, since JSON has neither."""
     write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
+
+
+def _made(target: Path) -> Path:
+    """An empty file beside `target` that nobody else has, with the rights that any new file of this user gets."""
+    while True:
+        temporary = target.with_name(f".{target.stem}-{secrets.token_hex(4)}{target.suffix}")
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            return temporary
+
+
+def _is_full(error: Exception, folder: Path) -> bool:
+    if (isinstance(error, OSError) and error.errno in _FULL) or "No space left on device" in str(error):
+        return True
+    try:
+        return shutil.disk_usage(folder).free < _FULL_BYTES
+    except OSError:
+        return False
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; a system that cannot sync folders does without."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

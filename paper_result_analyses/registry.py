@@ -1,88 +1,56 @@
-"""Figures by number: which tables each one reads and which function draws it."""
+"""The measures there are, in the order of a report, which also numbers the figures.
+
+A new measure is a file beside the others that ends in `MEASURE = Measure(...)`, and a line in MODULES; the settings and
+stages of the pipeline, and the report, follow.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+import importlib
 
-from paper_result_analyses.figures import charts, sheets
+from paper_result_analyses.measure.protocol import Figure, Measure
 
-SIMULATED = "The annotator is simulated: a rule about surfaces that stands in for a person."
-
-
-@dataclass(frozen=True)
-class FigureEntry:
-    """One figure of a report. `draw(folder of tables, PNG to write)` is fast and reads nothing else."""
-
-    number: int
-    name: str
-    caption: str
-    tables: tuple[str, ...]
-    draw: Callable[[Path, Path], Path]
-
-    @property
-    def file(self) -> str:
-        return f"figure{self.number}_{self.name}.png"
-
-
-_ALL = (
-    FigureEntry(
-        1,
-        "tuned",
-        "Before and after fine-tuning with the reward: the same held-out seeds, not selected. Left the generator's own "
-        "render, right two views of the surface of its density (marching cubes, our own shading).",
-        (sheets.TABLE,),
-        sheets.draw_tuned,
-    ),
-    FigureEntry(
-        2,
-        "control",
-        "The same seeds in the control: the same run without the reward term.",
-        (sheets.TABLE,),
-        sheets.draw_control,
-    ),
-    FigureEntry(
-        3,
-        "preferences",
-        "Share of held-out seeds preferred after tuning by the simulated annotator, without its noise, and share whose "
-        f"reward rose; Wilson 95 % intervals. Dashed: the share asked for. {SIMULATED}",
-        ("before_after_summary.csv",),
-        charts.draw_preferences,
-    ),
-    FigureEntry(
-        4,
-        "rewards",
-        "Reward of held-out seeds before and after. The reward model learnt from simulated rankings.",
-        ("before_after.csv",),
-        charts.draw_rewards,
-    ),
-    FigureEntry(
-        5,
-        "scores",
-        f"Score of the simulated annotator before and after, one point a seed; above the line = better. {SIMULATED}",
-        ("before_after.csv",),
-        charts.draw_scores,
-    ),
-    FigureEntry(
-        6,
-        "trajectories",
-        "Reward of fixed seeds along each fine-tuning run.",
-        ("trajectories.csv",),
-        charts.draw_trajectories,
-    ),
+MODULES = (
+    "paper_result_analyses.measure.pictures",
+    "paper_result_analyses.measure.reward_accuracy",
+    "paper_result_analyses.measure.before_after",
+    "paper_result_analyses.measure.image_change",
+    "paper_result_analyses.measure.twin_geometry",
+    "paper_result_analyses.measure.trajectories",
 )
-FIGURES = {figure.number: figure for figure in _ALL}
+MEASURES: dict[str, Measure] = {}  # by name
 
 
-def draw_all(tables: str | Path, out: str | Path) -> list[tuple[FigureEntry, Path]]:
-    """Draw every figure whose tables are in the folder `tables` into `out`; returns figures and files, by number."""
-    tables, out = Path(tables), Path(out)
-    ready = [figure for figure in _ALL if all((tables / name).is_file() for name in figure.tables)]
-    drawn = []
-    for figure in ready:
-        try:
-            drawn.append((figure, figure.draw(tables, out / figure.file)))
-        except ValueError:  # an arm that this run does not have
-            continue
-    return drawn
+def register(measure: Measure) -> None:
+    """Add a measure. Raises ValueError where another one has its name, or the name of one of its tables or figures."""
+    others = [_names(other) for other in MEASURES.values()]
+    clashes = [
+        f"{kind} {name!r}"
+        for kind, names in _names(measure).items()
+        for name in names
+        if any(name in other[kind] for other in others)
+    ]
+    if clashes:
+        raise ValueError(
+            f"measure {measure.name!r}: another measure has {', '.join(clashes)} already; choose new names"
+        )
+    MEASURES[measure.name] = measure
+
+
+def figures() -> list[tuple[int, Measure, Figure]]:
+    """Every figure with its number and the measure that it belongs to."""
+    pairs = [(measure, figure) for measure in MEASURES.values() for figure in measure.figures]
+    return [(number, measure, figure) for number, (measure, figure) in enumerate(pairs, start=1)]
+
+
+def _names(measure: Measure) -> dict[str, list[str]]:
+    """What a measure calls by name, by kind."""
+    return {
+        "measure": [measure.name],
+        "table": [table.name for table in measure.tables],
+        "figure": [figure.name for figure in measure.figures],
+    }
+
+
+for _module in MODULES:
+    register(importlib.import_module(_module).MEASURE)

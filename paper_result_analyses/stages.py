@@ -1,7 +1,8 @@
 """Stages that can be stopped and run again: each leaves a record of what it read, what it made and what it cost.
 
 A record is `<folder>/stages/<name>.json`. A stage is skipped when its record says done, its settings and the SHA-256 of
-its inputs are the same as now, and all its outputs are there.
+its inputs are the same as now, and all its outputs are there. Outputs inside the folder are recorded relative to it, so
+that the folder can be moved.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
+import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,16 @@ import psutil
 from eg3d.file_hash import sha256_of
 from eg3d.progress import duration
 from eg3d.run_folder import code_version, command_line
-from eg3d.safe_write import write_json
+from eg3d.safe_write import remove_leftovers, write_json
 
 log = logging.getLogger(__name__)
 SAMPLE_SECONDS = 0.25  # between looks at the memory
 HEARTBEAT_SECONDS = 5.0  # between writes of the record while a stage runs
+_KEYS: dict[str, type | tuple[type, ...]] = {
+    "stage": str, "position": int, "state": str, "fingerprint": str, "command": str, "pipeline_command": str,
+    "code_version": str, "sessions": int, "outputs": list, "seconds": (int, float), "peak_memory_gb": (int, float),
+}  # fmt: skip
+_REMEDY = "delete it, and its stage is done again"
 
 
 @dataclass(frozen=True)
@@ -42,32 +50,31 @@ class Stage:
     is_always_run: bool = False  # cheap, and to be done last every time
 
 
-@dataclass
-class Progress:
+class StageRunner:
     """Runs stages in order, says where it is, and keeps the records in `folder`."""
 
-    folder: Path
-    names: Sequence[str]
-    redo: Sequence[str] = ()
-    started: float = field(default_factory=time.monotonic)
+    def __init__(self, folder: str | Path, names: Sequence[str], redo: Sequence[str] = ()) -> None:
+        """Temporary files that a killed run left in `folder`/stages are removed."""
+        self.folder, self.names, self.redo = Path(folder), names, redo
+        self.started = time.monotonic()
+        remove_leftovers(self.folder / "stages")
 
     def run(self, stage: Stage) -> list[Path]:
         """Do `stage`, or skip it; returns its outputs. ValueError if its folder holds a run of other settings."""
         position = list(self.names).index(stage.name)
         label = f"[{position + 1}/{len(self.names)}] {stage.name}"
         path, fingerprint = self.folder / "stages" / f"{stage.name}.json", fingerprint_of(stage)
-        record = read_record(path)
         if stage.name in self.redo:
             _forget(stage, path)
-            record = None
-        if record and not stage.is_always_run and _is_done(record, fingerprint):
+        record = read_record(path) if path.is_file() else None
+        if record and not stage.is_always_run and self._is_done(record, fingerprint):
             log.info(
                 "%s: done before in %s, skipped (redo=[%s] does it again)",
                 label,
                 duration(record["seconds"]),
                 stage.name,
             )
-            return [Path(file) for file in record["outputs"]]
+            return self._outputs(record)
         if record and record["fingerprint"] != fingerprint and stage.run_folder and stage.run_folder.exists():
             raise ValueError(
                 f"{stage.run_folder} holds a run of other settings or inputs; give redo=[{stage.name}] to delete it "
@@ -100,8 +107,15 @@ class Progress:
         missing = [str(file) for file in outputs if not file.exists()]
         if missing:
             raise RuntimeError(f"stage {stage.name} ended without {', '.join(missing)}")
-        meter.write(state="done", outputs=[str(file) for file in outputs])
+        meter.write(state="done", outputs=[portable(file, self.folder) for file in outputs])
         return outputs, meter.seconds, meter.peak_gb
+
+    def _is_done(self, record: Mapping[str, Any], fingerprint: str) -> bool:
+        is_same = record["state"] == "done" and record["fingerprint"] == fingerprint
+        return is_same and all(file.exists() for file in self._outputs(record))
+
+    def _outputs(self, record: Mapping[str, Any]) -> list[Path]:
+        return [self.folder / file for file in record["outputs"]]
 
     def _elapsed(self) -> str:
         return duration(time.monotonic() - self.started)
@@ -164,14 +178,38 @@ def fingerprint_of(stage: Stage) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """The record of a stage, or None."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def portable(path: str | Path, folder: Path) -> str:
+    """A path relative to `folder` if it lies there, else absolute."""
+    absolute, base = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
+    return str(absolute.relative_to(base) if absolute.is_relative_to(base) else absolute)
 
 
-def _is_done(record: Mapping[str, Any], fingerprint: str) -> bool:
-    is_same = record["state"] == "done" and record["fingerprint"] == fingerprint
-    return is_same and all(Path(file).exists() for file in record["outputs"])
+def read_record(path: Path) -> dict[str, Any]:
+    """The record of a stage. Raises ValueError (one line that names the file) if it is damaged."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged record of a stage ({error}); {_REMEDY}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: damaged record of a stage (not a JSON object); {_REMEDY}")
+    wrong = [key for key, kinds in _KEYS.items() if not isinstance(record.get(key), kinds)]
+    wrong += [key for key, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
+    if "outputs" not in wrong and not all(isinstance(file, str) for file in record["outputs"]):
+        wrong.append("outputs")
+    if wrong:
+        raise ValueError(
+            f"{path}: damaged record of a stage (missing or of another kind: {', '.join(wrong)}); {_REMEDY}"
+        )
+    return record
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """The records of all stages in a folder of records, in order; files that a kill left half written are passed over.
+
+    Raises ValueError (one line that names the file) for a damaged one.
+    """
+    records = [read_record(path) for path in folder.glob("*.json") if not path.name.startswith(".")]
+    return sorted(records, key=lambda record: record["position"])
 
 
 def _forget(stage: Stage, path: Path) -> None:

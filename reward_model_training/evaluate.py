@@ -15,11 +15,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from eg3d.hydra_command import hydra_command
+from eg3d.progress import progress_bar
 from reward_model_training.data.dataset import DataConfig, Splits, make_splits, reduced, row_anchor
 from reward_model_training.data.slab_store import SlabKey, SlabStore, generator_slabs
+from reward_model_training.intervals import clustered_interval, wilson
 from reward_model_training.preferences.rankings import read_rankings
 
 if TYPE_CHECKING:
@@ -27,9 +31,15 @@ if TYPE_CHECKING:
 
     from reward_model_training.bundle import Reward
 
-CONFIDENCE = 0.95  # of the Wilson intervals
 HEADS = ("pairs", "scalar", "BT")
-SamplePair = tuple[SlabKey, SlabKey]  # better, worse
+
+
+class SamplePair(NamedTuple):
+    """Two samples of one ranking batch."""
+
+    better: SlabKey
+    worse: SlabKey
+    batch: int
 
 
 @dataclass(frozen=True)
@@ -44,8 +54,12 @@ class Accuracy:
     n_examples: int  # pairs
     n_correct: int
     accuracy: float  # share, 0 to 1
-    ci_low: float  # Wilson interval, 95 %
+    ci_low: float  # Wilson interval, 95 %, as if pairs were independent
     ci_high: float
+    n_clusters: int  # ranking batches that the pairs come from
+    design_effect: float  # variance of the accuracy over that of as many independent pairs
+    clustered_low: float  # interval, 95 %, that knows that pairs of a batch go together
+    clustered_high: float
 
 
 @dataclass
@@ -85,15 +99,15 @@ def embed(
 ) -> dict[SlabKey, Tensor]:
     """Embedding [D] of every sample, each encoded once; on the CPU."""
     import torch
-    from tqdm import tqdm
 
     keys, device = list(dict.fromkeys(keys)), next(reward.parameters()).device
     chunks = [keys[i : i + items_at_once] for i in range(0, len(keys), items_at_once)]
     found: dict[SlabKey, Tensor] = {}
-    with torch.no_grad():
-        for chunk in tqdm(chunks, desc="evaluation", unit="batch", disable=len(chunks) < 20, mininterval=1.0):
+    with torch.no_grad(), progress_bar("slabs encoded", len(keys)) as advance:
+        for chunk in chunks:
             slabs = torch.stack([store.slab(key) for key in chunk]).to(device)
             found |= dict(zip(chunk, reward.features(slabs).cpu(), strict=True))
+            advance(len(chunk))
     return found
 
 
@@ -137,10 +151,12 @@ def write_table(path: str | Path, table: Sequence[Accuracy]) -> None:
 
 def table_text(table: Sequence[Accuracy]) -> str:
     """The table for a terminal."""
-    lines = [f"{'split':6}{'filter':14}{'pairs':12}{'head':11}{'reference':22}{'accuracy':>9}  95 % interval    n"]
+    head = f"{'split':6}{'filter':14}{'pairs':12}{'head':11}{'reference':22}{'accuracy':>9}"
+    lines = [f"{head}  95 % interval   by batch        pairs of batches"]
     lines += [
         f"{r.split:6}{r.filter:14}{r.pairs:12}{r.head:11}{r.reference:22}{r.accuracy:9.4f}  "
-        f"{r.ci_low:.3f} to {r.ci_high:.3f}  {r.n_examples}"
+        f"{r.ci_low:.3f} to {r.ci_high:.3f}  {r.clustered_low:.3f} to {r.clustered_high:.3f}  "
+        f"{r.n_examples} of {r.n_clusters}"
         for r in table
     ]
     return "\n".join(lines)
@@ -159,12 +175,16 @@ def _pairs(splits: Splits, split: str, reduction: str, *, with_anchor: bool, see
     for number, row in enumerate(splits.rows[split]):
         anchor = row_anchor(splits.anchors[split], seed=seed, epoch=0, row=number, probability=float(with_anchor))
         front = () if anchor is None else (SlabKey(anchor, splits.anchor_psi),)
-        pairs += list(combinations(front + reduced(row, reduction), 2))
+        pairs += [SamplePair(*pair, row.batch) for pair in combinations(front + reduced(row, reduction), 2)]
     return pairs
 
 
 def _judged(
-    reward: Reward, embeddings: dict[SlabKey, Tensor], pairs: list[SamplePair], label: tuple[str, ...], reference: str
+    reward: Reward,
+    embeddings: dict[SlabKey, Tensor],
+    pairs: list[SamplePair],
+    label: tuple[str, str, str],
+    reference: str,
 ) -> list[Accuracy]:
     import torch
 
@@ -173,8 +193,8 @@ def _judged(
     if not pairs:
         return []
     device = next(reward.parameters()).device
-    first = torch.stack([embeddings[better] for better, _ in pairs]).to(device)
-    second = torch.stack([embeddings[worse] for _, worse in pairs]).to(device)
+    first = torch.stack([embeddings[pair.better] for pair in pairs]).to(device)
+    second = torch.stack([embeddings[pair.worse] for pair in pairs]).to(device)
     model = reward.model
     with torch.no_grad():
         right = {
@@ -182,7 +202,7 @@ def _judged(
             "scalar": model.scalar(first) > model.scalar(second),
             "BT": model.bt(first) > model.bt(second),
         }
-    return [_accuracy(label, head, reference, int(right[head].sum()), len(pairs)) for head in HEADS]
+    return [_accuracy(label, head, reference, right[head].tolist(), pairs) for head in HEADS]
 
 
 def _judged_noise_free(
@@ -190,26 +210,41 @@ def _judged_noise_free(
     embeddings: dict[SlabKey, Tensor],
     pairs: list[SamplePair],
     scores: dict[int, float],
-    label: tuple[str, ...],
+    label: tuple[str, str, str],
 ) -> list[Accuracy]:
-    known = [p for p in pairs if p[0].seed in scores and p[1].seed in scores]
-    known = [p for p in known if scores[p[0].seed] != scores[p[1].seed]]
-    true = [(a, b) if scores[a.seed] > scores[b.seed] else (b, a) for a, b in known]
+    known = [p for p in pairs if p.better.seed in scores and p.worse.seed in scores]
+    known = [p for p in known if scores[p.better.seed] != scores[p.worse.seed]]
+    agrees = [scores[p.better.seed] > scores[p.worse.seed] for p in known]
+    true = [p if is_so else SamplePair(p.worse, p.better, p.batch) for p, is_so in zip(known, agrees, strict=True)]
     if not true:
         return []
     reference = "noise_free_simulated"
-    agreeing = sum(given == real for given, real in zip(known, true, strict=True))
     rows = _judged(reward, embeddings, true, label, reference)
-    return [*rows, _accuracy(label, "annotator", reference, agreeing, len(true))]
+    return [*rows, _accuracy(label, "annotator", reference, agrees, known)]
 
 
-def _accuracy(label: tuple[str, ...], head: str, reference: str, num_correct: int, num_pairs: int) -> Accuracy:
-    from statsmodels.stats.proportion import proportion_confint
-
-    low, high = proportion_confint(num_correct, num_pairs, alpha=1 - CONFIDENCE, method="wilson")
-    share = num_correct / num_pairs
-    low, high = min(float(low), share), max(float(high), share)  # rounding puts the ends of 0 and 1 inside
-    return Accuracy(*label, head, reference, num_pairs, num_correct, share, low, high)  # type: ignore
+def _accuracy(
+    label: tuple[str, str, str], head: str, reference: str, correct: Sequence[bool], pairs: Sequence[SamplePair]
+) -> Accuracy:
+    found = clustered_interval(np.array(correct), np.array([pair.batch for pair in pairs]))
+    simple = wilson(found.count, found.total)
+    split, filter_name, reduction = label
+    return Accuracy(
+        split=split,
+        filter=filter_name,
+        pairs=reduction,
+        head=head,
+        reference=reference,
+        n_examples=found.total,
+        n_correct=found.count,
+        accuracy=found.value,
+        ci_low=simple.low,
+        ci_high=simple.high,
+        n_clusters=found.num_clusters,
+        design_effect=found.design_effect,
+        clustered_low=found.low,
+        clustered_high=found.high,
+    )
 
 
 @hydra_command(config_name="reward_evaluate", schema=EvaluateConfig)

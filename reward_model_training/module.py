@@ -109,7 +109,7 @@ class RewardModule(LightningModule):
         logged |= {f"{stage}/{name}": value for name, value in accuracies(out, pairs).items()}
         self.log_dict(logged, batch_size=len(batch.index), on_step=False, on_epoch=True)
         if stage == "train":
-            self.log("train/step_loss", terms["loss"].detach(), prog_bar=True, on_step=True, on_epoch=False)
+            self.log("train/step_loss", terms["loss"].detach(), on_step=True, on_epoch=False)
         return terms["loss"]
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from eg3d.hydra_command import hydra_command
-from eg3d.progress import progress_bar, reaching
-from eg3d.run_folder import write_run_record
+from eg3d.progress import progress_bar
 from reward_model_training.preferences.rankings import write_rankings
 from reward_model_training.preferences.simulated_annotator import SimulatedAnnotator
 from reward_model_training.preferences.simulated_rankings import RankConfig, rank_batches, score_seeds, summary
@@ -15,9 +14,8 @@ from reward_model_training.preferences.simulated_rankings import RankConfig, ran
 @hydra_command(config_name="rank", schema=RankConfig)
 def main(cfg: RankConfig) -> None:
     """Score the surfaces of seeds and rank them in batches; a stand-in for a person. Run again to continue."""
-    write_run_record(Path(cfg.out).parent, cfg, seed=cfg.annotator.seed)
     with progress_bar("scoring", cfg.count) as advance:
-        scores = score_seeds(cfg, on_seed=reaching(advance))
+        scores = score_seeds(cfg, advance=advance)
     annotator = SimulatedAnnotator(cfg.annotator)
     values = {seed: score.score for seed, score in scores.items()}
     rankings = rank_batches(values, annotator, batch_size=cfg.batch_size, psi=cfg.slab.psi)

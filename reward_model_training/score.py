@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eg3d.hydra_command import hydra_command
+from eg3d.progress import Advance, ignore, progress_bar
 
 if TYPE_CHECKING:
     from eg3d.generators.eg3d import TriPlaneGenerator
@@ -37,7 +38,7 @@ class ScoreConfig:
 
 
 def score_seeds(
-    reward: Reward, G: TriPlaneGenerator, seeds: Iterable[int], *, psi: float | None = None
+    reward: Reward, G: TriPlaneGenerator, seeds: Iterable[int], *, psi: float | None = None, advance: Advance = ignore
 ) -> list[tuple[int, float]]:
     """(seed, reward) of each seed, one at a time, canonical camera, slab as the reward was trained on."""
     from dataclasses import replace
@@ -47,16 +48,18 @@ def score_seeds(
     from eg3d.representations.sigma_field import seed_slab
 
     cfg = reward.slab if psi is None else replace(reward.slab, psi=psi)
+    scores = []
     with torch.no_grad():
-        return [(seed, float(reward(seed_slab(G, seed, cfg)[None])[0])) for seed in seeds]
+        for seed in seeds:
+            scores.append((seed, float(reward(seed_slab(G, seed, cfg)[None])[0])))
+            advance()
+    return scores
 
 
 @hydra_command(config_name="reward_score", schema=ScoreConfig)
 def main(cfg: ScoreConfig) -> None:
     """Score seeds of a generator with a trained reward and write a table."""
     import statistics
-
-    from tqdm import tqdm
 
     from eg3d.checkpoints.store import load_generator
     from eg3d.run_folder import choose_device
@@ -65,8 +68,9 @@ def main(cfg: ScoreConfig) -> None:
 
     device = choose_device(cfg.device)
     reward, G = load_reward(cfg.reward, device=device), load_generator(cfg.generator, device=device)
-    seeds = tqdm(range(cfg.first_seed, cfg.first_seed + cfg.num_seeds), desc="seeds", unit="seed")
-    scores = score_seeds(reward, G, seeds, psi=cfg.psi)
+    seeds = range(cfg.first_seed, cfg.first_seed + cfg.num_seeds)
+    with progress_bar("seeds scored", len(seeds)) as advance:
+        scores = score_seeds(reward, G, seeds, psi=cfg.psi, advance=advance)
     psi = reward.slab.psi if cfg.psi is None else cfg.psi
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

@@ -34,17 +34,10 @@ HARMLESS_WARNINGS = (
 )
 CENTRED_ROWS = 200  # training rows whose mean score is put at 0
 # Settings that may change when a stopped run continues: they do not touch the numbers of a step.
-_FREE = (
-    "out",
-    "centre_scores",
-    "max_epochs",
-    "patience",
-    "device",
-    "num_threads",
-    "state_every_n_steps",
-    "shows_progress",
+FREE = (
+    *("out", "centre_scores", "max_epochs", "patience", "device", "num_threads", "state_every_n_steps"),
+    *("shows_progress", "data.storage", "data.slab_dir", "data.num_workers"),
 )
-_FREE_DATA = ("storage", "slab_dir", "num_workers", "rankings", "generator", "scores")  # the files are compared
 
 
 @dataclass
@@ -65,6 +58,7 @@ class RewardTrainConfig:
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     num_threads: int = 0  # CPU threads; 0 = as torch chooses
     shows_progress: bool = True
+    accept_code_change: bool = False  # continue although the code is no longer the one that the run began with
 
     def validate(self) -> list[str]:
         """All faults of this config, one string each."""
@@ -92,7 +86,7 @@ def train(cfg: RewardTrainConfig) -> RewardRun:
     """
     import torch
 
-    from eg3d.run_folder import write_run_record
+    from eg3d.run_folder import RunFolder
     from reward_model_training.evaluate import open_store
 
     if cfg.num_threads:
@@ -101,12 +95,20 @@ def train(cfg: RewardTrainConfig) -> RewardRun:
     splits = make_splits(rankings, cfg.data, seed=cfg.seed)
     cfg = replace(cfg, data=replace(cfg.data, slab=replace(cfg.data.slab, psi=splits.psi)))
     store = open_store(cfg.data, device=cfg.device)
-    folder = Path(cfg.out)
-    _claim_folder(folder, cfg, store.source)
-    write_run_record(folder, cfg, seed=cfg.seed)
-    _fit(cfg, splits, store, folder)
     annotators = ", ".join(sorted({ranking.annotator for ranking in rankings}))
-    return _finish(cfg, splits, store, folder, annotators)
+    with RunFolder.claim(cfg.out, cfg, seed=cfg.seed, inputs=_inputs(cfg.data), free=FREE) as run:
+        _fit(cfg, splits, store, run.path)
+        return _finish(cfg, splits, store, run.path, annotators)
+
+
+def _inputs(data: DataConfig) -> dict[str, Path | None]:
+    """The files behind a run, by setting. The scores lie beside the rankings where none are named."""
+    from eg3d.checkpoints.manifest import resolve
+
+    rankings = Path(data.rankings)
+    scores = Path(data.scores) if data.scores else rankings.with_name("scores.csv")
+    generator = resolve(data.generator)
+    return {"data.rankings": rankings, "data.generator": generator, "data.scores": scores if scores.is_file() else None}
 
 
 def _fit(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, folder: Path) -> None:
@@ -134,10 +136,11 @@ def _fit(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, folder: Path)
 
 def _trainer(cfg: RewardTrainConfig, folder: Path) -> Trainer:
     from pytorch_lightning import Trainer
-    from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+    from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
     from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
     from eg3d.run_folder import choose_device
+    from reward_model_training.lightning_progress import StepsBar
     from reward_model_training.lightning_state import AtomicCheckpoints, RunState
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -161,7 +164,7 @@ def _trainer(cfg: RewardTrainConfig, folder: Path) -> Trainer:
         RunState(folder / "last.ckpt", every_n_steps=cfg.state_every_n_steps),
     ]
     if cfg.shows_progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=10))
+        callbacks.append(StepsBar())
     return Trainer(
         accelerator=device.type,
         devices=[device.index or 0] if device.type == "cuda" else 1,
@@ -172,7 +175,7 @@ def _trainer(cfg: RewardTrainConfig, folder: Path) -> Trainer:
         num_sanity_val_steps=0,
         log_every_n_steps=10,
         enable_model_summary=False,
-        enable_progress_bar=cfg.shows_progress,
+        enable_progress_bar=False,  # Lightning's own
     )
 
 
@@ -244,33 +247,6 @@ def _provenance(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, annota
         },
         "training": {**training, "anchors": asdict(cfg.data.anchors), "versions": versions()},
     }
-
-
-def _claim_folder(folder: Path, cfg: RewardTrainConfig, generator_sha256: str) -> None:
-    """Refuse to continue a run that other settings or other inputs began."""
-    import json
-
-    from eg3d.file_hash import sha256_of
-    from eg3d.safe_write import write_json
-
-    settings = asdict(cfg)
-    for name in _FREE:
-        settings.pop(name)
-    for name in _FREE_DATA:
-        settings["data"].pop(name)
-    settings["rankings_sha256"], settings["generator_sha256"] = sha256_of(cfg.data.rankings), generator_sha256
-    settings = json.loads(json.dumps(settings))
-    path = folder / "settings.json"
-    if not path.is_file() or not (folder / "last.ckpt").is_file():
-        write_json(path, settings)
-        return
-    began = json.loads(path.read_text(encoding="utf-8"))
-    differing = [name for name in settings if settings[name] != began.get(name)]
-    if differing:
-        raise ValueError(
-            f"{folder} holds a run with other settings ({', '.join(differing)}); "
-            "give out=NEW_FOLDER, or the settings it began with"
-        )
 
 
 @hydra_command(config_name="reward", schema=RewardTrainConfig)

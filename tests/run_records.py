@@ -25,6 +25,11 @@ def state_of(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
 
 
+def contents_of(folder: Path) -> dict[str, bytes]:
+    """Every file of a run folder but the lock, which names the last process that was there."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "run.lock"}
+
+
 def lines_of(folder: Path) -> list[dict[str, Any]]:
     """stats.jsonl without what depends on the clock."""
     lines = [json.loads(line) for line in (folder / "stats.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -69,4 +74,4 @@ def kill_after_first_tick(process: subprocess.Popen[str], folder: Path, *, timeo
 
 def _images_shown(folder: Path) -> int:
     with safe_open(str(folder / "state.safetensors"), framework="pt") as file:
-        return int(json.loads(file.metadata()["progress"])["num_images"])
+        return int(json.loads(file.metadata()["counters"])["num_images"])

@@ -19,7 +19,9 @@ from eg3d import hydra_command as command_module
 from eg3d import train, train_rlhf
 from eg3d.config_checks import faults_of, one_of
 from eg3d.finetuning.config import FinetuneConfig
+from eg3d.folder_lock import FolderLock
 from eg3d.hydra_command import ConfigError, compose_config, experiments_for
+from eg3d.multirun import sweep_of
 from eg3d.run_folder import choose_device
 from eg3d.training.config import TrainConfig
 
@@ -52,7 +54,7 @@ def test_a_good_call(run: Run, train_config: Callable[..., TrainConfig], tmp_pat
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
     assert lines[0].startswith("tick 0  kimg 0.0/0.008")
-    assert lines[-1] == f"snapshot: {cfg.out}/network-snapshot-000000.safetensors"
+    assert lines[-1] == f"snapshot: {cfg.out}/network-snapshot-000000008.safetensors"
     saved = compose_from_yaml(Path(cfg.out) / "config.yaml")
     assert saved == OmegaConf.to_container(OmegaConf.structured(cfg))
     assert {path.name for path in tmp_path.iterdir()} == {"run"}  # nothing of Hydra's beside it
@@ -218,3 +220,71 @@ def test_fine_tuning_runs_as_a_module_and_as_a_script(command: list[str], usage:
     run = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.splitlines()[0] == f"usage: python {usage} [experiment=NAME] [key=value ...]"
+
+
+def test_a_second_process_in_the_folder_of_a_run_is_one_line(
+    run: Run, train_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    cfg = train_config(total_kimg=0.0)
+    Path(cfg.out).mkdir()
+    lock = FolderLock(cfg.out)
+    result = run(train, *flat_overrides(cfg))
+    assert result.code == 1
+    assert f"{cfg.out}: another process (pid " in result.the_error()
+    assert [path.name for path in Path(cfg.out).iterdir()] == ["run.lock"]
+    lock.release()
+    assert run(train, *flat_overrides(cfg)).code == 0
+
+
+def test_a_sweep_gives_every_job_a_folder(run: Run, train_config: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    words = flat_overrides(train_config(total_kimg=0.004))
+    swept = [word for word in words if not word.startswith(("seed=", "optim.beta2="))]
+    result = run(train, "--multirun", *swept, "seed=0,1", "optim.beta2=0.5,0.99")
+    assert (result.code, result.err) == (0, "")
+    names = {f"seed={seed}_optim.beta2={beta}" for seed in (0, 1) for beta in (0.5, 0.99)}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == names | {"multirun.yaml"}
+    for name in names:
+        saved = OmegaConf.load(tmp_path / "run" / name / "config.yaml")
+        assert f"seed={saved.seed}_optim.beta2={saved.optim.beta2}" == name
+        assert saved.out == str(tmp_path / "run" / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]  # nothing of Hydra's beside it
+    again = run(train, "--multirun", *swept, "seed=0,1", "optim.beta2=0.5,0.99")
+    assert again.out.count("resuming at 4 images") == 4
+
+
+@pytest.mark.parametrize("place", ["runs/a,runs/b", "runs/s${seed}"])
+def test_a_sweep_that_names_its_folders_keeps_them(
+    run: Run, train_config: Callable[..., TrainConfig], tmp_path: Path, place: str
+) -> None:
+    words = [word for word in flat_overrides(train_config(total_kimg=0.0)) if not word.startswith(("seed=", "out="))]
+    result = run(train, "-m", *words, f"out={place}", "seed=3" if "," in place else "seed=3,4")
+    assert (result.code, result.err) == (0, "")
+    wanted = {"a", "b"} if "," in place else {"s3", "s4"}
+    assert {path.parent.name for path in tmp_path.glob("runs/*/run.json")} == wanted
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seed=1,2", "bach=4"], "bach: no such key"),
+        (["seed=1,-2"], "seed: -2 is below 0"),
+        (["seed=1,1"], "out: two jobs of this sweep would work in runs/train/seed=1"),
+        (["seed=interval(1,2)"], "seed=interval(1,2): not a list of values to sweep over; give seed=a,b,c"),
+        (["grid=[1,"], "grid=[1,: not an override"),
+    ],
+)
+def test_a_bad_sweep_is_one_line_before_any_job(run: Run, tmp_path: Path, words: list[str], message: str) -> None:
+    result = run(train, "--multirun", *words)
+    assert message in result.the_error()
+    assert (result.code, list(tmp_path.iterdir())) == (2, [])
+
+
+def test_files_of_a_sweep_go_into_folders_of_their_own() -> None:
+    sweep = sweep_of(["seed=1,2", "out=data/heads.zip", "+overlay=smoke"])
+    assert sweep.keys == {"seed"}
+    assert [sweep.out("data/heads.zip", job) for job in sweep.jobs] == [
+        "data/seed=1/heads.zip", "data/seed=2/heads.zip",
+    ]  # fmt: skip
+    long = sweep_of([f"data={'/x' * 99}/a.zip,{'/x' * 99}/b.zip"])
+    names = [Path(long.out("runs/a", job)).name for job in long.jobs]
+    assert len(set(names)) == 2 and all(len(name) < 130 and "/" not in name for name in names)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
+import safetensors.torch
+import torch
 
-from eg3d.safe_write import atomic_path, write_json, write_text
+from eg3d.safe_write import atomic_path, naming_full_disks, write_json, write_text
 
 
 def test_writing_makes_folders_and_leaves_only_the_file(tmp_path: Path) -> None:
@@ -16,7 +23,63 @@ def test_writing_makes_folders_and_leaves_only_the_file(tmp_path: Path) -> None:
     write_text(path, "héllo\n")
     assert path.read_bytes() == "héllo\n".encode()
     assert list(path.parent.iterdir()) == [path]
-    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such rights there")
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_files_get_the_rights_of_any_new_file(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_text(tmp_path / "a.txt", "x")
+        write_text(tmp_path / "a.txt", "y")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_only_writable_handles_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses fsync on a handle that was opened for reading only; folders, which it cannot open, go without."""
+    fcntl, sync, synced = pytest.importorskip("fcntl"), os.fsync, []
+
+    def as_on_windows(handle: int) -> None:
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        synced.append(handle)
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", as_on_windows)
+    write_text(tmp_path / "a.txt", "x")
+    assert (len(synced), (tmp_path / "a.txt").read_text()) == (1, "x")
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "text": lambda path: path.write_text("x" * 2_000_000),
+    "tensors": lambda path: safetensors.torch.save_file({"a": torch.zeros(500_000)}, path),
+    "torch": lambda path: torch.save({"a": torch.zeros(500_000)}, path),
+    "array": lambda path: np.save(path, np.zeros(500_000)),
+    "picture": lambda path: PIL.Image.fromarray(np.zeros((2000, 2000), np.uint8)).save(path, format="bmp"),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_full_disk_is_one_line_that_names_the_file(small_disk: Path, kind: str) -> None:
+    """Whatever the writer makes of it."""
+    path = small_disk / "deep" / "a.npy"
+    with (
+        pytest.raises(OSError, match=f"{path}: not written, the disk is full") as error,
+        atomic_path(path) as temporary,
+    ):
+        WRITERS[kind](temporary)
+    assert "\n" not in str(error.value)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"), atomic_path(tmp_path / "a.txt"):
+        (tmp_path / "nowhere").read_bytes()
+    with pytest.raises(OSError, match="full") as error, naming_full_disks(tmp_path / "log.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(tmp_path / "log.txt") in str(error.value)
 
 
 def test_the_target_is_untouched_until_the_end(tmp_path: Path) -> None:

@@ -7,11 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from eg3d.data import batches
 from eg3d.generators.eg3d import GeneratorConfig
+from eg3d.generators.protocol import Rendered
 from eg3d.networks.discriminator import DiscriminatorConfig
 from eg3d.rendering.renderer import RenderingConfig
-from eg3d.training.config import LossConfig, TrainConfig
+from eg3d.training.config import AdversarialLossConfig, TrainConfig
 from eg3d.training.loop import Trainer
 from eg3d.training.phases import Draw, draw_samples
 
@@ -59,7 +63,7 @@ def tiny_train_config(out: Path, data: Path) -> TrainConfig:
         grid=[2, 1],
         generator=tiny_generator_config(),
         discriminator=tiny_discriminator_config(),
-        loss=LossConfig(r1_interval=3, density_reg_interval=2, density_reg_points=20, blur_init_sigma=1.0),
+        loss=AdversarialLossConfig(r1_interval=3, density_reg_interval=2, density_reg_points=20, blur_init_sigma=1.0),
     )
 
 
@@ -92,3 +96,9 @@ def flat_overrides(config: Any, prefix: str = "") -> list[str]:
             )
             found += [] if isinstance(value, dict) else [f"{prefix}{field.name}={_word(value)}"]
     return found
+
+
+def rendered_with(**parts: Tensor) -> Rendered:
+    """A render of which only some parts matter."""
+    names = ("image_raw", "image_raw_clean", "image_depth", "opacity", "depth_spread")
+    return Rendered(**{**dict.fromkeys(names, torch.empty(0)), **parts})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from dataset_preprocessing.archive import create_archive, encode_png
 from dataset_preprocessing.synthetic_heads.render import FFHQ_FOCAL, contact_sheet, depth_views, render_views
 from dataset_preprocessing.synthetic_heads.shape import CODE_NAMES, head_codes, head_parameters
 from eg3d.cameras import camera_label, intrinsics, lookat_c2w
+from eg3d.progress import Advance, ignore
 from eg3d.safe_write import atomic_path
 
 HEADS_PER_SEED = 1_000_000  # head i of data set s has the head seed s * HEADS_PER_SEED + i
@@ -114,8 +115,8 @@ def portraits(cfg: HeadsConfig, group: int) -> list[Portrait]:
     return [Portrait(encode_png(image), label.tolist(), depth) for image, label, depth in views]
 
 
-def make_heads(cfg: HeadsConfig, *, advance: Callable[[int], None] = lambda images: None) -> Path:
-    """Write the data set of `cfg`; `advance(n)` is called after every n images. Returns the path written.
+def make_heads(cfg: HeadsConfig, *, advance: Advance = ignore) -> Path:
+    """Write the data set of `cfg`; `advance(count)` after every `count` images. Returns the path written.
 
     Raises ValueError with all faults of the config, or if a destination folder is not empty.
     """

@@ -22,8 +22,9 @@ from eg3d.checkpoints.inert_pickle import RefusedPickleError, refuse, shown
 from eg3d.checkpoints.inert_tensors import InertTensor, Storage, as_tensor, strided
 from eg3d.checkpoints.pickle_records import Record, read_published
 from eg3d.generators.eg3d import GeneratorConfig, TriPlaneGenerator
+from eg3d.networks.block_options import CONV_CLAMP
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
-from eg3d.networks.superresolution import SR_CONV_CLAMP, SUPERRESOLUTION_KINDS
+from eg3d.networks.superresolution import SUPERRESOLUTION_KINDS
 from eg3d.rendering.planes import PLANE_AXES
 from eg3d.rendering.renderer import RenderingConfig
 
@@ -224,7 +225,7 @@ def _generator_config(root: Record, tensors: Mapping[str, InertTensor]) -> Gener
         refuse(f"has the clamp_mode {shown(kwargs['clamp_mode'])}; only softplus is known")
     planes = _channels(tensors, "backbone.synthesis.b", "conv1.weight")
     plane_resolution = max(planes)
-    reduced = _num_reduced(root, "backbone.synthesis", 256.0)
+    reduced = _num_reduced(root, "backbone.synthesis")
     return GeneratorConfig(
         z_dim=_whole(root.state, "z_dim"),
         c_dim=_whole(root.state, "c_dim", low=0),
@@ -262,12 +263,12 @@ def _superresolution(root: Record, tensors: Mapping[str, InertTensor]) -> dict[s
     channels = tuple(_size(tensors, f"superresolution.block{k}.conv1.weight", 0) for k in (0, 1))
     side = _whole(root.state, "img_resolution")
     is_reduced = _flag(_child(record, "block1").state, "use_fp16", True)
-    _check_clamp(_child(record, "block1.conv1"), SR_CONV_CLAMP if is_reduced else None)
+    _check_clamp(_child(record, "block1.conv1"), CONV_CLAMP if is_reduced else None)
     count = _table(root.state, "_init_kwargs").get("sr_num_fp16_res") if is_reduced else 0
     return {
         "superresolution": kind,
         "sr_channels": [] if channels == published.channels else list(channels),
-        "sr_input_resolution": 0 if side == published.img_resolution else side // (4 if published.first_up else 2),
+        "sr_input_resolution": 0 if side == published.img_resolution else side // published.factor,
         "sr_num_fp16_res": count if type(count) is int and 0 < count < 16 else 4 * is_reduced,
     }
 
@@ -332,7 +333,7 @@ def _discriminator_config(root: Record, tensors: Mapping[str, InertTensor]) -> D
     if side not in channels:
         refuse(f"has no block b{side} for its image resolution")
     made_with = _table(root.state, "_init_kwargs")
-    reduced = _num_reduced(root, "", DiscriminatorConfig().conv_clamp)
+    reduced = _num_reduced(root, "")
     c_dim = _whole(root.state, "c_dim", low=0)
     return DiscriminatorConfig(
         img_resolution=side,
@@ -375,13 +376,13 @@ def _channels(tensors: Mapping[str, InertTensor], prefix: str, suffix: str) -> d
     return found
 
 
-def _num_reduced(root: Record, path: str, clamp: float) -> int:
-    """Blocks that run in reduced precision. All layers have to clamp at this value if there are any, else none."""
+def _num_reduced(root: Record, path: str) -> int:
+    """Blocks that run in reduced precision. All layers have to clamp at CONV_CLAMP if there are any, else none."""
     blocks = _child(root, path) if path else root
     sides = sorted((name for name in blocks.children() if name[1:].isdecimal() and name != "b4"), key=len)
     reduced = [name for name in sides if _flag(_child(blocks, name).state, "use_fp16", False)]
     for name in sides:
-        _check_clamp(_child(blocks, f"{name}.conv1"), clamp if reduced else None)
+        _check_clamp(_child(blocks, f"{name}.conv1"), CONV_CLAMP if reduced else None)
     return len(reduced)
 
 

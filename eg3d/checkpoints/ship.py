@@ -1,6 +1,6 @@
 """Put trained weights among those that the project ships: copy them and write their entry in the manifest.
 
-python -m eg3d.checkpoints.ship name=twin source=runs/twin/generator/network-snapshot-000005.safetensors
+python -m eg3d.checkpoints.ship name=twin source=runs/twin/generator/network-snapshot-000005120.safetensors
 
 A source is a network file of `save_networks`, or the folder of a reward bundle (reward.safetensors and reward.yaml).
 Everything shipped stays below LIMIT_BYTES together.

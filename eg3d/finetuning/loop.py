@@ -2,43 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from eg3d.checkpoints.manifest import resolve
+from eg3d.checkpoints.ship import REWARD_FILES
 from eg3d.checkpoints.store import load_triplane_generator
 from eg3d.finetuning.config import FinetuneConfig
 from eg3d.finetuning.objective import GeometryObjective, add_geometry_terms
-from eg3d.finetuning.rewards import Reward
+from eg3d.finetuning.rewards import NAMED, Reward
 from eg3d.finetuning.tracking import Trajectories
 from eg3d.training.loop import Trainer, TrainingRun
+from eg3d.training.objective import AdversarialObjective
+from eg3d.training.phases import Phase
 from eg3d.training.ranks import is_launched
+from eg3d.training.recipe import adversarial_phases
 
 
 def finetune(cfg: FinetuneConfig, reward: Reward) -> TrainingRun:
     """Fine-tune the networks `cfg.start` with `reward`, or continue the run in `cfg.out`.
 
-    Raises ValueError when config, data set and networks do not fit together.
+    Raises ValueError when config, data set and networks do not fit together, or when `cfg.out` holds another run: of
+    other settings, networks, data, code, or another reward.
     """
     if is_launched():
         raise ValueError("fine-tuning runs in one process; start it without torchrun")
-    trainer = Trainer(cfg)
     if isinstance(reward, nn.Module):
         reward.eval().requires_grad_(False)
-    frozen = (
-        load_triplane_generator(str(cfg.start), net="G_ema", device=str(trainer.device)).eval().requires_grad_(False)
+
+    def phases(adversarial: AdversarialObjective) -> list[Phase]:
+        generator, made = adversarial.generator, adversarial_phases(adversarial)
+        device = str(next(generator.parameters()).device)
+        frozen = load_triplane_generator(str(cfg.start), net="G_ema", device=device).eval().requires_grad_(False)
+        add_geometry_terms(made, GeometryObjective(cfg, generator, frozen, reward, adversarial.stats), cfg)
+        return made
+
+    trainer = Trainer(
+        cfg,
+        phases=phases,
+        tick_hooks=[_tracker(Trajectories(Path(cfg.out), cfg.tracking), reward)] if cfg.tracking.num_seeds > 0 else [],
+        inputs=reward_inputs(cfg.reward),
+        code=[str(cfg.reward.get("_target_", ""))],
     )
-    objective = GeometryObjective(cfg, trainer.generator, frozen, reward, trainer.stats)
-    add_geometry_terms(trainer.phases, objective, cfg)
-    if cfg.tracking.num_seeds > 0:
-        trainer.tick_hooks.append(_tracker(Trajectories(trainer.folder, cfg.tracking), reward))
     return trainer.run()
+
+
+def reward_inputs(source: Mapping[str, Any], prefix: str = "reward.") -> dict[str, Path | Sequence[Path]]:
+    """The files that the settings of a reward name, by the names of those settings; other settings are left out."""
+    texts = {name: value for name, value in source.items() if isinstance(value, str) and value and name not in NAMED}
+    named = {f"{prefix}{name}": _named_files(value) for name, value in texts.items()}
+    return {name: files for name, files in named.items() if files is not None}
+
+
+def _named_files(value: str) -> Path | list[Path] | None:
+    """What a text names: the files of a bundle (by folder, one of them, or the manifest), any other path, or None."""
+    path = Path(value)
+    if not path.exists():
+        with contextlib.suppress(FileNotFoundError):  # no name in the manifest
+            path = resolve(value)
+    folder = path if path.is_dir() else path.parent
+    files = [folder / name for name in REWARD_FILES]
+    if (path.is_dir() or path in files) and all(file.is_file() for file in files):
+        return files
+    return path if path.exists() else None
 
 
 def _tracker(trajectories: Trajectories, reward: Reward) -> Callable[[Trainer], None]:
     def record(trainer: Trainer) -> None:
-        progress = trainer.progress
-        scores = trajectories.record(trainer.average, reward, tick=progress.tick, num_images=progress.num_images)
+        counters = trainer.counters
+        scores = trajectories.record(trainer.average, reward, tick=counters.tick, num_images=counters.num_images)
         trainer.stats.report("Reward/tracked_mean", float(scores.mean()))
 
     return record

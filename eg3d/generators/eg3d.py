@@ -16,16 +16,16 @@ from eg3d.fields.protocol import Field
 from eg3d.fields.triplane import TriPlaneField
 from eg3d.generators.protocol import Rendered
 from eg3d.generators.registry import GeneratorKind, register
+from eg3d.networks.block_options import PRECISIONS, Channels, Precision
 from eg3d.networks.decoder import Decoder
-from eg3d.networks.superresolution import SuperResolution
-from eg3d.networks.synthesis import Backbone
+from eg3d.networks.mapping import MappingNetwork
+from eg3d.networks.superresolution import SUPERRESOLUTION_KINDS, SuperResolution
+from eg3d.networks.synthesis import Backbone, SynthesisNetwork
 from eg3d.random_streams import Rng
 from eg3d.rendering.rays import pixel_rays
 from eg3d.rendering.renderer import RenderingConfig
 
 SUPERRESOLUTIONS = ("2X", "4X", "8X", "8XDC", "none")
-PRECISIONS = ("fp32", "bf16", "fp16")
-BACKBONE_CLAMP = 256.0  # only where blocks run in reduced precision
 IMAGE_RAWS = ("published", "clean")
 SR_NOISE_MODES = ("none", "random")
 
@@ -89,7 +89,7 @@ _MINIMA = {
 }  # fmt: skip
 _CHOICES = {
     "superresolution": SUPERRESOLUTIONS,
-    "precision": PRECISIONS,
+    "precision": tuple(PRECISIONS),
     "image_raw": IMAGE_RAWS,
     "superresolution_noise_mode": SR_NOISE_MODES,
 }
@@ -128,17 +128,39 @@ def shapenet128_64() -> GeneratorConfig:
 def _superresolution(cfg: GeneratorConfig) -> SuperResolution | None:
     if cfg.superresolution == "none":
         return None
+    published = SUPERRESOLUTION_KINDS[cfg.superresolution]
+    kind = replace(
+        published,
+        img_resolution=cfg.img_resolution,
+        input_resolution=cfg.sr_input_resolution or published.input_resolution,
+        channels=(cfg.sr_channels[0], cfg.sr_channels[1]) if cfg.sr_channels else published.channels,
+    )
     return SuperResolution(
-        cfg.superresolution,
+        kind,
         feature_channels=cfg.feature_channels,
         w_dim=cfg.w_dim,
-        img_resolution=cfg.img_resolution,
-        input_resolution=cfg.sr_input_resolution or None,
-        channels=(cfg.sr_channels[0], cfg.sr_channels[1]) if cfg.sr_channels else None,
-        sr_num_fp16_res=cfg.sr_num_fp16_res,
+        precision=Precision(cfg.sr_num_fp16_res, cfg.precision),
         antialias=cfg.sr_antialias,
-        precision=cfg.precision,
     )
+
+
+def _backbone(cfg: GeneratorConfig) -> Backbone:
+    synthesis = SynthesisNetwork(
+        cfg.w_dim,
+        cfg.plane_resolution,
+        3 * cfg.plane_channels,
+        channels=Channels(cfg.channel_base, cfg.channel_max),
+        precision=Precision(cfg.num_fp16_res, cfg.precision),
+    )
+    mapping = MappingNetwork(
+        cfg.z_dim,
+        cfg.c_dim,
+        cfg.w_dim,
+        synthesis.num_ws,
+        num_layers=cfg.mapping_layers,
+        lr_multiplier=cfg.mapping_lr_mul,
+    )
+    return Backbone(synthesis, mapping)
 
 
 class TriPlaneGenerator(nn.Module):
@@ -156,20 +178,7 @@ class TriPlaneGenerator(nn.Module):
             raise ValueError("; ".join(faults))
         self.cfg = cfg
         self.neural_rendering_resolution = cfg.neural_rendering_resolution
-        self.backbone = Backbone(
-            cfg.z_dim,
-            cfg.c_dim,
-            cfg.w_dim,
-            cfg.plane_resolution,
-            3 * cfg.plane_channels,
-            mapping_layers=cfg.mapping_layers,
-            mapping_lr_mul=cfg.mapping_lr_mul,
-            channel_base=cfg.channel_base,
-            channel_max=cfg.channel_max,
-            num_fp16_res=cfg.num_fp16_res,
-            conv_clamp=BACKBONE_CLAMP if cfg.num_fp16_res > 0 else None,
-            precision=cfg.precision,
-        )
+        self.backbone = _backbone(cfg)
         self.decoder = Decoder(cfg.plane_channels, cfg.decoder_hidden, cfg.feature_channels, cfg.decoder_lr_mul)
         self.superresolution = _superresolution(cfg)
         # Spread of the training labels: published files carry it and nothing reads it.

@@ -16,8 +16,6 @@ from eg3d.cameras import CameraConfig
 from eg3d.fields.protocol import Field
 from eg3d.random_streams import Rng
 
-NOISE_MODES = ("const", "none", "random")  # of the backbone; "random" needs an rng
-
 
 @dataclass(frozen=True)
 class Rendered:
@@ -83,7 +81,7 @@ class Generator(Protocol):
         """
 
     def field(self, ws: Tensor, *, noise_mode: str = "const", rng: Rng | None = None) -> Field:
-        """The field of style codes. noise_mode: one of NOISE_MODES."""
+        """The field of style codes. noise_mode: one of eg3d.networks.noise.NOISE_MODES."""
 
     def render(
         self,

@@ -12,7 +12,7 @@ import logging
 import multiprocessing
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from eg3d.metrics.measurements import Measurement, Rows
+from eg3d.progress import Advance, ignore
 from eg3d.safe_write import atomic_path
 
 log = logging.getLogger(__name__)
-Advance = Callable[[int], None]
 POLL_SECONDS = 0.2
 
 
@@ -35,11 +35,11 @@ def measured(
     *,
     devices: Sequence[torch.device],
     cache: str | Path | None = None,
-    advance: Advance = lambda samples: None,
+    advance: Advance = ignore,
 ) -> Rows:
     """Rows of the first `count` samples of a measurement, from the cache where they are there.
 
-    The result does not depend on the number of devices. `advance(n)` is called after every n samples.
+    The result does not depend on the number of devices. `advance(count)` after every `count` samples.
     """
     if cache is None:
         return collect(measurement, count, devices=devices, advance=advance)
@@ -123,12 +123,12 @@ def _join_work(shared: _Shared, threads: int) -> None:
 def _shard(measurement: Measurement, groups: Sequence[range], device: str) -> list[dict[str, np.ndarray]]:
     """Rows of some groups, as arrays: tensors would travel through shared memory, one open file each."""
 
-    def advance(samples: int) -> None:
+    def advance(count: int = 1, /) -> None:
         assert _work is not None
         if _work.stop.is_set():
             raise RuntimeError("stopped, because another process failed")
         with _work.done.get_lock():
-            _work.done.value += samples
+            _work.done.value += count
 
     found = _measured_groups(measurement, groups, torch.device(device), advance)
     return [{name: tensor.numpy() for name, tensor in rows.items()} for rows in found]

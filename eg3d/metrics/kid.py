@@ -14,7 +14,7 @@ class KernelDistance:
     """KID: mean and standard deviation over random subsets. Near 0 = alike; it may be slightly negative."""
 
     mean: float
-    std: float
+    subset_std: float  # how much one subset varies; not the error of the mean
     subset_size: int
 
 

@@ -35,7 +35,6 @@ Session = Callable[[range], Rows]
 
 GROUP = 64  # samples measured together; generated in smaller batches
 READ_THREADS = 4
-NOISE_MODES = ("random", "const", "none")
 # What decides the pixels of a generated image; a cached figure is dropped when any of these files changes.
 _GENERATOR_CODE = (
     "generators",

@@ -17,7 +17,7 @@ number of images.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from eg3d.metrics.kid import kernel_distance
 from eg3d.metrics.measurements import FakeFeatures, GeneratedImages, Measurement, PathLengths, RealFeatures, Rows
 from eg3d.metrics.ppl import path_length
 from eg3d.metrics.precision_recall import precision_recall
+from eg3d.progress import Bar, no_bar
 
 PUBLISHED = ("fid50k_full", "kid50k_full", "pr50k3_full", "is50k", "ppl2_wend", "fid50k", "kid50k", "pr50k3")
 EQUIVARIANCE = ("eqt50k_int", "eqt50k_frac", "eqr50k")
@@ -140,24 +141,19 @@ def detector_name(metric: Metric, evaluation: Evaluation) -> str:
     return metric.default_detector if evaluation.detector == "auto" else evaluation.detector
 
 
-def evaluate(
-    metric: Metric, evaluation: Evaluation, *, advance: Callable[[str, int], None] = lambda title, samples: None
-) -> dict[str, Any]:
+def evaluate(metric: Metric, evaluation: Evaluation, *, bar: Bar = no_bar) -> dict[str, Any]:
     """Results of a metric by name, with the detector that made them and the counts, as plain data.
 
-    `advance(title of the step, n)` is called after every n samples. Raises ValueError if the detector cannot serve.
+    `bar(title, samples)` opens a progress bar of each step. Raises ValueError if the detector cannot serve.
     """
     detector = detector_identity(detector_name(metric, evaluation))
     rows = {}
     planned = steps(metric, evaluation)
     for role, step in planned.items():
-
-        def count(samples: int, title: str = step.title) -> None:
-            advance(title, samples)
-
-        rows[role] = measured(
-            step.measurement, step.count, devices=evaluation.devices, cache=evaluation.cache, advance=count
-        )
+        with bar(step.title, step.count) as advance:
+            rows[role] = measured(
+                step.measurement, step.count, devices=evaluation.devices, cache=evaluation.cache, advance=advance
+            )
     return {
         "results": figures(metric, rows.get("real"), rows["fake"], seed=evaluation.images.seed),
         "metric": metric.name,

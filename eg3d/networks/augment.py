@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eg3d.networks.bilinear import look_up
 from eg3d.networks.convolution import conv2d, conv_transpose2d
 from eg3d.random_streams import Rng, normal, uniform
 
@@ -319,7 +320,7 @@ def resampled(x: Tensor, G: Tensor, taps: Tensor) -> Tensor:
     source = inverse[:, :2, :2] @ wanted + inverse[:, :2, 2:] * side
     source = 2 * (source + (side - 1) / 2 + margin) + delay
     grid = ((2 * source + 1) / x.shape[-1] - 1).transpose(1, 2).unflatten(1, (len(place), len(place)))
-    return _wavelet(_Bilinear.apply(x, grid), taps, is_up=False)
+    return _wavelet(look_up(x, grid), taps, is_up=False)
 
 
 def _wavelet(x: Tensor, taps: Tensor, *, is_up: bool) -> Tensor:
@@ -345,41 +346,8 @@ def _separable(x: Tensor, taps: Tensor) -> Tensor:
     return conv2d(x, kernel[:, :, :, None], groups=n * channels).view(n, channels, side, side)
 
 
-class _Bilinear(torch.autograd.Function):
-    """Bilinear look-up, which is linear in x: its gradient is the adjoint, whose gradient is the look-up again.
-
-    torch.nn.functional.grid_sample has no second derivative. No gradient reaches the grid.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, grid: Tensor) -> Tensor:
-        ctx.save_for_backward(grid)
-        ctx.shape = x.shape
-        return F.grid_sample(x, grid, align_corners=False)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        (grid,) = ctx.saved_tensors
-        return _BilinearAdjoint.apply(grad, grid, ctx.shape), None
-
-
-class _BilinearAdjoint(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, grad: Tensor, grid: Tensor, shape) -> Tensor:
-        ctx.save_for_backward(grid)
-        with torch.enable_grad():
-            x = grad.new_zeros(shape).requires_grad_(True)
-            y = F.grid_sample(x, grid, align_corners=False)
-        return torch.autograd.grad(y, x, grad)[0]
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        (grid,) = ctx.saved_tensors
-        return _Bilinear.apply(grad, grid), None, None
-
-
 def filter_bank() -> np.ndarray:
-    """Zero-phase filters [4, 43] of four octave bands, low to high, that add up to the identity. Source: ADA, B.3."""
+    """Zero-phase filters [4, 43] of four octave bands, low to high, that add up to the identity."""
     low = np.convolve(SYM2, SYM2[::-1]) / 2
     high = low * (-1.0) ** (np.arange(len(low)) - len(low) // 2)
     bands, passed = [], np.ones(1)

@@ -1,7 +1,8 @@
 """Dual discriminator: the final image and the enlarged raw rendering judged together, given the camera.
 
 Shape letters: N batch, H final image side, R raw image side, C channels.
-Sources: EG3D section 4.5; StyleGAN2 residual discriminator; Progressive GAN (minibatch standard deviation).
+Sources: EG3D (2022), section 4, dual discrimination; StyleGAN2 (2020), section 4 (residual discriminator);
+Progressive GAN (2018), section 3 (minibatch standard deviation).
 """
 
 from __future__ import annotations
@@ -13,20 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eg3d.networks.layers import (
-    PRECISIONS,
-    Conv2dLayer,
-    FullyConnected,
-    check_choice,
-    compute_dtype,
-    downsample2d,
-    fast_layout,
-    is_low_precision,
-    make_resample_filter,
-    upsample2d,
-)
+from eg3d.config_checks import one_of, require_one_of
+from eg3d.networks.block_options import CONV_CLAMP, PRECISIONS, BlockPrecision, Channels, Precision
+from eg3d.networks.layers import Conv2dLayer, FullyConnected
 from eg3d.networks.mapping import MappingNetwork
-from eg3d.networks.synthesis import channels_at
+from eg3d.networks.resampling import downsample2d, fast_layout, make_resample_filter, upsample2d
 from eg3d.random_streams import Rng, normal
 
 RESIZE_MODES = ("antialiased", "classic", "none")
@@ -48,7 +40,7 @@ class DiscriminatorConfig:
     disc_c_noise: float = 0.0  # label noise over the batch standard deviation; > 0 needs rng in forward
     freeze_layers: int = 0  # first layers kept as buffers (Freeze-D), counting fromrgb, conv0, conv1, skip
     num_fp16_res: int = 4  # highest resolutions clamped at conv_clamp and run in `precision`
-    conv_clamp: float = 256.0  # used only when num_fp16_res > 0
+    conv_clamp: float = CONV_CLAMP  # used only when num_fp16_res > 0
     precision: str = "fp32"  # fp32 | bf16 | fp16 (fp16 runs as fp32 off CUDA)
     raw_resize: str = "antialiased"  # antialiased | classic | none
 
@@ -60,26 +52,20 @@ class DiscriminatorConfig:
         elif self.channel_base < self.img_resolution:
             faults.append(f"channel_base must be at least img_resolution, got {self.channel_base}")
         for name, choices in (("precision", PRECISIONS), ("raw_resize", RESIZE_MODES)):
-            if getattr(self, name) not in choices:
-                faults.append(f"{name}: {getattr(self, name)!r} is not one of {', '.join(choices)}")
+            faults += one_of(name, getattr(self, name), list(choices))
         for name, least in (("mbstd_group_size", 1), ("disc_c_noise", 0), ("freeze_layers", 0), ("c_dim", 0)):
             if getattr(self, name) < least:
                 faults.append(f"{name} must be at least {least}, got {getattr(self, name)}")
         return faults
 
 
-def resize_raw(x: Tensor, size: int, *, mode: str | float = "antialiased", f: Tensor | None = None) -> Tensor:
+def resize_raw(x: Tensor, size: int, *, mode: str = "antialiased", f: Tensor | None = None) -> Tensor:
     """Resize images [N, C, H, H] to [N, C, size, size]; also shrinks real images to the raw resolution.
 
     antialiased: bilinear with antialiasing. none: plain bilinear. classic: filtered enlargement by 2, bilinear
-    to 2 size + 2, filtered shrink without padding. A number a in (0, 1): (1 - a) plain + a antialiased.
-    f is the [4, 4] filter of "classic"; None builds the usual one.
+    to 2 size + 2, filtered shrink without padding; f is its [4, 4] filter, None builds the usual one.
     """
-    if isinstance(mode, float):
-        if not 0.0 < mode < 1.0:
-            raise ValueError(f"a numeric resize mode must lie between 0 and 1, got {mode}")
-        return torch.lerp(resize_raw(x, size, mode="none"), resize_raw(x, size), mode)
-    check_choice("resize mode", mode, RESIZE_MODES)
+    require_one_of("resize mode", mode, RESIZE_MODES)
     if mode == "classic":
         f = make_resample_filter().to(x) if f is None else f
         return downsample2d(_bilinear(upsample2d(x, f), 2 * size + 2, antialias=False), f, padding=0)
@@ -107,46 +93,30 @@ def minibatch_std(x: Tensor, group_size: int) -> Tensor:
 
 
 class DiscriminatorBlock(nn.Module):
-    """Residual block: conv0, conv1 (down 2) plus a 1x1 skip (down 2), both scaled by sqrt(1/2).
+    """Residual block: conv0, conv1 (down 2) plus a 1x1 skip (down 2, never clamped), both scaled by sqrt(1/2).
 
-    x [N, I, R, R] -> [N, O, R/2, R/2]. The first block (in_channels = 0) starts from the image via fromrgb.
-    first_layer numbers its layers for Freeze-D.
+    img_channels above 0 makes the first block, which starts from the image via fromrgb. The first num_frozen of its
+    layers (fromrgb, conv0, conv1, skip) are kept as buffers.
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        tmp_channels: int,
-        out_channels: int,
-        img_channels: int,
-        *,
-        conv_clamp: float | None,
-        low_precision: bool,
-        precision: str,
-        first_layer: int,
-        freeze_layers: int,
-    ):
+        self, channels: int, out_channels: int, *, img_channels: int, precision: BlockPrecision, num_frozen: int
+    ) -> None:
         super().__init__()
-        self.low_precision, self.precision = low_precision, precision
+        self.precision, self.has_fromrgb = precision, img_channels > 0
         self.register_buffer("resample_filter", make_resample_filter())
-        self.num_layers = 0
-
-        def layer(*args, **options) -> Conv2dLayer:
-            trainable = first_layer + self.num_layers >= freeze_layers
-            self.num_layers += 1
-            return Conv2dLayer(*args, conv_clamp=conv_clamp, trainable=trainable, **options)
-
-        self.has_fromrgb = in_channels == 0
+        self.num_layers = 4 if self.has_fromrgb else 3
+        trainable = iter([k >= num_frozen for k in range(self.num_layers)])
+        clamped = {"activation": "lrelu", "conv_clamp": precision.clamp}
         if self.has_fromrgb:
-            self.fromrgb = layer(img_channels, tmp_channels, 1, activation="lrelu")
-        self.conv0 = layer(in_channels or tmp_channels, tmp_channels, 3, activation="lrelu")
-        self.conv1 = layer(tmp_channels, out_channels, 3, activation="lrelu", down=2)
-        self.skip = layer(in_channels or tmp_channels, out_channels, 1, bias=False, down=2)
-        self.skip.conv_clamp = None  # the skip path is never clamped
+            self.fromrgb = Conv2dLayer(img_channels, channels, 1, trainable=next(trainable), **clamped)
+        self.conv0 = Conv2dLayer(channels, channels, 3, trainable=next(trainable), **clamped)
+        self.conv1 = Conv2dLayer(channels, out_channels, 3, down=2, trainable=next(trainable), **clamped)
+        self.skip = Conv2dLayer(channels, out_channels, 1, bias=False, down=2, trainable=next(trainable))
 
     def forward(self, x: Tensor) -> Tensor:
-        full = self.conv0.weight.dtype
-        dtype = compute_dtype(self.precision, x.device, full) if self.low_precision else full
+        """Features [N, channels, H, H], or images [N, img_channels, H, H], to features [N, out_channels, H/2, H/2]."""
+        dtype = self.precision.dtype(x.device, self.conv0.weight.dtype)
         # Evaluation keeps the published layout too, since it decides the order of sums (see Conv2dLayer.forward).
         x = fast_layout(x.to(dtype)) if self.training else x.to(dtype).contiguous()
         if self.has_fromrgb:
@@ -156,9 +126,9 @@ class DiscriminatorBlock(nn.Module):
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """Minibatch-std, conv 3x3, two full layers: x [N, C, 4, 4] -> [N, cmap_dim or 1]. Never 16-bit."""
+    """Minibatch-std, conv 3x3, two full layers. Never 16-bit."""
 
-    def __init__(self, channels: int, cmap_dim: int, *, group_size: int, conv_clamp: float | None):
+    def __init__(self, channels: int, cmap_dim: int, *, group_size: int, conv_clamp: float | None) -> None:
         super().__init__()
         self.group_size = group_size
         self.conv = Conv2dLayer(channels + MBSTD_CHANNELS, channels, 3, activation="lrelu", conv_clamp=conv_clamp)
@@ -166,6 +136,7 @@ class DiscriminatorEpilogue(nn.Module):
         self.out = FullyConnected(channels, cmap_dim or 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features [N, C, 4, 4] -> [N, cmap_dim], or logits [N, 1] if that is 0. Raises as `minibatch_std`."""
         x = self.conv(minibatch_std(x.to(self.fc.weight.dtype), self.group_size))
         return self.out(self.fc(x.flatten(1)))
 
@@ -173,37 +144,34 @@ class DiscriminatorEpilogue(nn.Module):
 class DualDiscriminator(nn.Module):
     """Logits for pairs of final and raw image under a camera label: blocks b{H} .. b8, b4, `mapping`."""
 
-    def __init__(self, cfg: DiscriminatorConfig):
+    def __init__(self, cfg: DiscriminatorConfig) -> None:
         super().__init__()
         faults = cfg.validate()
         if faults:
             raise ValueError("discriminator: " + "; ".join(faults))
         self.cfg = cfg
         self.img_channels = cfg.img_channels * (2 if cfg.dual_discrimination else 1)
-        conv_clamp = cfg.conv_clamp if cfg.num_fp16_res > 0 else None
+        channels = Channels(cfg.channel_base, cfg.channel_max)
+        precision = Precision(cfg.num_fp16_res, cfg.precision, cfg.conv_clamp)
         self.register_buffer("resample_filter", make_resample_filter())
         self.resolutions = [2**k for k in range(int(math.log2(cfg.img_resolution)), 2, -1)]
         num_layers = 0
         for res in self.resolutions:
-            here, below = (channels_at(r, cfg.channel_base, cfg.channel_max) for r in (res, res // 2))
             block = DiscriminatorBlock(
-                here if res < cfg.img_resolution else 0,
-                here,
-                below,
-                self.img_channels,
-                conv_clamp=conv_clamp,
-                low_precision=is_low_precision(res, cfg.img_resolution, cfg.num_fp16_res),
-                precision=cfg.precision,
-                first_layer=num_layers,
-                freeze_layers=cfg.freeze_layers,
+                channels.at(res),
+                channels.at(res // 2),
+                img_channels=self.img_channels if res == cfg.img_resolution else 0,
+                precision=precision.block(res, cfg.img_resolution),
+                num_frozen=cfg.freeze_layers - num_layers,
             )
             num_layers += block.num_layers
             setattr(self, f"b{res}", block)
-        channels = channels_at(4, cfg.channel_base, cfg.channel_max)
-        self.cmap_dim = channels if cfg.c_dim > 0 else 0
+        last = channels.at(4)
+        self.cmap_dim = last if cfg.c_dim > 0 else 0
         if cfg.c_dim > 0:
             self.mapping = MappingNetwork(0, cfg.c_dim, self.cmap_dim, None, num_layers=cfg.mapping_layers)
-        self.b4 = DiscriminatorEpilogue(channels, self.cmap_dim, group_size=cfg.mbstd_group_size, conv_clamp=conv_clamp)
+        clamp = precision.block(4, cfg.img_resolution).clamp
+        self.b4 = DiscriminatorEpilogue(last, self.cmap_dim, group_size=cfg.mbstd_group_size, conv_clamp=clamp)
 
     def forward(
         self, img: dict[str, Tensor], c: Tensor | None, *, rng: Rng | None = None, c_std: Tensor | None = None

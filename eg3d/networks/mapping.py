@@ -1,6 +1,7 @@
 """Mapping network: latents and camera labels to style codes.
 
-Source: StyleGAN2-ADA conditional mapping; EG3D section 4.
+Shape letter: N batch. Sources: StyleGAN (2019), section 2; ADA (2020), conditional mapping; EG3D (2022), section 4
+(modelling pose-correlated attributes).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from eg3d.networks.layers import FullyConnected, second_moment_normalise
+
+W_AVG_BETA = 0.998  # share of the mean code that a step keeps
 
 
 class MappingNetwork(nn.Module):
@@ -26,13 +29,12 @@ class MappingNetwork(nn.Module):
         *,
         num_layers: int = 8,
         lr_multiplier: float = 0.01,
-        w_avg_beta: float = 0.998,
-    ):
+    ) -> None:
         super().__init__()
         if z_dim + c_dim == 0:
             raise ValueError("a mapping network needs z_dim or c_dim above 0, got 0 and 0")
         self.z_dim, self.c_dim, self.w_dim, self.num_ws = z_dim, c_dim, w_dim, num_ws
-        self.num_layers, self.w_avg_beta = num_layers, w_avg_beta
+        self.num_layers = num_layers
         if c_dim > 0:
             self.embed = FullyConnected(c_dim, w_dim)
         features = z_dim + (w_dim if c_dim > 0 else 0)
@@ -52,9 +54,10 @@ class MappingNetwork(nn.Module):
         truncation_cutoff: int | None = None,
         update_emas: bool = False,
     ) -> Tensor:
-        """Style codes; psi = 1 skips truncation; cutoff None truncates every layer.
+        """Style codes [N, num_ws, w_dim] (or [N, w_dim]) of z [N, z_dim] and c [N, c_dim]; differentiable in both.
 
-        update_emas moves w_avg towards the batch mean (before truncation, without gradient).
+        psi = 1 skips truncation; cutoff None truncates every layer. update_emas moves w_avg towards the batch
+        mean (before truncation, without gradient). Raises ValueError for inputs of another shape.
         """
         x = self._inputs(z, c)
         for k in range(self.num_layers):
@@ -67,8 +70,8 @@ class MappingNetwork(nn.Module):
         return self.truncate(ws, truncation_psi, truncation_cutoff)
 
     def move_average(self, mean: Tensor) -> None:
-        """Move w_avg towards the mean style code [w_dim] of a batch by 1 - w_avg_beta of the way."""
-        self.w_avg.copy_(torch.lerp(mean, self.w_avg, self.w_avg_beta))
+        """Move w_avg towards the mean style code [w_dim] of a batch by 1 - W_AVG_BETA of the way."""
+        self.w_avg.copy_(torch.lerp(mean, self.w_avg, W_AVG_BETA))
 
     def truncate(self, ws: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
         """Pull the first `cutoff` codes of ws [N, num_ws, w_dim] towards w_avg: w_avg + psi (w - w_avg)."""

@@ -1,6 +1,7 @@
 """Synthesis network: style codes to a feature image with the skip architecture, and the tri-plane backbone.
 
-Shape letters: N batch, R block resolution. Source: StyleGAN2 (2020), section 4; EG3D section 4.
+Shape letters: N batch, I and O input and output channels, R block resolution, L style codes of a network.
+Sources: StyleGAN2 (2020), sections 2 and 4; EG3D (2022), section 4.
 """
 
 from __future__ import annotations
@@ -10,45 +11,17 @@ import math
 import torch
 from torch import Tensor, nn
 
-from eg3d.networks.layers import (
-    ACTIVATION_GAIN,
-    FUSED_MODCONV,
-    PRECISIONS,
-    FullyConnected,
-    _activate_scaled,
-    bias_act,
-    check_choice,
-    compute_dtype,
-    fast_layout,
-    is_low_precision,
-    make_resample_filter,
-    modulated_conv2d,
-    upsample2d,
-    use_fused,
-)
+from eg3d.networks.block_options import BlockPrecision, Channels, Precision
+from eg3d.networks.layers import ACTIVATION_GAIN, FullyConnected, activate_scaled, bias_act, is_half
 from eg3d.networks.mapping import MappingNetwork
-from eg3d.random_streams import Rng, normal
-
-NOISE_MODES = ("random", "const", "none")
-
-
-def check_noise(noise_mode: str, rng: Rng | None) -> None:
-    """Raise ValueError for an unknown mode, or for random noise without a generator to draw it from."""
-    check_choice("noise_mode", noise_mode, NOISE_MODES)
-    if noise_mode == "random" and rng is None:
-        raise ValueError(
-            'noise_mode "random" needs a torch.Generator, got rng=None; '
-            'pass rng=torch.Generator().manual_seed(seed) or use noise_mode "const"'
-        )
-
-
-def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
-    """Number of feature channels of a block: min(channel_base / resolution, channel_max)."""
-    return min(channel_base // resolution, channel_max)
+from eg3d.networks.modulation import Modulation, modulated_conv2d_fast
+from eg3d.networks.noise import check_noise, layer_noise
+from eg3d.networks.resampling import fast_layout, make_resample_filter, upsample2d
+from eg3d.random_streams import Rng
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated 3x3 convolution, noise, bias, leaky ReLU: x [N, I, R/up, R/up], w [N, w_dim] -> [N, O, R, R]."""
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU; up = 2 doubles the sides."""
 
     def __init__(
         self,
@@ -59,12 +32,9 @@ class SynthesisLayer(nn.Module):
         *,
         up: int = 1,
         conv_clamp: float | None = None,
-        fused_modconv: str = "auto",
-    ):
+    ) -> None:
         super().__init__()
-        check_choice("fused_modconv", fused_modconv, FUSED_MODCONV)
-        self.resolution, self.up = resolution, up
-        self.conv_clamp, self.fused_modconv = conv_clamp, fused_modconv
+        self.up, self.conv_clamp = up, conv_clamp
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
@@ -73,72 +43,48 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("resample_filter", make_resample_filter())
 
     def forward(self, x: Tensor, w: Tensor, *, noise_mode: str, rng: Rng | None) -> Tensor:
+        """x [N, I, R/up, R/up], style code w [N, w_dim] -> [N, O, R, R] in the dtype of x."""
         styles = self.affine(w)
-        noise = self._noise(x.shape[0], noise_mode, rng)
-        fused = use_fused(self.fused_modconv, training=self.training, device=x.device)
-        gain = ACTIVATION_GAIN["lrelu"]
-        if x.dtype in (torch.float16, torch.bfloat16):
-            offset = None if noise is None else noise.permute(0, 3, 1, 2)
-            y = modulated_conv2d(x, self.weight, styles, f=self.resample_filter, up=self.up, fused=fused, offset=offset)
+        noise = layer_noise(noise_mode, self.noise_const, len(x), rng)
+        noise = None if noise is None else noise * self.noise_strength
+        up_filter = self.resample_filter if self.up == 2 else None
+        if is_half(x):
+            modulation = Modulation(up_filter=up_filter, offset=noise)
+            y = modulated_conv2d_fast(x, self.weight, styles, modulation, is_training=self.training)
             return bias_act(y, self.bias, act="lrelu", clamp=self.conv_clamp)
         # Full precision: bias, noise and the positive gain join the demodulation in one multiply-add.
-        offset = self.bias if noise is None else noise + self.bias
-        offset = (offset * gain).reshape(1, 1, 1, -1) if noise is None else offset * gain
-        y = modulated_conv2d(
-            x,
-            self.weight,
-            styles,
-            f=self.resample_filter,
-            up=self.up,
-            fused=fused,
-            offset=offset.permute(0, 3, 1, 2),
-            gain=gain,
-        )
-        return _activate_scaled(y, act="lrelu", clamp=self.conv_clamp)
+        gain = ACTIVATION_GAIN["lrelu"]
+        modulation = Modulation(up_filter=up_filter, gain=gain, offset=self._offset(noise, gain))
+        y = modulated_conv2d_fast(x, self.weight, styles, modulation, is_training=self.training)
+        return activate_scaled(y, act="lrelu", clamp=self.conv_clamp)
 
-    def _noise(self, n: int, noise_mode: str, rng: Rng | None) -> Tensor | None:
-        """Scaled noise [N or 1, R, R, 1]; None for no noise."""
-        if noise_mode == "none":
-            return None
-        if noise_mode == "const":
-            noise = self.noise_const[None, None]
-        else:
-            shape = (n, 1, self.resolution, self.resolution)
-            noise = normal(shape, rng).to(self.bias)
-        return (noise * self.noise_strength).permute(0, 2, 3, 1)
+    def _offset(self, noise: Tensor | None, gain: float) -> Tensor:
+        """gain * (noise + bias): [N or 1, O, R, R], or [1, O, 1, 1] without noise; channels-last in memory."""
+        bias = self.bias.reshape(1, 1, 1, -1)
+        both = bias if noise is None else noise.permute(0, 2, 3, 1) + bias
+        return (both * gain).permute(0, 3, 1, 2)
 
 
 class ToRGB(nn.Module):
-    """Modulated 1x1 convolution without demodulation or noise: x [N, I, R, R], w [N, w_dim] -> [N, O, R, R]."""
+    """Modulated 1x1 convolution without demodulation or noise, to the channels of the image."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        w_dim: int,
-        *,
-        conv_clamp: float | None = None,
-        fused_modconv: str = "auto",
-    ):
+    def __init__(self, in_channels: int, out_channels: int, w_dim: int, *, conv_clamp: float | None = None) -> None:
         super().__init__()
-        self.conv_clamp, self.fused_modconv = conv_clamp, fused_modconv
+        self.conv_clamp = conv_clamp
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.weight_gain = 1.0 / math.sqrt(in_channels)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """x [N, I, R, R], style code w [N, w_dim] -> [N, O, R, R] in the dtype of x."""
         styles = self.affine(w) * self.weight_gain
-        # A 1x1 layer is one batched matrix product, the faster form on a CPU whatever the 3x3 layers do.
-        fused = (self.fused_modconv == "auto" and x.device.type == "cpu") or use_fused(
-            self.fused_modconv, training=self.training, device=x.device
-        )
-        if x.dtype in (torch.float16, torch.bfloat16):
-            y = modulated_conv2d(x, self.weight, styles, demodulate=False, fused=fused)
+        bias = None if is_half(x) else self.bias[None, :, None, None]
+        modulation = Modulation(demodulate=False, offset=bias)
+        y = modulated_conv2d_fast(x, self.weight, styles, modulation, is_training=self.training)
+        if bias is None:
             return bias_act(y, self.bias, clamp=self.conv_clamp)
-        offset = self.bias[None, :, None, None]
-        y = modulated_conv2d(x, self.weight, styles, demodulate=False, fused=fused, offset=offset)
-        return _activate_scaled(y, act="linear", clamp=self.conv_clamp)
+        return activate_scaled(y, act="linear", clamp=self.conv_clamp)
 
 
 class SynthesisBlock(nn.Module):
@@ -157,39 +103,31 @@ class SynthesisBlock(nn.Module):
         resolution: int,
         img_channels: int,
         *,
+        precision: BlockPrecision,
         up: int = 2,
-        low_precision: bool = False,
-        precision: str = "fp32",
-        conv_clamp: float | None = None,
-        fused_modconv: str = "auto",
-    ):
+    ) -> None:
         super().__init__()
-        check_choice("precision", precision, PRECISIONS)
-        self.resolution, self.up = resolution, up
-        self.low_precision, self.precision = low_precision, precision
-        layer = {"conv_clamp": conv_clamp, "fused_modconv": fused_modconv}
+        self.up, self.precision, clamp = up, precision, precision.clamp
         self.register_buffer("resample_filter", make_resample_filter())
         if in_channels == 0:
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
         else:
-            self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up=up, **layer)
-        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, **layer)
-        self.torgb = ToRGB(out_channels, img_channels, w_dim, **layer)
+            self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up=up, conv_clamp=clamp)
+        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, conv_clamp=clamp)
+        self.torgb = ToRGB(out_channels, img_channels, w_dim, conv_clamp=clamp)
         self.is_first = in_channels == 0
         self.num_ws = 2 if self.is_first else 3
 
     def forward(
-        self,
-        x: Tensor | None,
-        img: Tensor | None,
-        ws: Tensor,
-        *,
-        noise_mode: str,
-        rng: Rng | None,
+        self, x: Tensor | None, img: Tensor | None, ws: Tensor, *, noise_mode: str, rng: Rng | None
     ) -> tuple[Tensor, Tensor]:
-        """x features or None (first block), img running image or None, ws [N, num_ws, w_dim] -> (x, img)."""
+        """Features [N, I, R/up, R/up] and image [N, C, R/up, R/up] to features [N, O, R, R] and image [N, C, R, R].
+
+        x is None for the first block, img is None where no image was made yet; ws [N, num_ws, w_dim]. The features
+        come in the block's number format, the image in that of the weights.
+        """
         full = self.conv1.weight.dtype
-        dtype = compute_dtype(self.precision, ws.device, full) if self.low_precision else full
+        dtype = self.precision.dtype(ws.device, full)
         codes = iter(ws.unbind(1))
         if self.is_first:
             x = fast_layout(self.const.to(dtype)[None].repeat(ws.shape[0], 1, 1, 1))
@@ -203,10 +141,9 @@ class SynthesisBlock(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """Blocks b4, b8, ... b{img_resolution}. ws [N, num_ws, w_dim] -> [N, img_channels, R, R].
+    """Blocks b4, b8, ... b{img_resolution}, from style codes to an image of img_channels.
 
     Every torgb shares its style code with the next block's conv0, so num_ws = 2 * (number of blocks).
-    The result may be channels-last in memory.
     """
 
     def __init__(
@@ -215,38 +152,30 @@ class SynthesisNetwork(nn.Module):
         img_resolution: int,
         img_channels: int,
         *,
-        channel_base: int = 32768,
-        channel_max: int = 512,
-        num_fp16_res: int = 0,
-        conv_clamp: float | None = None,
-        precision: str = "fp32",
-        fused_modconv: str = "auto",
-    ):
+        channels: Channels,
+        precision: Precision,
+    ) -> None:
         super().__init__()
         if img_resolution < 4 or img_resolution & (img_resolution - 1):
             raise ValueError(f"img_resolution must be a power of two, at least 4, got {img_resolution}")
-        self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
+        self.w_dim, self.img_resolution = w_dim, img_resolution
         self.resolutions = [2**k for k in range(2, int(math.log2(img_resolution)) + 1)]
-        channels = 0
+        below = 0
         for res in self.resolutions:
-            out = channels_at(res, channel_base, channel_max)
+            here = channels.at(res)
             block = SynthesisBlock(
-                channels,
-                out,
-                w_dim,
-                res,
-                img_channels,
-                low_precision=is_low_precision(res, img_resolution, num_fp16_res),
-                precision=precision,
-                conv_clamp=conv_clamp,
-                fused_modconv=fused_modconv,
+                below, here, w_dim, res, img_channels, precision=precision.block(res, img_resolution)
             )
             setattr(self, f"b{res}", block)
-            channels = out
+            below = here
         self.num_ws = 2 * len(self.resolutions)
 
     def forward(self, ws: Tensor, *, noise_mode: str = "const", rng: Rng | None = None) -> Tensor:
-        """noise_mode random | const | none; random draws [N, 1, R, R] per layer from rng, in network order."""
+        """ws [N, num_ws, w_dim] -> [N, img_channels, R, R], R = img_resolution; possibly channels-last in memory.
+
+        noise_mode const | none | random; random draws [N, 1, R, R] per layer from rng, in network order. Twice
+        differentiable. Raises ValueError for codes of another shape, and as `check_noise`.
+        """
         check_noise(noise_mode, rng)
         if ws.ndim != 3 or tuple(ws.shape[1:]) != (self.num_ws, self.w_dim):
             raise ValueError(f"ws must be [N, {self.num_ws}, {self.w_dim}], got {list(ws.shape)}")
@@ -261,59 +190,16 @@ class SynthesisNetwork(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Tri-plane backbone: `mapping` and `synthesis` side by side, num_ws taken from the synthesis network."""
+    """The two networks behind the tri-planes under their published names, `synthesis` and `mapping`.
 
-    def __init__(
-        self,
-        z_dim: int,
-        c_dim: int,
-        w_dim: int,
-        img_resolution: int,
-        img_channels: int,
-        *,
-        mapping_layers: int = 8,
-        mapping_lr_mul: float = 0.01,
-        channel_base: int = 32768,
-        channel_max: int = 512,
-        num_fp16_res: int = 0,
-        conv_clamp: float | None = None,
-        precision: str = "fp32",
-        fused_modconv: str = "auto",
-    ):
+    Make them in this order: it decides which weights a seed gives.
+    """
+
+    def __init__(self, synthesis: SynthesisNetwork, mapping: MappingNetwork) -> None:
         super().__init__()
-        self.synthesis = SynthesisNetwork(
-            w_dim,
-            img_resolution,
-            img_channels,
-            channel_base=channel_base,
-            channel_max=channel_max,
-            num_fp16_res=num_fp16_res,
-            conv_clamp=conv_clamp,
-            precision=precision,
-            fused_modconv=fused_modconv,
-        )
-        self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(
-            z_dim, c_dim, w_dim, self.num_ws, num_layers=mapping_layers, lr_multiplier=mapping_lr_mul
-        )
+        self.synthesis, self.mapping = synthesis, mapping
 
-    def forward(
-        self,
-        z: Tensor,
-        c: Tensor,
-        *,
-        truncation_psi: float = 1.0,
-        truncation_cutoff: int | None = None,
-        update_emas: bool = False,
-        noise_mode: str = "const",
-        rng: Rng | None = None,
-    ) -> Tensor:
-        """z, c -> [N, img_channels, R, R]."""
-        ws = self.mapping(
-            z,
-            c,
-            truncation_psi=truncation_psi,
-            truncation_cutoff=truncation_cutoff,
-            update_emas=update_emas,
-        )
-        return self.synthesis(ws, noise_mode=noise_mode, rng=rng)
+    @property
+    def num_ws(self) -> int:
+        """Style codes of one sample."""
+        return self.synthesis.num_ws

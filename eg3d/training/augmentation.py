@@ -9,6 +9,34 @@ from eg3d.cameras import transformed_labels
 from eg3d.networks.augment import AugmentPipe
 from eg3d.networks.discriminator import resize_raw
 from eg3d.random_streams import Rng
+from eg3d.training.config import AugmentationConfig
+from eg3d.training.counters import Counters
+from eg3d.training.ranks import Ranks
+
+
+def augment_pipe(cfg: AugmentationConfig, device: torch.device) -> AugmentPipe | None:
+    """The pipe of a run at its start; None where the config has no augmentation."""
+    if cfg.mode == "none":
+        return None
+    return AugmentPipe(cfg.pipe, cfg.p if cfg.mode == "fixed" else 0.0).to(device)
+
+
+def adapt(pipe: AugmentPipe, cfg: AugmentationConfig, counters: Counters, ranks: Ranks, *, batch: int) -> None:
+    """Every `cfg.interval` iterations of mode ada, move the pipe's probability by the signs counted since then."""
+    if cfg.mode != "ada" or counters.iteration % cfg.interval:
+        return
+    total, count = summed_signs(counters, ranks)
+    counters.forget_signs()
+    if count > 0:
+        num_images = batch * cfg.interval
+        p = adapted_p(float(pipe.p), total / count, target=cfg.target, num_images=num_images, kimg=cfg.kimg)
+        pipe.p.fill_(p)
+
+
+def summed_signs(counters: Counters, ranks: Ranks) -> tuple[float, float]:
+    """Sum and number of the signs that the discriminator gave to real images, over all processes."""
+    total, count = ranks.sum(torch.tensor([counters.real_signs, counters.real_count], device=ranks.device)).tolist()
+    return total, count
 
 
 def augmented(pipe: AugmentPipe, images: dict[str, Tensor], c: Tensor, rng: Rng) -> tuple[dict[str, Tensor], Tensor]:

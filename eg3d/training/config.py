@@ -11,6 +11,11 @@ from eg3d.networks.discriminator import DiscriminatorConfig
 
 AUGMENTATIONS = ("none", "ada", "fixed")
 DENSITY_REG_TYPES = ("l1", "monotonic-detach", "monotonic-fixed")
+# What may change when a stopped run continues: where and how fast it runs, how long, and how often it writes what.
+FREE = (
+    *("out", "resume", "device", "threads", "workers", "cudnn_benchmark", "micro_batch"),
+    *("total_kimg", "tick_kimg", "snapshot_ticks", "grid"),
+)
 
 
 @dataclass
@@ -32,7 +37,7 @@ class OptimConfig:
 
 
 @dataclass
-class LossConfig:
+class AdversarialLossConfig:
     """Adversarial losses and regularisers. Source: EG3D (2022), supplement."""
 
     r1_gamma: float = 1.0
@@ -122,7 +127,8 @@ class TrainConfig:
     start: str | None = None  # networks to start from: a network file or a manifest name
     start_config: str = "file"  # networks as the file has them | own: as this config says, taking over what fits
     start_net: str = "G"  # which generator of `start` is trained on: G (published) | G_ema, its average
-    resume: bool = True  # continue from the state in `out` when there is one
+    resume: bool = True  # continue the run in `out` when there is one
+    accept_code_change: bool = False  # continue it although the code is no longer the one that it began with
     seed: int = 0
     device: str = "auto"
     threads: int = 0  # CPU threads; 0 = torch's choice
@@ -141,12 +147,13 @@ class TrainConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: AdversarialLossConfig = field(default_factory=AdversarialLossConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
     def validate(self) -> list[str]:
-        faults = batch_faults(self.batch, self.micro_batch) + one_of("start_net", self.start_net, ("G", "G_ema"))
+        faults = [] if self.out else ["out: is empty; give a folder"]
+        faults += batch_faults(self.batch, self.micro_batch) + one_of("start_net", self.start_net, ("G", "G_ema"))
         faults += one_of("start_config", self.start_config, ("file", "own"))
         if self.mirror and self.warm_start.reconstruction_kimg > 0:
             faults.append(

@@ -40,8 +40,15 @@ from eg3d.hydra_command import ConfigError
 from eg3d.networks.augment import AugmentConfig, pipe_config
 from eg3d.networks.discriminator import DiscriminatorConfig
 from eg3d.networks.superresolution import SUPERRESOLUTION_KINDS
-from eg3d.training.config import DENSITY_REG_TYPES, AugmentationConfig, LossConfig, OptimConfig, TrainConfig
-from eg3d.training.loop import STATE_NAME, shared_batch
+from eg3d.training.config import (
+    DENSITY_REG_TYPES,
+    AdversarialLossConfig,
+    AugmentationConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from eg3d.training.shares import shared_batch
+from eg3d.training.state import STATE_NAME
 
 PUBLISHED = {"ffhq": ffhq512_128, "afhq": afhq512_128, "shapenet": shapenet128_64}
 BY_RESOLUTION = {512: "8XDC", 256: "4X", 128: "2X"}
@@ -153,9 +160,9 @@ def _discriminator(flags: Flags, resolution: int) -> DiscriminatorConfig:
     )
 
 
-def _loss(flags: Flags) -> LossConfig:
+def _loss(flags: Flags) -> AdversarialLossConfig:
     is_continuation = _is_continuation(flags)
-    return LossConfig(
+    return AdversarialLossConfig(
         r1_gamma=flags["gamma"],
         density_reg=flags["density_reg"],
         density_reg_interval=flags["density_reg_every"],
@@ -267,7 +274,8 @@ def continued(folder: Path, kimg: float | None) -> TrainConfig:
     except Exception as error:  # OmegaConf, YAML and file errors alike
         raise ValueError(f"{path}: not the config of a training run ({' '.join(str(error).split())[:200]})") from None
     assert isinstance(cfg, TrainConfig)
-    return dataclasses.replace(cfg, out=str(folder), total_kimg=cfg.total_kimg if kimg is None else float(kimg))
+    length = cfg.total_kimg if kimg is None else float(kimg)
+    return dataclasses.replace(cfg, out=str(folder), total_kimg=length, resume=True, accept_code_change=False)
 
 
 def words(cfg: Any, default: Any = None, prefix: str = "") -> list[str]:

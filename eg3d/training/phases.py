@@ -8,7 +8,7 @@ one by one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from eg3d.data import Batch, label_std
 from eg3d.random_streams import SampleStreams, derived_seed
-from eg3d.training.ranks import Ranks, whole_groups
+from eg3d.training.ranks import Ranks
+from eg3d.training.shares import whole_groups
 
 NAN_GRADIENT, INFINITE_GRADIENT = 0.0, 1e5  # published clean-up of gradients before a step
 ALONE = Ranks(torch.device("cpu"))
@@ -130,6 +131,15 @@ class Phase:
         self.optimizer.zero_grad(set_to_none=True)
         for finish in self.after:
             finish(ranks)
+
+
+def optimizers_of(phases: Iterable[Phase]) -> dict[str, torch.optim.Optimizer]:
+    """The optimisers, each by the name of its first phase; phases may share one."""
+    named: dict[str, torch.optim.Optimizer] = {}
+    for phase in phases:
+        if not any(phase.optimizer is known for known in named.values()):
+            named[phase.name] = phase.optimizer
+    return named
 
 
 def clean_gradient(gradient: Tensor | None) -> Tensor | None:

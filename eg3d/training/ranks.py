@@ -82,19 +82,3 @@ def join_ranks(device: str) -> Ranks:
     )
     fabric.launch()
     return Ranks(fabric.device, fabric)
-
-
-def whole_groups(num: int, parts: int, group: int = 1) -> list[list[int]]:
-    """Rows of `num` samples for each of `parts` equal parts that cut no minibatch-std group of `group` samples.
-
-    The discriminator puts row n into group n mod (num / group); a part takes neighbouring groups, with their rows in
-    the order that makes them the same groups again. Raises ValueError when groups do not divide evenly.
-    """
-    columns = num // group
-    if num % group or columns % parts:
-        raise ValueError(f"{num} samples in groups of {group} do not divide into {parts} equal parts")
-    share = columns // parts
-    return [
-        [member * columns + part * share + column for member in range(group) for column in range(share)]
-        for part in range(parts)
-    ]

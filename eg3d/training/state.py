@@ -1,14 +1,15 @@
-"""Exact state of a training run in one safetensors file: networks, optimisers, counters.
+"""Exact state of a training run in one safetensors file: networks, optimisers, counters, and a checksum over them.
 
 All random numbers follow from the seed and the counters. No pickle: tensors by name, everything else as JSON metadata.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -16,20 +17,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eg3d.safe_write import atomic_path
-from eg3d.training.objective import Progress
+from eg3d.training.counters import Counters
+from eg3d.training.snapshots import newest_snapshot
 
-FORMAT = "eg3d-training-state-1"
+FORMAT = "eg3d-training-state-2"
+STATE_NAME = "state.safetensors"
+Networks = Mapping[str, nn.Module]
+Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
-def save_state(
-    path: str | Path,
-    *,
-    networks: dict[str, nn.Module],
-    optimizers: dict[str, torch.optim.Optimizer],
-    progress: Progress,
-    extra: dict[str, Any],
-) -> None:
-    """Write everything that the next step depends on; `extra` is JSON data checked again on loading by the caller."""
+def save_training_state(path: str | Path, *, networks: Networks, optimizers: Optimizers, counters: Counters) -> None:
+    """Write everything that the next step depends on."""
     tensors: dict[str, Tensor] = {}
     for name, network in networks.items():
         tensors |= {f"network/{name}/{key}": value for key, value in network.state_dict().items()}
@@ -37,53 +35,96 @@ def save_state(
         for index, entry in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{name}/{index}/{key}": torch.as_tensor(value) for key, value in entry.items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    metadata = {"format": FORMAT, "progress": json.dumps(asdict(progress)), "extra": json.dumps(extra)}
+    facts = {
+        "format": FORMAT,
+        "optimizers": json.dumps(sorted(optimizers)),  # one that has made no step yet has no tensors
+        "counters": json.dumps(dataclasses.asdict(counters)),
+    }
     with atomic_path(path) as temporary:
-        save_file(tensors, str(temporary), metadata=metadata)
+        save_file(tensors, str(temporary), metadata={**facts, "sha256": checksum(tensors, facts)})
 
 
-def load_state(
-    path: str | Path,
-    *,
-    networks: dict[str, nn.Module],
-    optimizers: dict[str, torch.optim.Optimizer],
-    progress: Progress,
-) -> dict[str, Any]:
-    """Put the state of `save_state` into the given objects; returns `extra`.
+def load_training_state(path: str | Path, *, networks: Networks, optimizers: Optimizers, counters: Counters) -> None:
+    """Put the state of `save_training_state` into the given objects.
 
-    Raises ValueError in one line when the file is not a training state or belongs to other networks.
+    Raises ValueError in one line, which names the file and what else the run can go on from, when the file is damaged,
+    lacks something or belongs to other networks or optimisers; damage is found before anything is changed.
     """
+    path = Path(path)
+    tensors, facts = _read(path)
+    try:
+        _check_names("network", {key.split("/")[1] for key in tensors if key.startswith("network/")}, set(networks))
+        _check_names("optimiser", set(json.loads(facts["optimizers"])), set(optimizers))
+        counted = _counted(json.loads(facts["counters"]))
+        for name, network in networks.items():
+            _load_network(name, network, _under(tensors, f"network/{name}/"))
+        for name, optimizer in optimizers.items():
+            _load_optimizer(optimizer, _under(tensors, f"optimizer/{name}/"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: {error}; use the run's own config.yaml, or {_remedy(path)}") from None
+    for key, value in counted.items():
+        setattr(counters, key, value)
+
+
+def checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
+    """SHA-256 over the facts, and over name, type, shape and bytes of every tensor."""
+    digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and facts of a file, whole."""
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
+            facts = dict(file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors raises its own types for every kind of damage
-        raise ValueError(f"{path}: not a readable training state ({error}); delete it to start anew") from None
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path}: format {metadata.get('format')!r}, expected {FORMAT!r}; delete it to start anew")
-    foreign = {key.split("/")[1] for key in tensors if key.startswith("optimizer/")} - set(optimizers)
-    if foreign:
-        name = min(foreign)
-        raise ValueError(f"{path}: has an optimiser {name} that this config lacks; use the run's own config.yaml")
-    for name, network in networks.items():
-        _load_network(path, name, network, _under(tensors, f"network/{name}/"))
-    for name, optimizer in optimizers.items():
-        _load_optimizer(optimizer, _under(tensors, f"optimizer/{name}/"))
-    for key, value in json.loads(metadata["progress"]).items():
-        setattr(progress, key, value)
-    return json.loads(metadata["extra"])
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a readable training state ({reason}); {_remedy(path)}") from None
+    if facts.get("format") != FORMAT:
+        raise ValueError(f"{path}: format {facts.get('format')!r}, expected {FORMAT!r}; {_remedy(path)}")
+    if facts.pop("sha256", None) != checksum(tensors, facts):
+        raise ValueError(f"{path}: damaged, its checksum is that of another content; {_remedy(path)}")
+    return tensors, facts
+
+
+def _remedy(path: Path) -> str:
+    snapshot = newest_snapshot(path.parent)
+    if snapshot is None:
+        return f"there is no snapshot to go on from: delete {path.parent} to start anew"
+    return f"the newest whole snapshot is {snapshot}: go on from its networks with start={snapshot} and another out"
+
+
+def _check_names(kind: str, found: set[str], wanted: set[str]) -> None:
+    if found - wanted:
+        raise ValueError(f"has the {kind} {', '.join(sorted(found - wanted))} that this config lacks")
+    if wanted - found:
+        raise ValueError(f"lacks the {kind} {', '.join(sorted(wanted - found))}")
+
+
+def _counted(values: dict[str, float]) -> dict[str, float]:
+    """The counters of a file, checked by name and kind."""
+    kinds = {field.name: type(field.default) for field in dataclasses.fields(Counters)}
+    _check_names("counter", set(values), set(kinds))
+    wrong = [name for name, value in values.items() if not isinstance(value, (kinds[name], int)) or not value < 1e18]
+    if wrong:
+        raise ValueError(f"has a counter {wrong[0]} of {values[wrong[0]]!r}")
+    return values
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def _load_network(path: str | Path, name: str, network: nn.Module, found: dict[str, Tensor]) -> None:
+def _load_network(name: str, network: nn.Module, found: dict[str, Tensor]) -> None:
     try:
         network.load_state_dict(found, strict=True)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{path}: {name} does not fit this config ({reason}); use the run's own config.yaml") from None
+        raise ValueError(f"{name} does not fit this config ({' '.join(str(error).split())[:300]})") from None
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, found: dict[str, Tensor]) -> None:

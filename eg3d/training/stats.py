@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eg3d.safe_write import write_text
+from eg3d.safe_write import naming_full_disks, write_text
 from eg3d.training.ranks import Ranks
+
+Collected = dict[str, dict[str, float]]  # by name: num, mean, std
 
 
 class Stats:
@@ -24,7 +26,7 @@ class Stats:
         """Add one value; tensors must have one element, and are read only when the tick ends."""
         self._values.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else value)
 
-    def collect(self, ranks: Ranks | None = None) -> dict[str, dict[str, float]]:
+    def collect(self, ranks: Ranks | None = None) -> Collected:
         """{name: {num, mean, std}} of what was reported, by all processes together, and a clean slate."""
         values = {name: torch.tensor([float(x) for x in v], dtype=torch.float64) for name, v in self._values.items()}
         self._values = {}
@@ -36,7 +38,7 @@ class Stats:
         }
 
 
-def _over_ranks(values: dict[str, Tensor], ranks: Ranks) -> dict[str, dict[str, float]]:
+def _over_ranks(values: dict[str, Tensor], ranks: Ranks) -> Collected:
     """Statistics of the values of all processes, which must have reported the same names in the same order."""
     sums = [torch.stack([torch.tensor(float(len(v))).double(), v.sum(), v.square().sum()]) for v in values.values()]
     if not sums:
@@ -60,17 +62,18 @@ class StatsWriter:
 
         self._path = folder / "stats.jsonl"
         self._drop_later_lines(num_images)
-        self._events = SummaryWriter(str(folder), purge_step=num_images // 1000 + 1 if num_images > 0 else None)
+        self._events = SummaryWriter(str(folder), purge_step=num_images + 1 if num_images > 0 else None)
 
-    def write(self, collected: dict[str, dict[str, float]], *, num_images: int) -> None:
-        """One line a tick; non-finite numbers are written as null."""
+    def write(self, collected: Collected, *, num_images: int) -> None:
+        """One line a tick; non-finite numbers are written as null. Steps of TensorBoard are images shown."""
         line: dict[str, Any] = {name: {k: finite(v) for k, v in stat.items()} for name, stat in collected.items()}
         line |= {"num_images": num_images, "timestamp": time.time()}
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
-        for name, stat in collected.items():
-            self._events.add_scalar(name, stat["mean"], global_step=num_images // 1000)
-        self._events.flush()
+        with naming_full_disks(self._path):
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+            for name, stat in collected.items():
+                self._events.add_scalar(name, stat["mean"], global_step=num_images)
+            self._events.flush()
 
     def close(self) -> None:
         self._events.close()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from eg3d.click_command import Cutoff, switch
-from eg3d.generators.protocol import NOISE_MODES
+from eg3d.networks.noise import NOISE_MODES
 from eg3d.ops.density_grid.grid import GRIDS
 from eg3d.rendering.compositing import DEPTH_CLAMPS
 from eg3d.representations.mesh import LEVEL

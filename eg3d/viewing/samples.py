@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from eg3d.fields.protocol import Field
 from eg3d.generators.protocol import Generator, device_of
 from eg3d.pictures import save_grid
+from eg3d.progress import Advance, ignore
 from eg3d.representations.shape import ShapeConfig
 from eg3d.viewing.views import (
     ViewingConfig,
@@ -80,7 +81,7 @@ def seed_views(
             yield SeedViews(seed, sample.field[index : index + 1], images[index * num_views : (index + 1) * num_views])
 
 
-def generate_samples(G: Generator, cfg: SamplesConfig, *, advance: Callable[[], None] = lambda: None) -> Written:
+def generate_samples(G: Generator, cfg: SamplesConfig, *, advance: Advance = ignore) -> Written:
     """Write seedNNNN.png, and seedNNNN.<format> of the shape, into cfg.outdir; each file appears whole.
 
     The mapping sees the frontal camera with the same field of view, as published: another fov_deg is another sample.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eg3d.progress import Advance, ignore
 from eg3d.representations.shape import ShapeConfig
 from eg3d.safe_write import atomic_path
 from eg3d.viewing.film import BITRATE, FPS, FilmConfig, check_encoder, film_frames, write_film
@@ -18,8 +19,6 @@ from eg3d.viewing.written import Written
 if TYPE_CHECKING:
     from eg3d.cameras import CameraConfig
     from eg3d.generators.protocol import Generator
-
-Advance = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class VideosConfig:
         return self.film.num_frames if self.interpolates else len(self.film.seeds) * self.film.frames_per_keyframe
 
 
-def generate_videos(G: Generator, cfg: VideosConfig, *, advance: Advance = lambda: None) -> Written:
+def generate_videos(G: Generator, cfg: VideosConfig, *, advance: Advance = ignore) -> Written:
     """Write interpolation.mp4, or seedNNNN.mp4 of each seed, into cfg.outdir; each file appears whole.
 
     With shapes, an interpolation also has a folder interpolation_shapes, with one shape a frame and the camera-to-world

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from eg3d.cameras import CameraConfig, fov_to_intrinsics
 from eg3d.fields.protocol import Field, join_fields
-from eg3d.generators.protocol import NOISE_MODES, Generator, Rendered, device_of
+from eg3d.generators.protocol import Generator, Rendered, device_of
+from eg3d.networks.noise import NOISE_MODES
 from eg3d.rendering.compositing import DEPTH_CLAMPS
 from eg3d.samples import Sample, SampleConfig, seed_latents, style_codes
 

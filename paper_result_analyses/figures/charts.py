@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from paper_result_analyses.arms import START
 from paper_result_analyses.figures.drawing import COLOURS, NAMES, canvas, plain, save
-from paper_result_analyses.measure import before_after, trajectories
-from paper_result_analyses.measure.tables import read_table
 
-REQUIRED_SHARE = 0.70  # of held-out seeds preferred after tuning
+if TYPE_CHECKING:
+    from paper_result_analyses.measure.tables import Tables
 
 
-def draw_rewards(folder: str | Path, out: str | Path) -> Path:
+def draw_rewards(tables: Tables, out: Path) -> Path:
     """Distribution of the reward over held-out seeds, before and after, one panel an arm."""
-    table = read_table(Path(folder) / "before_after.csv", columns=before_after.COLUMNS)
-    arms = [arm for arm in table["arm"].unique() if arm != before_after.START]
+    table = tables["before_after"]
+    arms = [arm for arm in table["arm"].unique() if arm != START]
     bins = np.linspace(table["reward"].min(), table["reward"].max() + 1e-9, 31)
     figure, axes = canvas(4.2 * len(arms), 2.9, columns=len(arms))
-    start = table.loc[table["arm"] == before_after.START, "reward"]
+    start = table.loc[table["arm"] == START, "reward"]
     for panel, arm in zip(axes[0], arms, strict=True):
         after = table.loc[table["arm"] == arm, "reward"]
-        for values, name in ((start, before_after.START), (after, arm)):
+        for values, name in ((start, START), (after, arm)):
             label = f"{NAMES[name]}, mean {values.mean():.2f}"
             panel.hist(values, bins=bins, color=COLOURS[name], alpha=0.6, label=label)
         panel.set_xlabel("reward (scalar head)")
@@ -34,9 +35,9 @@ def draw_rewards(folder: str | Path, out: str | Path) -> Path:
     return save(figure, out)
 
 
-def draw_trajectories(folder: str | Path, out: str | Path) -> Path:
+def draw_trajectories(tables: Tables, out: Path) -> Path:
     """Mean reward of fixed seeds along each fine-tuning run, with the band from the 10th to the 90th percentile."""
-    table = read_table(Path(folder) / "trajectories.csv", columns=trajectories.COLUMNS)
+    table = tables["trajectories"]
     figure, axes = canvas(5.6, 3.2)
     panel = axes[0, 0]
     for arm, rows in table.groupby("arm", sort=False):
@@ -51,9 +52,12 @@ def draw_trajectories(folder: str | Path, out: str | Path) -> Path:
     return save(figure, out)
 
 
-def draw_preferences(folder: str | Path, out: str | Path) -> Path:
-    """Share of held-out seeds that the simulated annotator prefers after tuning, and whose reward rose, by arm."""
-    table = read_table(Path(folder) / "before_after_summary.csv", columns=before_after.SUMMARY_COLUMNS)
+def draw_preferences(tables: Tables, out: Path, *, wanted: float) -> Path:
+    """Share of held-out seeds that the simulated annotator prefers after tuning, and whose reward rose, by arm.
+
+    wanted: the share of preferred seeds that was asked for.
+    """
+    table = tables["before_after_summary"]
     panels = (
         ("preferred", "preferred by the simulated annotator\nto the shape before"),
         ("reward_rose", "reward rose"),
@@ -66,7 +70,7 @@ def draw_preferences(folder: str | Path, out: str | Path) -> Path:
         panel.barh(names, share, xerr=spread, color=[COLOURS[arm] for arm in table["arm"]], capsize=4, height=0.6)
         panel.axvline(0.5, color="black", linewidth=0.8, linestyle=":")
         if name == "preferred":
-            panel.axvline(REQUIRED_SHARE, color="black", linewidth=0.8, linestyle="--")
+            panel.axvline(wanted, color="black", linewidth=0.8, linestyle="--")
         panel.set_xlim(0, 1.02)
         panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"], fontsize=8)
         panel.invert_yaxis()
@@ -77,16 +81,16 @@ def draw_preferences(folder: str | Path, out: str | Path) -> Path:
     return save(figure, out)
 
 
-def draw_scores(folder: str | Path, out: str | Path) -> Path:
+def draw_scores(tables: Tables, out: Path) -> Path:
     """Score of the simulated annotator before (across) and after (up), one point a held-out seed."""
-    table = read_table(Path(folder) / "before_after.csv", columns=before_after.COLUMNS)
+    table = tables["before_after"]
     scores = table.pivot(index="seed", columns="arm", values="simulated_score")
-    arms = [arm for arm in table["arm"].unique() if arm != before_after.START]
+    arms = [arm for arm in table["arm"].unique() if arm != START]
     figure, axes = canvas(3.2 * len(arms), 3.5, columns=len(arms))
     low, high = float(scores.min().min()), float(scores.max().max())
     for panel, arm in zip(axes[0], arms, strict=True):
         panel.plot([low, high], [low, high], color="black", linewidth=0.8, linestyle=":")
-        panel.scatter(scores[before_after.START], scores[arm], s=9, color=COLOURS[arm], alpha=0.7, linewidths=0)
+        panel.scatter(scores[START], scores[arm], s=9, color=COLOURS[arm], alpha=0.7, linewidths=0)
         panel.set_xlabel("simulated score before")
         panel.set_ylabel("simulated score after")
         panel.set_title(NAMES[arm], fontsize=9)

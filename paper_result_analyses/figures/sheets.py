@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import PIL.Image
 
+from paper_result_analyses.arms import START
 from paper_result_analyses.figures.drawing import NAMES, canvas, save
-from paper_result_analyses.measure.pictures import COLUMNS, RENDER
-from paper_result_analyses.measure.tables import read_table
 
-TABLE = "pictures.csv"
+if TYPE_CHECKING:
+    from paper_result_analyses.measure.tables import Tables
+
+RENDER, MESH = "render", "shaded mesh"  # kinds of pictures
 CELL_INCHES = 1.28
 
 
-def draw_tuned(folder: str | Path, out: str | Path) -> Path:
-    """Before against tuned."""
-    return draw_pair(folder, out, arm="tuned")
-
-
-def draw_control(folder: str | Path, out: str | Path) -> Path:
-    """Before against the control."""
-    return draw_pair(folder, out, arm="control")
-
-
-def draw_pair(folder: str | Path, out: str | Path, *, arm: str) -> Path:
-    """One row a seed: render and shaded meshes of the start, then those of `arm`. ValueError without that arm."""
-    folder = Path(folder)
-    table = read_table(folder / TABLE, columns=COLUMNS)
-    arms = ["start", arm]
-    missing = [name for name in arms if name not in set(table["arm"])]
-    if missing:
-        raise ValueError(f"{folder / TABLE}: no pictures of {', '.join(missing)}")
+def draw_pair(tables: Tables, out: Path, *, arm: str) -> Path:
+    """One row a seed: render and shaded meshes of the start, then those of `arm`."""
+    table, arms = tables["pictures"], (START, arm)
     seeds = list(table.loc[table["arm"] == arm, "seed"].unique())
     views = list(table[["kind", "yaw"]].drop_duplicates().itertuples(index=False, name=None))
     columns = len(arms) * len(views)
@@ -43,7 +31,7 @@ def draw_pair(folder: str | Path, out: str | Path, *, arm: str) -> Path:
         title = kind if kind == RENDER else f"{kind}\nyaw {yaw:+.1f} rad"
         axes[0, column].set_title(f"{NAMES[name]}\n{title}", fontsize=7.5)
         for row, seed in enumerate(seeds):
-            _show(axes[row, column], folder / _file(table, name, seed, kind, yaw))
+            _show(axes[row, column], tables.folder / _file(table, name, seed, kind, yaw))
     for row, seed in enumerate(seeds):
         axes[row, 0].set_ylabel(f"seed {seed}", fontsize=7)
     return save(figure, out)

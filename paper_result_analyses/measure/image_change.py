@@ -4,15 +4,17 @@ Two sets of renders per arm, both of the same seeds: frontal ones, for compariso
 all, so that the pose gives nothing away), and ones from cameras of the data set, for comparisons with its images.
 
 Identity: the frontal render of a seed is compared with the start's frontal renders of all seeds; rank 1 means that its
-own start render is the closest one, chance is 1 / seeds. Shape letters: N images, R image side, F features.
+own start render is the closest one, chance is 1 / seeds. The head: where the start's frontal render of the seed is
+opaque; around it all arms show the same background, which flatters a mean over the picture.
+Shape letters: N images, R image side, r rendering side, F features.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import combinations
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,21 +23,36 @@ from torch import Tensor
 
 from eg3d.config_checks import at_least
 from eg3d.metrics.kid import kernel_distance
-from eg3d.metrics.random_convolutions import random_features, standardised
+from eg3d.metrics.random_convolutions import FEATURES_NAME, random_features, standardised
 from eg3d.pictures import to_uint8
+from eg3d.progress import Advance, ignore, progress_bar
 from eg3d.samples import SampleConfig, sample_seeds
-from paper_result_analyses.measure.before_after import START
+from paper_result_analyses.arms import START
+from paper_result_analyses.measure.context import Context
+from paper_result_analyses.measure.image_statistics import (
+    covered,
+    identity_ranks,
+    kernel_distance_difference,
+    psnr_db,
+)
+from paper_result_analyses.measure.intervals import for_people, mean_interval
+from paper_result_analyses.measure.protocol import Finding, Input, Measure, Section, Table
+from paper_result_analyses.measure.tables import Tables
+from reward_model_training.intervals import wilson
 
 if TYPE_CHECKING:
     from eg3d.data import ImageDataset
     from eg3d.generators.protocol import Generator
 
 DATA = "data set"
+PAIRS, SETS, ARMS = "image_pairs", "image_sets", "image_arms"
 PAIR_COLUMNS = {
     "arm": "network compared with start",
     "seed": "seed of the latent",
     "mean_abs_difference": "mean absolute pixel difference to the start's frontal render, grey levels of 255",
-    "psnr_db": "peak signal-to-noise ratio to the start's frontal render, dB",
+    "psnr_db": "peak signal-to-noise ratio to the start's frontal render, dB, whole picture",
+    "head_psnr_db": "the same over the head; empty = the start's render is nowhere opaque",
+    "head_share": "share of the picture that is head: opacity of the start's render at or above the threshold",
     "pixel_identity_rank": "rank of the seed's own start render by mean squared pixel difference, 1 = closest",
     "feature_identity_rank": "rank of the seed's own start render by distance of random-convolution features",
 }
@@ -45,8 +62,23 @@ SET_COLUMNS = {
     "pixel_mean": "mean grey level of all pixels, 0 to 255",
     "pixel_std": "standard deviation of all pixels, grey levels",
     "kid": "kernel distance to the data set on fixed random convolutions (not Inception), mean over subsets",
-    "kid_std": "its standard deviation over subsets",
+    "kid_subset_std": "standard deviation over subsets: how much one subset varies, not the error of `kid`",
     "kid_subset": "images of each subset",
+}
+COMPARED = ("psnr_db", "head_psnr_db")  # columns of the table of pairs
+ARM_COLUMNS = {
+    "arm": "network",
+    "other": "network that it is compared with, same seeds and cameras",
+    "n": "seeds",
+    "psnr_db_difference": "mean paired difference of psnr_db, `arm` minus `other`; empty where one is start",
+    "psnr_db_difference_low": "Student 95 % interval",
+    "psnr_db_difference_high": "Student 95 % interval",
+    "head_psnr_db_difference": "mean paired difference of head_psnr_db, `arm` minus `other`; empty where one is start",
+    "head_psnr_db_difference_low": "Student 95 % interval",
+    "head_psnr_db_difference_high": "Student 95 % interval",
+    "kid_difference": "kernel distance to the data set, `arm` minus `other`, all images at once",
+    "kid_difference_low": "95 % interval by the jackknife over seeds and images",
+    "kid_difference_high": "95 % interval by the jackknife over seeds and images",
 }
 
 
@@ -56,27 +88,36 @@ class ImageChangeConfig(SampleConfig):
 
     first_seed: int = 200000
     num_seeds: int = 200
+    head_opacity: float = 0.5  # of the start's render: pixels at or above it are head
     data_images: int = 1000  # of the data set, drawn without replacement (all, where it has fewer)
     subset_size: int = 100  # of the kernel distance
     seed: int = 0  # of the draws
     batch: int = 16
 
     def validate(self) -> list[str]:
-        return super().validate() + at_least(self, 2, "num_seeds")
+        return super().validate() + at_least(self, 3, "num_seeds") + at_least(self, 2, "data_images", "subset_size")
+
+
+class Renders(NamedTuple):
+    """Pictures of seeds in order."""
+
+    images: Tensor  # uint8 [N, 3, R, R]
+    opacity: Tensor  # [N, 1, r, r], 0 to 1
 
 
 @torch.no_grad()
-def render_seeds(G: Generator, cameras: Tensor, cfg: ImageChangeConfig) -> Tensor:
-    """uint8 renders [num_seeds, 3, R, R] from cameras [1, 25] or [num_seeds, 25], conditioned on the canonical one."""
+def render_seeds(G: Generator, cameras: Tensor, cfg: ImageChangeConfig) -> Renders:
+    """Renders of cfg.num_seeds seeds from cameras [1, 25] or [num_seeds, 25], conditioned on the canonical one."""
     device = next(G.parameters()).device
     seeds = list(range(cfg.first_seed, cfg.first_seed + cfg.num_seeds))
     cameras = cameras.expand(len(seeds), -1).to(device)
-    images = []
+    images, opacity = [], []
     for start in range(0, len(seeds), cfg.batch):
         sample = sample_seeds(G, seeds[start : start + cfg.batch], cfg)
         rendered = G.render(sample.field, sample.ws, cameras[start : start + len(sample)])
         images.append(to_uint8(rendered.final).cpu())
-    return torch.cat(images)
+        opacity.append(rendered.opacity.cpu())
+    return Renders(torch.cat(images), torch.cat(opacity))
 
 
 def image_change(
@@ -84,29 +125,39 @@ def image_change(
     dataset: ImageDataset,
     cfg: ImageChangeConfig,
     *,
-    advance: Callable[[], None] = lambda: None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tables of pairs (PAIR_COLUMNS) and of sets (SET_COLUMNS). `networks` needs a key "start"."""
+    advance: Advance = ignore,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Tables of pairs (PAIR_COLUMNS), sets (SET_COLUMNS) and arms (ARM_COLUMNS). `networks` needs a key "start"."""
     rng = np.random.RandomState(cfg.seed)
     cameras = dataset.labels[rng.randint(len(dataset), size=cfg.num_seeds)]
     drawn = np.sort(rng.permutation(len(dataset))[: cfg.data_images])
     real = dataset.images([int(index) for index in drawn])
     reference = random_features(real)
-    frontal, sets = {}, [_set_row(DATA, real, None, None, cfg)]
+    data = standardised(reference, reference)
+    frontal, features, sets = {}, {}, [_set_row(DATA, real, None, data, cfg)]
     for arm, G in networks.items():
         frontal[arm] = render_seeds(G, G.camera.canonical(), cfg)
         advance()
-        sets.append(_set_row(arm, render_seeds(G, cameras, cfg), reference, standardised(reference, reference), cfg))
+        images = render_seeds(G, cameras, cfg).images
+        features[arm] = standardised(random_features(images), reference)
+        sets.append(_set_row(arm, images, features[arm], data, cfg))
         advance()
-    pairs = [pair_rows(arm, frontal[START], images, cfg) for arm, images in frontal.items() if arm != START]
+    before = frontal[START]
+    is_head = covered(before.opacity, before.images.shape[-1], cfg.head_opacity)
+    pairs = [
+        pair_rows(arm, before.images, after.images, is_head, cfg) for arm, after in frontal.items() if arm != START
+    ]
     table = pd.concat(pairs) if pairs else pd.DataFrame(columns=list(PAIR_COLUMNS))
-    return table[list(PAIR_COLUMNS)], pd.DataFrame(sets, columns=list(SET_COLUMNS))
+    arms = arms_compared(table, features, data)
+    return table[list(PAIR_COLUMNS)], pd.DataFrame(sets, columns=list(SET_COLUMNS)), arms
 
 
-def pair_rows(arm: str, before: Tensor, after: Tensor, cfg: ImageChangeConfig) -> pd.DataFrame:
-    """Rows of one arm from uint8 images [N, 3, R, R] before and after, same seeds in the same order."""
+def pair_rows(arm: str, before: Tensor, after: Tensor, is_head: Tensor, cfg: ImageChangeConfig) -> pd.DataFrame:
+    """Rows of one arm from uint8 images [N, 3, R, R] before and after, same seeds in the same order.
+
+    is_head: bool [N, R, R].
+    """
     difference = after.double() - before.double()
-    squared = difference.square().mean((1, 2, 3)).numpy()
     reference = random_features(before)
     features = [standardised(f, reference) for f in (random_features(after), reference)]
     return pd.DataFrame(
@@ -114,34 +165,38 @@ def pair_rows(arm: str, before: Tensor, after: Tensor, cfg: ImageChangeConfig) -
             "arm": arm,
             "seed": range(cfg.first_seed, cfg.first_seed + len(before)),
             "mean_abs_difference": difference.abs().mean((1, 2, 3)).numpy(),
-            "psnr_db": [20 * math.log10(255) - 10 * math.log10(max(value, 1e-6)) for value in squared],
+            "psnr_db": psnr_db(before, after),
+            "head_psnr_db": psnr_db(before, after, is_head),
+            "head_share": is_head.double().mean((1, 2)).numpy(),
             "pixel_identity_rank": identity_ranks(after.flatten(1).float(), before.flatten(1).float()),
             "feature_identity_rank": identity_ranks(*features),
-        }
+        },
+        columns=list(PAIR_COLUMNS),
     )
 
 
-def identity_ranks(after: Tensor, before: Tensor) -> np.ndarray:
-    """Rank of row i of `before` [N, F] among all its rows by distance to row i of `after` [N, F]; 1 = closest.
-
-    The distance is Euclidean. Another row that is exactly as close does not push a row back.
-    """
-    distance = torch.cdist(after.double(), before.double())
-    return (distance < distance.diagonal()[:, None]).sum(1).numpy() + 1
+def arms_compared(pairs: pd.DataFrame, features: Mapping[str, Tensor], data: Tensor) -> pd.DataFrame:
+    """One row a pair of arms (ARM_COLUMNS), from the table of pairs and standardised features [N, F] by arm."""
+    rows = []
+    by_seed = {name: pairs.pivot(index="seed", columns="arm", values=name) for name in COMPARED}
+    for arm, other in combinations([*(arm for arm in features if arm != START), START], 2):
+        row = {"arm": arm, "other": other, "n": len(features[arm])}
+        for name, values in by_seed.items() if other != START else ():
+            row |= mean_interval((values[arm] - values[other]).dropna().to_numpy()).columns(f"{name}_difference")
+        row |= kernel_distance_difference(features[arm], features[other], data).columns("kid_difference")
+        rows.append(row)
+    return pd.DataFrame(rows, columns=list(ARM_COLUMNS))
 
 
 def _set_row(
-    arm: str, images: Tensor, reference: Tensor | None, scaled_reference: Tensor | None, cfg: ImageChangeConfig
+    arm: str, images: Tensor, features: Tensor | None, data: Tensor, cfg: ImageChangeConfig
 ) -> dict[str, float | int | str]:
-    """One row of the table of sets; a data set without a reference is compared half against half (the noise floor)."""
-    features = random_features(images)
-    if reference is None or scaled_reference is None:
-        scaled = standardised(features, features)
+    """One row of the table of sets; without features, the data set itself, half against half (the noise floor)."""
+    if features is None:
         order = torch.from_numpy(np.random.RandomState(cfg.seed).permutation(len(images)))
         half = len(images) // 2
-        kid = kernel_distance(scaled[order[:half]], scaled[order[half:]], subset_size=cfg.subset_size)
-    else:
-        kid = kernel_distance(standardised(features, reference), scaled_reference, subset_size=cfg.subset_size)
+        features, data = data[order[:half]], data[order[half:]]
+    kid = kernel_distance(features, data, subset_size=cfg.subset_size)
     pixels = images.double()
     row: dict[str, float | int | str] = {
         "arm": arm,
@@ -149,4 +204,60 @@ def _set_row(
         "pixel_mean": float(pixels.mean()),
         "pixel_std": float(pixels.std()),
     }
-    return row | {"kid": kid.mean, "kid_std": kid.std, "kid_subset": kid.subset_size}
+    return row | {"kid": kid.mean, "kid_subset_std": kid.subset_std, "kid_subset": kid.subset_size}
+
+
+def findings(tables: Tables) -> list[Finding]:
+    """Whether a seed still shows the same head."""
+    found = []
+    for arm, rows in tables[PAIRS].groupby("arm", sort=False):
+        for column, means in (("pixel_identity_rank", "pixels"), ("feature_identity_rank", "random features")):
+            share = wilson(int((rows[column] == 1).sum()), len(rows))
+            what = f"{arm}: own start render is the closest of all, by {means} (chance {1 / len(rows):.1%})"
+            found.append(Finding.of_share(what, share, of="seeds", required="shown"))
+    return found
+
+
+def sections(tables: Tables) -> list[Section]:
+    """Means of the table of pairs, the sets, and arms against each other."""
+    columns = ["mean_abs_difference", "psnr_db", "head_psnr_db", "pixel_identity_rank", "feature_identity_rank"]
+    means = tables[PAIRS].groupby("arm", sort=False)[columns].mean().round(3).reset_index()
+    return [
+        Section(
+            "Images before and after",
+            [
+                (
+                    "Same seed and frontal camera, before against after, means over seeds (plain pixel statistics; "
+                    "head: where the start's render is opaque):",
+                    means,
+                ),
+                (
+                    f"Sets of images against the data set. KID is the kernel distance on {FEATURES_NAME}; the row of "
+                    "the data set compares its own halves and is the floor of the measure.",
+                    tables[SETS].round(4),
+                ),
+                (
+                    "Arms against each other, same seeds and cameras: mean differences, first minus second, with 95 % "
+                    "intervals.",
+                    for_people(tables[ARMS], [f"{name}_difference" for name in (*COMPARED, "kid")]),
+                ),
+            ],
+        )
+    ]
+
+
+def run(context: Context) -> dict[str, pd.DataFrame]:
+    with progress_bar("sets rendered", 2 * len(context.networks)) as advance:
+        pairs, sets, arms = image_change(context.networks, context.dataset, context.cfg, advance=advance)
+    return {PAIRS: pairs, SETS: sets, ARMS: arms}
+
+
+MEASURE = Measure(
+    name="image_change",
+    Config=ImageChangeConfig,
+    inputs=(Input.NETWORKS, Input.DATA),
+    tables=(Table(PAIRS, PAIR_COLUMNS), Table(SETS, SET_COLUMNS), Table(ARMS, ARM_COLUMNS, text=("arm", "other"))),
+    run=run,
+    findings=findings,
+    sections=sections,
+)

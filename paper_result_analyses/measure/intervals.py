@@ -1,29 +1,21 @@
-"""Intervals of the reported numbers: shares (Wilson), means (Student), differences of paired shares (bootstrap)."""
+"""Intervals of means (Student) and of differences of paired shares (bootstrap); those of shares are with the rewards.
+
+Source of the shares' intervals: reward_model_training.intervals.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
-CONFIDENCE = 0.95
+from reward_model_training.intervals import CONFIDENCE
+
 RESAMPLES = 10_000  # of the bootstrap
 BOOTSTRAP_SEED = 0
-
-
-@dataclass(frozen=True)
-class Share:
-    """A count out of a total with its interval; all of it 0 to 1 but the counts."""
-
-    count: int
-    total: int
-    low: float
-    high: float
-
-    @property
-    def value(self) -> float:
-        return self.count / self.total if self.total else math.nan
 
 
 @dataclass(frozen=True)
@@ -34,20 +26,9 @@ class Estimate:
     low: float
     high: float
 
-
-def wilson(count: int, total: int, *, confidence: float = CONFIDENCE) -> Share:
-    """Wilson score interval of `count` out of `total`; without observations it is 0 to 1. Source: Wilson (1927)."""
-    from scipy.stats import norm
-
-    if not 0 <= count <= total:
-        raise ValueError(f"count must lie in 0 to total {total}, got {count}")
-    if total == 0:
-        return Share(0, 0, 0.0, 1.0)
-    z = float(norm.ppf(0.5 + confidence / 2))
-    share, shrink = count / total, 1 + z * z / total
-    centre = (share + z * z / (2 * total)) / shrink
-    half = z / shrink * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return Share(count, total, max(0.0, centre - half), min(1.0, centre + half))
+    def columns(self, name: str) -> dict[str, float]:
+        """The three numbers as columns `name`, `name`_low and `name`_high of a table."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
 def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Estimate:
@@ -70,3 +51,13 @@ def paired_share_difference(first: np.ndarray, second: np.ndarray, *, confidence
     means = rng.choice(difference, size=(RESAMPLES, len(difference))).mean(1)
     low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return Estimate(float(difference.mean()), float(low), float(high))
+
+
+def for_people(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """A table of pairs of arms to look at: columns arm, other, n, then `names` as "value (low to high)"."""
+    shown = table[["arm", "other", "n"]].copy()
+    for name in names:
+        parts = table[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False, name=None)
+        texts = [f"{value:.3f} ({low:.3f} to {high:.3f})" if value == value else "" for value, low, high in parts]
+        shown[name.replace("_", " ")] = texts
+    return shown

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,20 @@ import torch
 from eg3d.config_checks import at_least
 from eg3d.ops.density_grid.grid import GridSpec
 from eg3d.pictures import to_uint8
+from eg3d.progress import Advance, ignore, progress_bar
 from eg3d.representations.mesh import extract_mesh
 from eg3d.safe_write import atomic_path
 from eg3d.samples import SampleConfig, sample_seeds
+from paper_result_analyses.arms import CONTROL
+from paper_result_analyses.figures.sheets import MESH, RENDER, draw_pair
+from paper_result_analyses.measure.context import Context
+from paper_result_analyses.measure.protocol import Figure, Input, Measure, Table
 from paper_result_analyses.measure.shading import shade_mesh
 
 if TYPE_CHECKING:
     from eg3d.generators.protocol import Generator
 
-RENDER, MESH = "render", "shaded mesh"
+TABLE = "pictures"
 COLUMNS = {
     "arm": "network: start, tuned, control, continuation",
     "seed": "seed of the latent",
@@ -55,7 +61,7 @@ def pictures(
     cfg: PicturesConfig,
     folder: str | Path,
     *,
-    advance: Callable[[], None] = lambda: None,
+    advance: Advance = ignore,
 ) -> pd.DataFrame:
     """Write the PNGs into `folder`/pictures; returns the table (COLUMNS) that lists them."""
     folder, rows = Path(folder), []
@@ -94,3 +100,34 @@ def seed_pictures(G: Generator, seed: int, cfg: PicturesConfig) -> list[tuple[st
 def _save(path: Path, picture: np.ndarray) -> None:
     with atomic_path(path) as temporary:
         PIL.Image.fromarray(picture).save(temporary)
+
+
+def run(context: Context) -> dict[str, pd.DataFrame]:
+    with progress_bar("seeds drawn", len(context.networks) * context.cfg.num_seeds) as advance:
+        return {TABLE: pictures(context.networks, context.cfg, context.folder, advance=advance)}
+
+
+MEASURE = Measure(
+    name="pictures",
+    Config=PicturesConfig,
+    inputs=(Input.NETWORKS,),
+    tables=(Table(TABLE, COLUMNS, text=("arm", "kind", "file"), file_column="file"),),
+    run=run,
+    figures=(
+        Figure(
+            "tuned",
+            "Before and after fine-tuning with the reward: the same held-out seeds, not selected. Left the generator's "
+            "own render, right two views of the surface of its density (marching cubes, our own shading).",
+            tables=(TABLE,),
+            draw=partial(draw_pair, arm="tuned"),
+            arm="tuned",
+        ),
+        Figure(
+            "control",
+            "The same seeds in the control: the same run without the reward term.",
+            tables=(TABLE,),
+            draw=partial(draw_pair, arm=CONTROL),
+            arm=CONTROL,
+        ),
+    ),
+)

@@ -22,10 +22,15 @@ from torch import Tensor
 
 from eg3d.generators.protocol import Generator, device_of
 from eg3d.ops.density_grid.grid import GridSpec
+from eg3d.progress import Advance, ignore, progress_bar
 from eg3d.representations.mesh import extract_mesh
 from eg3d.samples import SampleConfig, sample_seeds
-from paper_result_analyses.measure.intervals import Share, wilson
+from paper_result_analyses.measure.context import Context
+from paper_result_analyses.measure.protocol import Finding, Input, Measure, Table
+from paper_result_analyses.measure.tables import Tables
+from reward_model_training.intervals import Share, wilson
 
+TABLE = "twin_geometry"
 COLUMNS = {
     "psi": "truncation strength, 1 = off",
     "seed": "seed of the latent",
@@ -67,7 +72,7 @@ class GeometryConfig:
 
 
 @torch.no_grad()
-def twin_geometry(G: Generator, cfg: GeometryConfig) -> pd.DataFrame:
+def twin_geometry(G: Generator, cfg: GeometryConfig, *, advance: Advance = ignore) -> pd.DataFrame:
     """One row a psi and seed, with the columns of COLUMNS. Canonical camera, constant noise, deterministic rays."""
     c = G.camera.canonical().to(device_of(G))
     rows = []
@@ -80,6 +85,7 @@ def twin_geometry(G: Generator, cfg: GeometryConfig) -> pd.DataFrame:
             face = face_relief(view.image_depth[0, 0], view.opacity[0, 0], cfg)
             volume = sample.field.density_grid(GridSpec(cfg.grid_resolution))[0]
             rows.append({"psi": psi, "seed": seed, **face, **mesh_pieces(volume, cfg, sample.field.box_warp)})
+            advance()
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -143,3 +149,29 @@ def _window(shape: torch.Size, across: tuple[float, float], down: tuple[float, f
     x = (torch.arange(shape[1], device=device) + 0.5) / shape[1]
     is_row, is_column = (y >= down[0]) & (y <= down[1]), (x >= across[0]) & (x <= across[1])
     return is_row[:, None] & is_column[None, :]
+
+
+def findings(tables: Tables) -> list[Finding]:
+    """Both answers for every psi."""
+    found = []
+    for psi, share in shares(tables[TABLE]).items():
+        for key, what in (("nose", "nose region nearest in the depth map"), ("mesh", "density mesh is one main piece")):
+            what = f"generator at psi {psi:g}: {what}"
+            found.append(Finding.of_share(what, share[key], of="seeds", required="shown"))
+    return found
+
+
+def run(context: Context) -> dict[str, pd.DataFrame]:
+    cfg: GeometryConfig = context.cfg
+    with progress_bar("shapes looked at", len(cfg.psis) * cfg.num_seeds) as advance:
+        return {TABLE: twin_geometry(context.start, cfg, advance=advance)}
+
+
+MEASURE = Measure(
+    name="geometry",
+    Config=GeometryConfig,
+    inputs=(Input.START,),
+    tables=(Table(TABLE, COLUMNS, text=()),),
+    run=run,
+    findings=findings,
+)

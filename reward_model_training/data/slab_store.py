@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eg3d.progress import progress_bar
 from eg3d.representations.sigma_field import SigmaFieldConfig, slab_shape
 from eg3d.safe_write import atomic_path, write_json
 
@@ -77,14 +78,16 @@ class SlabStore:
         cfg = replace(self.cfg, psi=float(key.psi))
         return Path(self.folder or ".") / cache_key(self.source, cfg) / f"s_{key.seed}.npy"
 
-    def fill(self, keys: Iterable[SlabKey], *, shows_progress: bool = True) -> int:
-        """Make every slab that is not there yet; returns how many were made. Does nothing on the fly."""
+    def fill(self, keys: Iterable[SlabKey]) -> int:
+        """Make every slab that is not there yet, under a progress bar; returns how many. Does nothing on the fly."""
         if self.storage == "on_the_fly":
             return 0
         is_there = self._kept.__contains__ if self.storage == "memory" else lambda k: self.path(k).is_file()
         missing = [key for key in dict.fromkeys(keys) if not is_there(key)]
-        for key in _progress(missing, shows_progress):
-            self.slab(key)
+        with progress_bar("slabs", len(missing)) as advance:
+            for key in missing:
+                self.slab(key)
+                advance()
         return len(missing)
 
     def _made(self, key: SlabKey) -> Tensor:
@@ -145,11 +148,3 @@ def generator_slabs(generator: str, *, device: str | torch.device = "cpu") -> tu
         return seed_slab(network(), seed, cfg)
 
     return make, sha256_of(path)
-
-
-def _progress(keys: list[SlabKey], shows_progress: bool) -> Iterable[SlabKey]:
-    if not shows_progress or len(keys) < 20:
-        return keys
-    from tqdm import tqdm
-
-    return tqdm(keys, desc="slabs", unit="slab", mininterval=1.0)

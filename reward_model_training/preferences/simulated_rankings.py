@@ -2,27 +2,28 @@
 
 Files, all in the folder of the rankings table: `rankings.csv` (schema in rankings.py, annotator "simulated"),
 `scores.csv` (seed, roughness, stray, holes, score, relief, asymmetry; a row is on disk before the next seed begins) and
-`scores_source.json` (which generator, slab and annotator the scores belong to, so that a resumed run can not mix two).
+those of a run folder, which say of which generator, slab and annotator the scores are, so that no run mixes two.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from eg3d.checkpoints.manifest import resolve
 from eg3d.checkpoints.store import load_generator
 from eg3d.generators.eg3d import TriPlaneGenerator
+from eg3d.progress import Advance, ignore
 from eg3d.representations.sigma_field import SigmaFieldConfig, seed_slab
-from eg3d.safe_write import write_json, write_text
+from eg3d.run_folder import RunFolder
+from eg3d.safe_write import write_text
 from reward_model_training.preferences.rankings import MAX_ITEMS, MIN_ITEMS, Ranking
 from reward_model_training.preferences.simulated_annotator import (
     ANNOTATOR_NAME,
@@ -31,6 +32,11 @@ from reward_model_training.preferences.simulated_annotator import (
     SurfaceScore,
 )
 
+# What may change when more seeds are scored: which seeds, and how the scores become rankings.
+FREE = (
+    *("out", "first_seed", "count", "batch_size", "workers", "device"),
+    *("annotator.temperature", "annotator.seed"),
+)
 SCORE_COLUMNS = ("seed", "roughness", "stray", "holes", "score", "relief", "asymmetry")
 
 
@@ -45,6 +51,7 @@ class RankConfig:
     out: str = "runs/rankings/rankings.csv"  # the other files go beside it
     workers: int = 1  # processes, one core each
     device: str = "cpu"
+    accept_code_change: bool = False  # add to scores although the code is no longer the one that made the first
     slab: SigmaFieldConfig = field(default_factory=SigmaFieldConfig)
     annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
 
@@ -72,26 +79,26 @@ def score_seed(G: TriPlaneGenerator, seed: int, slab: SigmaFieldConfig, annotato
     return annotator.score(seed_slab(G, seed, slab), voxel=voxel)
 
 
-def score_seeds(cfg: RankConfig, *, on_seed: Callable[[int, int], None] | None = None) -> dict[int, SurfaceScore]:
+def score_seeds(cfg: RankConfig, *, advance: Advance = ignore) -> dict[int, SurfaceScore]:
     """Scores of all seeds of `cfg`, by seed; those already in scores.csv are taken from there.
 
-    on_seed(num_done, num_all) is called after each seed. Raises ValueError if scores.csv belongs to another generator,
-    slab or annotator.
+    `advance` counts seeds, beginning with the number of those. Raises ValueError if the folder's scores are of another
+    generator, slab or annotator.
     """
-    folder = Path(cfg.out).parent
-    scores_csv = folder / "scores.csv"
-    G = load_generator(cfg.generator, device=cfg.device)
-    _claim(folder, scores_source(G, cfg))
-    done = {seed: score for seed, score in read_scores(scores_csv).items() if seed in cfg.seeds()}
-    missing = [seed for seed in cfg.seeds() if seed not in done]
-    with open(scores_csv, "a", encoding="utf-8", newline="") as file:
-        for seed, score in _scored(G, missing, cfg):
-            file.write(_row(seed, score))
-            file.flush()
-            done[seed] = score
-            if on_seed is not None:
-                on_seed(len(done), cfg.count)
-    return {seed: done[seed] for seed in cfg.seeds()}
+    inputs = {"generator": resolve(cfg.generator)}
+    with RunFolder.claim(Path(cfg.out).parent, cfg, seed=cfg.annotator.seed, inputs=inputs, free=FREE) as run:
+        scores_csv = run.path / "scores.csv"
+        G = load_generator(cfg.generator, device=cfg.device)
+        done = {seed: score for seed, score in read_scores(scores_csv).items() if seed in cfg.seeds()}
+        missing = [seed for seed in cfg.seeds() if seed not in done]
+        advance(len(done))
+        with open(scores_csv, "a", encoding="utf-8", newline="") as file:
+            for seed, score in _scored(G, missing, cfg):
+                file.write(_row(seed, score))
+                file.flush()
+                done[seed] = score
+                advance()
+        return {seed: done[seed] for seed in cfg.seeds()}
 
 
 def rank_batches(
@@ -129,33 +136,6 @@ def read_scores(path: str | Path) -> dict[int, SurfaceScore]:
         except (TypeError, ValueError):
             raise ValueError(f"{path}, line {line}: expected {len(SCORE_COLUMNS)} numbers, found {row}") from None
     return scores
-
-
-def scores_source(G: TriPlaneGenerator, cfg: RankConfig) -> dict[str, object]:
-    """What decides a score: a hash of the weights, the slab, and the annotator's settings without its noise."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(G.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    judge = {key: value for key, value in asdict(cfg.annotator).items() if key not in ("temperature", "seed")}
-    source = {"generator_sha256": digest.hexdigest(), "slab": asdict(cfg.slab), "annotator": judge}
-    return {"annotator_name": ANNOTATOR_NAME, **source}
-
-
-def _claim(folder: Path, source: dict[str, object]) -> None:
-    """Write the source of the scores beside them, or check that it is the same one."""
-    path = folder / "scores_source.json"
-    source = json.loads(json.dumps(source))  # tuples become lists, as in the file
-    if not path.is_file():
-        write_json(path, source)
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    differing = sorted(key for key in source if found.get(key) != source[key])
-    if differing:
-        raise ValueError(
-            f"{folder / 'scores.csv'} was made with another {', '.join(differing)}; choose another out, "
-            f"or remove {path.name} and scores.csv to score again"
-        )
 
 
 def _row(seed: int, score: SurfaceScore) -> str:

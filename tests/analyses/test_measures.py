@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -10,25 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
-from paper_result_analyses.measure import before_after, image_change, intervals, tables, trajectories, twin_geometry
+from eg3d.representations.sigma_field import SigmaField
+from eg3d.samples import SampleConfig
+from paper_result_analyses.measure import before_after, image_change, intervals, trajectories, twin_geometry
+from paper_result_analyses.measure.image_statistics import covered, identity_ranks, kernel_distance_difference, psnr_db
 from paper_result_analyses.measure.twin_geometry import GeometryConfig
-
-
-@pytest.mark.parametrize(("count", "total"), [(0, 1), (1, 1), (3, 10), (95, 100), (140, 200), (200, 200)])
-def test_wilson_equals_statsmodels(count, total):
-    from statsmodels.stats.proportion import proportion_confint
-
-    share = intervals.wilson(count, total)
-    low, high = proportion_confint(count, total, alpha=0.05, method="wilson")
-    assert (share.low, share.high) == pytest.approx((low, high), abs=1e-12)
-    assert share.low <= share.value <= share.high
-
-
-def test_wilson_without_observations_says_nothing():
-    share = intervals.wilson(0, 0)
-    assert (share.low, share.high) == (0.0, 1.0) and math.isnan(share.value)
-    with pytest.raises(ValueError, match="count must lie in"):
-        intervals.wilson(3, 2)
+from tests.analyses.tiny_run import tiny_generator
 
 
 def test_mean_interval_equals_scipy():
@@ -107,24 +93,102 @@ def test_pieces_of_one_and_two_balls():
 
 def test_identity_ranks_follow_a_permutation():
     before = torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
-    assert (image_change.identity_ranks(before + 0.01, before) == 1).all()
-    shifted = image_change.identity_ranks(before.roll(1, 0), before)
+    assert (identity_ranks(before + 0.01, before) == 1).all()
+    shifted = identity_ranks(before.roll(1, 0), before)
     assert (shifted > 1).all()
     half = before.clone()
     half[:10] = before[10:]
-    assert (image_change.identity_ranks(half, before)[10:] == 1).all()
-    assert (image_change.identity_ranks(torch.zeros(3, 2), torch.zeros(3, 2)) == 1).all()
+    assert (identity_ranks(half, before)[10:] == 1).all()
+    assert (identity_ranks(torch.zeros(3, 2), torch.zeros(3, 2)) == 1).all()
 
 
 def test_pair_rows_of_known_changes():
     before = torch.randint(0, 200, (4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    rows = image_change.pair_rows(
-        "tuned", before, before + 10, image_change.ImageChangeConfig(first_seed=7, num_seeds=4)
-    )
+    is_head = torch.zeros(4, 16, 16, dtype=torch.bool)
+    is_head[:, 4:12, 4:12] = True
+    after = before + 10
+    after[:, :, 4:12, 4:12] += 10
+    cfg = image_change.ImageChangeConfig(first_seed=7, num_seeds=4)
+    rows = image_change.pair_rows("tuned", before, after, is_head, cfg)
     assert list(rows.columns) == list(image_change.PAIR_COLUMNS) and list(rows["seed"]) == [7, 8, 9, 10]
-    assert rows["mean_abs_difference"].to_numpy() == pytest.approx(10)
-    assert rows["psnr_db"].to_numpy() == pytest.approx(20 * math.log10(255 / 10))
+    assert rows["mean_abs_difference"].to_numpy() == pytest.approx(12.5)
+    assert rows["psnr_db"].to_numpy() == pytest.approx(10 * math.log10(255**2 / 175))
+    assert rows["head_psnr_db"].to_numpy() == pytest.approx(20 * math.log10(255 / 20))
+    assert rows["head_share"].to_numpy() == pytest.approx(0.25)
     assert (rows["pixel_identity_rank"] == 1).all()
+
+
+def test_psnr_over_the_whole_picture_equals_scikit_image():
+    from skimage.metrics import peak_signal_noise_ratio
+
+    rng = np.random.default_rng(0)
+    before, after = (rng.integers(0, 256, (3, 3, 8, 8), dtype=np.uint8) for _ in range(2))
+    expected = [peak_signal_noise_ratio(a, b) for a, b in zip(before, after, strict=True)]
+    found = psnr_db(torch.from_numpy(before), torch.from_numpy(after))
+    assert found == pytest.approx(expected)
+    nothing = psnr_db(torch.from_numpy(before), torch.from_numpy(after), torch.zeros(3, 8, 8, dtype=torch.bool))
+    assert np.isnan(nothing).all()
+    assert np.isfinite(psnr_db(torch.from_numpy(before), torch.from_numpy(before))).all()  # equal pictures
+
+
+def test_the_head_is_where_the_render_is_opaque():
+    opacity = torch.zeros(1, 1, 8, 8)
+    opacity[..., 2:6, 2:6] = 1.0
+    is_head = covered(opacity, 16, 0.5)
+    assert is_head.shape == (1, 16, 16) and is_head.sum() == 64 and is_head[0, 4:12, 4:12].all()
+    assert covered(0.49 * torch.ones(1, 1, 8, 8), 16, 0.5).sum() == 0
+
+
+def _features(rng: np.random.Generator, *, seeds: int, shift: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of the same seeds by two arms: the first is `shift` away from standard normal ones."""
+    second = rng.normal(size=(seeds, 8))
+    first = 0.8 * second + 0.6 * rng.normal(size=(seeds, 8)) + shift
+    return torch.from_numpy(first), torch.from_numpy(second)
+
+
+def test_the_difference_of_kernel_distances_is_that_of_the_metric():
+    from eg3d.metrics.kid import squared_mmd
+
+    rng = np.random.default_rng(0)
+    first, second = _features(rng, seeds=60, shift=0.5)
+    data = torch.from_numpy(rng.normal(size=(60, 8)))
+    found = kernel_distance_difference(first, second, data)
+    assert found.value == pytest.approx(squared_mmd(first, data) - squared_mmd(second, data))
+    assert 0 < found.low < found.value < found.high
+    other = kernel_distance_difference(second, first, data)
+    assert (other.value, other.low, other.high) == pytest.approx((-found.value, -found.high, -found.low))
+    assert kernel_distance_difference(first, first, data) == intervals.Estimate(0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="three seeds"):
+        kernel_distance_difference(first[:2], second[:2], data)
+
+
+def _coverage(draws: int, *, shift: float, truth: float) -> float:
+    """Share of intervals of 50 seeds against 120 images that hold the truth."""
+    rng, hits = np.random.default_rng(1), 0
+    for _ in range(draws):
+        sets = _features(rng, seeds=50, shift=shift)
+        found = kernel_distance_difference(*sets, torch.from_numpy(rng.normal(size=(120, 8))))
+        hits += found.low <= truth <= found.high
+    return hits / draws
+
+
+def _true_difference(shift: float) -> float:
+    """The difference over so many seeds and images that its error is a twentieth of an interval."""
+    rng = np.random.default_rng(2)
+    sets = _features(rng, seeds=4000, shift=shift)
+    return kernel_distance_difference(*sets, torch.from_numpy(rng.normal(size=(4000, 8)))).value
+
+
+def test_intervals_of_kernel_distances_hold_the_truth():
+    """200 draws: 0.95 is within 0.03 of itself. Without a difference the interval is too wide, as it says."""
+    assert 0.91 <= _coverage(200, shift=0.5, truth=_true_difference(0.5)) <= 0.98
+    assert _coverage(50, shift=0.0, truth=0.0) >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [0.3, 0.5, 1.0])
+def test_intervals_of_kernel_distances_over_1000_draws(shift):
+    assert 0.93 <= _coverage(1000, shift=shift, truth=_true_difference(shift)) <= 0.97
 
 
 def _judged(changes: dict[str, list[float]]) -> pd.DataFrame:
@@ -148,27 +212,79 @@ def test_summary_counts_and_ties():
         before_after.summary(table.iloc[:-1])
 
 
+def test_arms_are_compared_seed_by_seed():
+    table = _judged({"start": [1, 1, 1, 1], "tuned": [2, 2, 2, 1], "control": [0, 2, 1, 0], "continuation": [1] * 4})
+    rows = before_after.arms_compared(table).set_index(["arm", "other"])
+    assert list(rows.index) == [("tuned", "control"), ("tuned", "continuation"), ("control", "continuation")]
+    row = rows.loc[("tuned", "control")]
+    assert (row["preferred"], row["ties"], row["preferred_share"]) == (3, 1, 0.75)
+    assert row["won_difference"] == pytest.approx(0.5) and row["won_difference_low"] >= 0
+    expected = intervals.mean_interval(np.array([2, 0, 1, 1.0]))
+    names = ("simulated_score_difference", "simulated_score_difference_low", "simulated_score_difference_high")
+    assert [row[name] for name in names] == pytest.approx([expected.value, expected.low, expected.high])
+    assert row["reward_difference"] == pytest.approx(2 * expected.value)
+    assert list(before_after.arms_compared(table[table["arm"].isin(["start", "tuned"])]).columns) == list(
+        before_after.ARMS_COLUMNS
+    )
+    with pytest.raises(ValueError, match="every seed"):
+        before_after.arms_compared(table.iloc[:-1])
+
+
+def test_images_of_arms_are_compared_seed_by_seed():
+    pairs = pd.DataFrame(
+        {
+            "arm": ["tuned"] * 3 + ["control"] * 3,
+            "seed": [1, 2, 3] * 2,
+            "psnr_db": [30.0, 31, 32, 33, 35, 34],
+            "head_psnr_db": [20.0, np.nan, 22, 25, np.nan, 26],
+        }
+    )
+    generator = torch.Generator().manual_seed(0)
+    features = {arm: torch.randn(3, 4, generator=generator) for arm in ("start", "tuned", "control")}
+    rows = image_change.arms_compared(pairs, features, torch.randn(9, 4, generator=generator))
+    rows = rows.set_index(["arm", "other"])
+    assert list(rows.index) == [("tuned", "control"), ("tuned", "start"), ("control", "start")]
+    row = rows.loc[("tuned", "control")]
+    assert row["psnr_db_difference"] == pytest.approx(-3) and row["head_psnr_db_difference"] == pytest.approx(-4.5)
+    assert row["psnr_db_difference_low"] < -3 < row["psnr_db_difference_high"]
+    assert rows["psnr_db_difference"].isna().tolist() == [False, True, True]
+    assert rows["kid_difference"].notna().all()
+    shown = intervals.for_people(rows.reset_index(), ["psnr_db_difference", "kid_difference"])
+    assert list(shown.columns) == ["arm", "other", "n", "psnr db difference", "kid difference"]
+    assert shown["psnr db difference"][0].startswith("-3.000 (-5") and shown["psnr db difference"][1] == ""
+
+
+class _Judge:
+    def score(self, slab, voxel):
+        from reward_model_training.preferences.simulated_annotator import SurfaceScore
+
+        return SurfaceScore(roughness=0.0, stray=0.0, holes=0.0, score=5.0, relief=0.0, asymmetry=0.0)
+
+
+class _Nan:
+    """A reward that says nothing."""
+
+    representation = SigmaField(resolution=8, grid="exact")
+    sample = SampleConfig()
+
+    def __call__(self, slabs):
+        return torch.full((len(slabs),), float("nan"))
+
+
+def test_a_reward_that_is_not_finite_is_named_at_once():
+    cfg = before_after.BeforeAfterConfig(first_seed=7, num_seeds=2)
+    with pytest.raises(ValueError, match="reward of seed 7 by start is nan"):
+        before_after.before_after({"start": tiny_generator()}, _Nan(), _Judge(), cfg)
+
+
 def test_trajectories_start_at_their_own_first_tick(tmp_path):
     rows = [(tick, 1000 * tick, seed, seed + tick * (1 if seed else -1)) for tick in range(3) for seed in range(4)]
     pd.DataFrame(rows, columns=list(trajectories.RUN_COLUMNS)).to_csv(tmp_path / "trajectories.csv", index=False)
-    table = trajectories.trajectories({"tuned": tmp_path, "control": tmp_path / "none"})
+    table = trajectories.trajectories({"tuned": tmp_path / "trajectories.csv"})
     assert list(table.columns) == list(trajectories.COLUMNS) and list(table["num_images"]) == [0, 1000, 2000]
     assert list(table["share_above_start"]) == [0.0, 0.75, 0.75]
-    with pytest.raises(FileNotFoundError, match="trajectories"):
-        trajectories.trajectories({"tuned": tmp_path / "none"})
-
-
-def test_table_and_sidecar(tmp_path):
-    source = tmp_path / "net.bin"
-    source.write_bytes(b"weights")
-    table = pd.DataFrame({"seed": [1, 2], "value": [0.5, 1.5]})
-    columns = {"seed": "seed", "value": "no unit"}
-    path = tables.write_table(tmp_path / "t.csv", table, columns=columns, inputs={"net": source})
-    assert tables.read_table(path, columns=columns).equals(table)
-    sidecar = json.loads((tmp_path / "t.json").read_text())
-    assert sidecar["inputs"]["net"]["file"] == "net.bin" and len(sidecar["inputs"]["net"]["sha256"]) == 64
-    assert sidecar["columns"] == columns and sidecar["command"] and sidecar["code_version"]
-    with pytest.raises(ValueError, match="expected columns"):
-        tables.write_table(tmp_path / "u.csv", table, columns={"seed": ""}, inputs={})
-    with pytest.raises(FileNotFoundError, match="no table"):
-        tables.read_table(tmp_path / "u.csv")
+    with pytest.raises(FileNotFoundError, match=r"tracking\.num_seeds"):
+        trajectories.trajectories({})
+    (tmp_path / "trajectories.csv").write_text("tick,num_images,seed,score\n0,0,1,x\n")
+    with pytest.raises(ValueError, match=r"trajectories\.csv: columns score hold something else.*do the run again"):
+        trajectories.trajectories({"tuned": tmp_path / "trajectories.csv"})

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import pandas as pd
 import pytest
 
-from eg3d.hydra_command import ConfigError, compose_config
-from paper_result_analyses.pipeline import PipelineConfig, check_run_folder, run_pipeline, stage_names
-from paper_result_analyses.registry import FIGURES
-from paper_result_analyses.stages import Progress, Stage
+from eg3d.hydra_command import ConfigError, compose_config, help_text
+from paper_result_analyses.figures.drawing import canvas, save
+from paper_result_analyses.measure.protocol import Figure, Finding, Input, Measure, Section, Table
+from paper_result_analyses.measure.tables import Tables
+from paper_result_analyses.pipeline import main, run_pipeline
+from paper_result_analyses.pipeline_config import pipeline_schema, stage_names
+from paper_result_analyses.registry import MEASURES, figures, register
+from paper_result_analyses.training_stages import check_run_folder
 from tests.analyses.tiny_run import SIDE, save_tiny_networks, save_tiny_reward
 
 SHORT = (
@@ -46,7 +51,13 @@ def overrides(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(overrides):
-    return run_pipeline(compose_config("pipeline", PipelineConfig, overrides[1]))
+    return run_pipeline(compose_config("pipeline", pipeline_schema(), overrides[1]))
+
+
+@pytest.fixture
+def settled(overrides, report):
+    """The finished run, whatever a test before this one did again with other settings."""
+    return run_pipeline(compose_config("pipeline", pipeline_schema(), overrides[1]))
 
 
 def test_the_report_stands_alone(report):
@@ -59,11 +70,15 @@ def test_the_report_stands_alone(report):
 
 
 def test_pictures_and_tables_lie_beside_it(report):
-    assert {path.name for path in report.parent.glob("*.png")} == {figure.file for figure in FIGURES.values()}
+    assert {path.name for path in report.parent.glob("*.png")} == {
+        "figure1_tuned.png", "figure2_control.png", "figure3_preferences.png", "figure4_rewards.png",
+        "figure5_scores.png", "figure6_trajectories.png",
+    }  # fmt: skip
     tables = {path.name for path in (report.parent / "tables").glob("*.csv")}
     assert tables == {
-        "twin_geometry.csv", "before_after.csv", "before_after_summary.csv", "reward_accuracy.csv", "image_pairs.csv",
-        "image_sets.csv", "trajectories.csv", "pictures.csv",
+        "twin_geometry.csv", "before_after.csv", "before_after_summary.csv", "before_after_arms.csv",
+        "reward_accuracy.csv", "image_pairs.csv", "image_sets.csv", "image_arms.csv", "trajectories.csv",
+        "pictures.csv",
     }  # fmt: skip
     for name in tables:
         sidecar = json.loads((report.parent / "tables" / name).with_suffix(".json").read_text())
@@ -71,26 +86,27 @@ def test_pictures_and_tables_lie_beside_it(report):
 
 
 def test_the_same_table_gives_the_same_figure(report, tmp_path):
-    for figure in FIGURES.values():
-        drawn = figure.draw(report.parent / "tables", tmp_path / figure.file)
-        assert drawn.read_bytes() == (report.parent / figure.file).read_bytes()
+    for number, measure, figure in figures():
+        name = f"figure{number}_{figure.name}.png"
+        drawn = figure.draw(Tables(report.parent / "tables", measure.tables), tmp_path / name)
+        assert drawn.read_bytes() == (report.parent / name).read_bytes()
 
 
 def test_finished_stages_are_skipped_and_changed_ones_are_not(overrides, report, caplog):
     caplog.set_level("INFO")
-    run_pipeline(compose_config("pipeline", PipelineConfig, overrides[1]))
-    assert caplog.text.count("skipped") == 8 and "report: running" in caplog.text
+    run_pipeline(compose_config("pipeline", pipeline_schema(), overrides[1]))
+    assert caplog.text.count("skipped") == 9 and "report: running" in caplog.text
     caplog.clear()
-    run_pipeline(compose_config("pipeline", PipelineConfig, [*overrides[1], "geometry.num_seeds=1"]))
-    assert caplog.text.count("skipped") == 7 and "geometry: running" in caplog.text
+    run_pipeline(compose_config("pipeline", pipeline_schema(), [*overrides[1], "geometry.num_seeds=1"]))
+    assert caplog.text.count("skipped") == 8 and "geometry: running" in caplog.text
     changed = [*overrides[1], f"++finetuning.tuned='{SHORT} reward_lr=0.1'"]
     with pytest.raises(ValueError, match=r"redo=\[tuned\]"):
-        run_pipeline(compose_config("pipeline", PipelineConfig, changed))
+        run_pipeline(compose_config("pipeline", pipeline_schema(), changed))
 
 
 @pytest.mark.parametrize("name", ["demo", "twin"])
 def test_the_pipelines_compose(name):
-    cfg = compose_config("pipeline", PipelineConfig, [f"pipeline={name}"])
+    cfg = compose_config("pipeline", pipeline_schema(), [f"pipeline={name}"])
     assert list(cfg.finetuning)[:2] == ["tuned", "control"] and stage_names(cfg)[-1] == "report"
     from eg3d.finetuning.config import FinetuneConfig
 
@@ -100,9 +116,9 @@ def test_the_pipelines_compose(name):
 
 def test_faults_are_one_line():
     with pytest.raises(ConfigError, match="measures: speed is not one of"):
-        compose_config("pipeline", PipelineConfig, ["pipeline=demo", "measures=[speed]"])
+        compose_config("pipeline", pipeline_schema(), ["pipeline=demo", "measures=[speed]"])
     with pytest.raises(ConfigError, match="nothing to fine-tune"):
-        compose_config("pipeline", PipelineConfig)
+        compose_config("pipeline", pipeline_schema())
 
 
 def test_missing_networks_are_named_before_any_work(tmp_path):
@@ -113,40 +129,149 @@ def test_missing_networks_are_named_before_any_work(tmp_path):
         f"generator={tmp_path}/none.safetensors",
     ]
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
-        run_pipeline(compose_config("pipeline", PipelineConfig, words))
+        run_pipeline(compose_config("pipeline", pipeline_schema(), words))
     assert not (tmp_path / "heads.zip").exists()
 
 
 def test_runs_begun_by_hand_are_taken_over_only_with_the_same_settings(tmp_path):
-    from eg3d.run_folder import write_run_record
+    from eg3d.run_folder import RunFolder
     from eg3d.training.config import TrainConfig
 
     original = save_tiny_networks(tmp_path / "a.safetensors")
     copy = tmp_path / "b.safetensors"
     copy.write_bytes(original.read_bytes())
     begun = TrainConfig(out=str(tmp_path / "run"), start=str(original))
-    write_run_record(begun.out, begun, seed=0)
+    RunFolder.claim(begun.out, begun, seed=0).release()
     check_run_folder(replace(begun, start=str(copy), threads=3))
     with pytest.raises(ValueError, match=r"other settings \(batch\)"):
         check_run_folder(replace(begun, batch=1))
 
 
-def test_a_stopped_stage_adds_up_its_sessions(tmp_path):
-    attempts = []
+def test_the_folder_of_a_run_can_be_moved(overrides, settled, tmp_path, caplog):
+    """What lies inside the folder is known by its place there, so that nothing is done again but the report."""
+    import shutil
 
-    def work():
-        attempts.append(1)
-        if len(attempts) == 1:
-            raise RuntimeError("stopped")
-        (tmp_path / "made").write_text("x")
-        return [tmp_path / "made"]
+    caplog.set_level("INFO")
+    folder = tmp_path / "moved"
+    shutil.copytree(settled.parent, folder)
+    run_pipeline(compose_config("pipeline", pipeline_schema(), [*overrides[1], f"out={folder}"]))
+    assert caplog.text.count("skipped") == 9
+    records = [json.loads(path.read_text()) for path in (folder / "stages").glob("*.json")]
+    outputs = {record["stage"]: record["outputs"] for record in records}
+    assert outputs["geometry"] == ["tables/twin_geometry.csv"] and outputs["report"] == ["report.html"]
 
-    stage = Stage("one", "by hand", {"a": 1}, {}, work, tmp_path / "run")
-    (tmp_path / "run").mkdir()
-    progress = Progress(tmp_path, ["one"])
-    with pytest.raises(RuntimeError, match="stopped"):
-        progress.run(stage)
-    progress.run(stage)
-    record = json.loads((tmp_path / "stages" / "one.json").read_text())
-    assert record["state"] == "done" and record["sessions"] == 2 and record["peak_memory_gb"] > 0
-    assert progress.run(stage) == [tmp_path / "made"] and len(attempts) == 2
+
+def test_a_deleted_table_or_picture_is_made_again(overrides, settled, caplog):
+    caplog.set_level("INFO")
+    picture = next((settled.parent / "tables" / "pictures").glob("tuned*.png"))
+    before = picture.read_bytes()
+    picture.unlink()
+    (settled.parent / "tables" / "trajectories.csv").unlink()
+    run_pipeline(compose_config("pipeline", pipeline_schema(), overrides[1]))
+    assert caplog.text.count("skipped") == 7 and picture.read_bytes() == before
+
+
+def test_temporary_files_of_a_killed_run_are_removed(overrides, settled):
+    left = [settled.parent / ".report-abcd1234.html", settled.parent / "tables" / ".before_after-0a1b2c3d.csv",
+            settled.parent / "stages" / ".geometry-w59g72rl.json",
+            settled.parent / "tables" / "pictures" / ".start_200000_render_+0.00-12345678.png"]  # fmt: skip
+    for path in left:
+        path.write_text("")
+    run_pipeline(compose_config("pipeline", pipeline_schema(), overrides[1]))
+    assert [path for path in left if path.exists()] == []
+
+
+def test_damage_is_one_line_that_names_the_file(overrides, settled):
+    """As a user sees it: exit code 1, one line on stderr."""
+    import subprocess
+    import sys
+
+    def fails(path, text):
+        kept = path.read_bytes()
+        path.write_text(text)
+        command = [sys.executable, "-m", "paper_result_analyses.pipeline", *overrides[1]]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        path.write_bytes(kept)
+        lines = done.stderr.splitlines()
+        assert done.returncode == 1 and len(lines) == 1 and str(path) in lines[0], done.stderr
+
+    fails(settled.parent / "tables" / "before_after.csv", "arm,seed\nstart,1\n")
+    fails(settled.parent / "stages" / "geometry.json", "")
+
+
+@dataclass
+class ToyConfig:
+    """Settings of a measure that only this test knows."""
+
+    gain: float = 2.0
+
+    def validate(self):
+        return [] if self.gain > 0 else [f"gain: must be above 0, got {self.gain}"]
+
+
+@pytest.fixture
+def toy():
+    """A measure of two inputs with a table, a figure, a finding and a section, registered like any other."""
+
+    def run(context):
+        assert set(context.networks) == {"start", "tuned", "control"}
+        with pytest.raises(RuntimeError, match="add Input\\.DATA"):
+            context.dataset.labels  # noqa: B018
+        scores = {arm: context.cfg.gain * G.num_ws for arm, G in context.networks.items()}
+        return {"toy_table": pd.DataFrame({"arm": scores.keys(), "score": scores.values()})}
+
+    def draw(tables, out):
+        figure, axes = canvas(2, 2)
+        axes[0, 0].bar(tables["toy_table"]["arm"], tables["toy_table"]["score"])
+        return save(figure, out)
+
+    def findings(tables):
+        return [Finding("toy: score of the start", "above 1", f"{tables['toy_table']['score'][0]:g}", "1", True)]
+
+    measure = Measure(
+        name="toy",
+        Config=ToyConfig,
+        inputs=(Input.NETWORKS, Input.ANNOTATOR),
+        tables=(Table("toy_table", {"arm": "network", "score": "no unit"}),),
+        run=run,
+        figures=(Figure("toys", "A toy.", ("toy_table",), draw), Figure("x", "Not there.", ("toy_table",), draw, "no")),
+        findings=findings,
+        sections=lambda tables: [Section("Toys & games", [("In words.", tables["toy_table"])])],
+    )
+    register(measure)
+    yield measure
+    MEASURES.pop("toy")
+
+
+def test_a_new_measure_is_configured_run_and_reported(overrides, settled, toy, caplog):
+    """Nothing but `register` knows of it: its settings are fields of the command, its numbers are in the report."""
+    caplog.set_level("INFO")
+    names = [name for name in MEASURES if name != "pictures"]
+    words = [*overrides[1], f"out={settled.parent}", "toy.gain=3", f"measures=[{','.join(names)}]"]
+    cfg = compose_config("pipeline", pipeline_schema(), words)
+    assert cfg.toy.gain == 3 and "toy:\n  gain: 2.0" in help_text(main, "pipeline", pipeline_schema())
+    page = run_pipeline(cfg).read_text(encoding="utf-8")
+    assert caplog.text.count("skipped") == 8 and "toy: running" in caplog.text
+    assert "toy: score of the start" in page and "Toys &amp; games" in page and "A toy." in page
+    assert "Not there." not in page and (settled.parent / "figure7_toys.png").is_file()
+    sidecar = json.loads((settled.parent / "tables" / "toy_table.json").read_text())
+    assert sidecar["settings"]["gain"] == 3 and sidecar["settings"]["annotator"]["temperature"] == 0
+    assert set(sidecar["inputs"]) == {"start", "tuned", "control"} and sidecar["columns"]["score"] == "no unit"
+    caplog.clear()
+    run_pipeline(cfg)
+    assert "toy: done before" in caplog.text
+    with pytest.raises(ConfigError, match=r"toy\.gain: must be above 0"):
+        compose_config("pipeline", pipeline_schema(), [*words, "toy.gain=-1"])
+    with pytest.raises(ConfigError, match=r"toy\.gian: no such key.*did you mean 'gain'"):
+        compose_config("pipeline", pipeline_schema(), [*words, "toy.gian=1"])
+
+
+def test_names_of_measures_tables_and_figures_are_taken_once(toy):
+    with pytest.raises(ValueError, match="another measure has measure 'toy', table 'toy_table', figure 'toys'"):
+        register(toy)
+    register(replace(toy, name="redo", tables=(), figures=()))
+    try:
+        with pytest.raises(ValueError, match="the pipeline's own settings: redo"):
+            pipeline_schema()
+    finally:
+        MEASURES.pop("redo")

@@ -233,10 +233,10 @@ def stand_in(module: Any, sources: Sources) -> Any:
         case synthesis.ToRGB():
             return _layer("ToRGBLayer", module, sources, activation="linear")
         case layers.Conv2dLayer():
-            return _layer("Conv2dLayer", module, sources, up=module.up, down=module.down)
+            return _layer("Conv2dLayer", module, sources, up=1, down=module.down)
         case synthesis.SynthesisBlock():
             name = "SynthesisBlock" if module.up == 2 or module.is_first else "SynthesisBlockNoUp"
-            return _container(name, module, sources, sg2, use_fp16=module.low_precision, architecture="skip")
+            return _container(name, module, sources, sg2, use_fp16=module.precision.is_low, architecture="skip")
         case synthesis.SynthesisNetwork():
             return _container("SynthesisNetwork", module, sources, sg2, img_resolution=module.img_resolution)
         case mapping.MappingNetwork():
@@ -244,11 +244,11 @@ def stand_in(module: Any, sources: Sources) -> Any:
         case synthesis.Backbone():
             return _container("Generator", module, sources, sg2)
         case superresolution.SuperResolution():
-            name = f"SuperresolutionHybrid{module.kind}"
-            return _container(name, module, sources, "superresolution", input_resolution=module.input_resolution)
+            name = f"SuperresolutionHybrid{module.kind.name}"
+            return _container(name, module, sources, "superresolution", input_resolution=module.kind.input_resolution)
         case discriminator.DiscriminatorBlock():
             return _container(
-                "DiscriminatorBlock", module, sources, "networks_stylegan2", use_fp16=module.low_precision
+                "DiscriminatorBlock", module, sources, "networks_stylegan2", use_fp16=module.precision.is_low
             )
         case discriminator.DiscriminatorEpilogue():
             return _container("DiscriminatorEpilogue", module, sources, "networks_stylegan2")

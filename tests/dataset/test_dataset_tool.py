@@ -289,7 +289,7 @@ def test_as_a_user_runs_it(tmp_path, source):
 
 def test_progress_counts_every_source_image(source, tmp_path):
     seen = []
-    convert_images(source, tmp_path / "set", CROP, advance=seen.append)
+    convert_images(source, tmp_path / "set", CROP, advance=lambda count=1: seen.append(count))
     assert sum(seen) == 9
 
 

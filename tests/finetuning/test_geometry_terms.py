@@ -29,7 +29,7 @@ from eg3d.representations.sigma_field import SigmaField
 from eg3d.samples import Sample, SampleConfig, sample_latents, sample_seeds
 from eg3d.seeds import latents
 from eg3d.training.loop import Trainer
-from eg3d.training.phases import Draw, Phase
+from eg3d.training.phases import Draw, Phase, optimizers_of
 
 Make = Callable[..., FinetuneConfig]
 
@@ -93,7 +93,7 @@ def test_separate_mode_has_its_own_adam_at_the_end(finetune_config: Make) -> Non
     group = phase.optimizer.param_groups[0]
     assert (group["lr"], group["betas"], group["eps"]) == (0.0031, (0.0, 0.99), 1e-8)
     assert phase.interval == 1
-    assert set(setup.trainer._optimizers()) == {"Gmain", "Dmain", "Ggeometry"}
+    assert set(optimizers_of(setup.trainer.phases)) == {"Gmain", "Dmain", "Ggeometry"}
 
 
 def test_joint_mode_is_one_step_along_the_summed_gradient(finetune_config: Make) -> None:

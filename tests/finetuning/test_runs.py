@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from run_records import ROOT, assert_same_run, kill_after_first_tick, lines_of, rows_of, start, state_of
@@ -14,7 +16,7 @@ from tiny import flat_overrides
 from toy_reward import ToyReward
 
 from eg3d.finetuning.config import ConsistencyConfig, FinetuneConfig, RewardTermConfig, TrackingConfig
-from eg3d.finetuning.loop import finetune
+from eg3d.finetuning.loop import finetune, reward_inputs
 from eg3d.training.config import TrainConfig
 from eg3d.training.loop import Trainer, train
 
@@ -99,11 +101,55 @@ def test_stopped_anywhere(finetune_config: Make, tmp_path: Path, method: str, ca
     assert rows_of(run.folder) == rows_of(whole)
 
 
+def test_another_reward_cannot_continue_a_run(finetune_config: Make, tmp_path: Path) -> None:
+    """Another weight, another argument, or other bytes in a file that an argument names, wherever the file lies."""
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"good")
+
+    def config(path: Path, gain: float = 1.0, **more: Any) -> FinetuneConfig:
+        reward = {"_target_": "toy_reward.load", "path": str(path), "gain": gain}
+        return finetune_config(total_kimg=0.004, reward=reward, tracking=TrackingConfig(num_seeds=0), **more)
+
+    finetune(config(weights), ToyReward())
+    moved = shutil.move(weights, tmp_path / "moved.bin")
+    finetune(config(moved), ToyReward())
+    for cfg, message in (
+        (config(moved, reward_term=RewardTermConfig(micro_batch=2, weight=0)), "reward_term.weight: the run has 10.0"),
+        (config(moved, gain=2.0), "reward.gain: the run has 1.0, now 2.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            finetune(cfg, ToyReward())
+    moved.write_bytes(b"gold")
+    with pytest.raises(ValueError, match=r"reward\.path: the run has weights\.bin \(SHA-256 .*, now moved\.bin"):
+        finetune(config(moved), ToyReward())
+
+
+def test_a_plain_run_is_not_continued_as_a_tuned_one(finetune_config: Make) -> None:
+    cfg = finetune_config(total_kimg=0.004)
+    fields = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(TrainConfig)}
+    train(TrainConfig(**fields))
+    with pytest.raises(ValueError, match="holds a run of another command"):
+        finetune(cfg, ToyReward())
+
+
+def test_a_bundle_is_its_files_however_it_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    files = [folder / "reward.safetensors", folder / "reward.yaml"]
+    for file in files:
+        file.write_text(file.name)
+    (folder / "last.ckpt").write_text("a run that may go on")
+    for name in (folder, *files):
+        assert reward_inputs({"path": str(name)}) == {"reward.path": files}
+    assert reward_inputs({"_target_": "a.b", "representation": {}, "gain": 2.0, "note": "words", "empty": ""}) == {}
+    assert [path.parent.name for path in reward_inputs({"path": "twin_reward"})["reward.path"]] == ["twin_reward"] * 2
+
+
 def test_killed_command(finetune_config: Make, tmp_path: Path) -> None:
     cfg = finetune_config(total_kimg=0.12)
     process = start(["eg3d/train_rlhf.py"], flat_overrides(cfg), path=ROOT / "tests" / "finetuning")
     kill_after_first_tick(process, Path(cfg.out))
-    assert json.loads(state_of(Path(cfg.out))[1]["progress"])["num_images"] < 120
+    assert json.loads(state_of(Path(cfg.out))[1]["counters"])["num_images"] < 120
     finetune(cfg, ToyReward())
     whole = finetune(dataclasses.replace(cfg, out=str(tmp_path / "whole")), ToyReward()).folder
     assert_same_run(Path(cfg.out), whole)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eg3d.networks.layers import bias_act, downsample2d, filter2d, make_resample_filter, upsample2d
+from eg3d.networks.layers import bias_act
+from eg3d.networks.resampling import downsample2d, filter2d, make_resample_filter, upsample2d
 
 TAPS = make_resample_filter().double()
 

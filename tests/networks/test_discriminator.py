@@ -12,7 +12,7 @@ from eg3d.networks.discriminator import (
     minibatch_std,
     resize_raw,
 )
-from eg3d.networks.layers import make_resample_filter
+from eg3d.networks.resampling import make_resample_filter
 
 TOY = {"img_resolution": 16, "channel_base": 128, "channel_max": 16}
 
@@ -177,12 +177,9 @@ def test_resize_modes():
     smooth, plain = resize_raw(x, 8), resize_raw(x, 8, mode="none")
     torch.testing.assert_close(smooth, F.interpolate(x, size=8, mode="bilinear", antialias=True))
     torch.testing.assert_close(plain, F.interpolate(x, size=8, mode="bilinear"))
-    torch.testing.assert_close(resize_raw(x, 8, mode=0.25), 0.75 * plain + 0.25 * smooth)
     assert resize_raw(x, 8, mode="classic").shape == (2, 3, 8, 8)
     with pytest.raises(ValueError, match="resize mode: 'box' is not one of antialiased, classic, none"):
         resize_raw(x, 8, mode="box")
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        resize_raw(x, 8, mode=1.5)
 
 
 def test_classic_resize_equals_its_steps():

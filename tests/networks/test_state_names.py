@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from eg3d.networks.block_options import Channels, Precision
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
-from eg3d.networks.superresolution import SuperResolution
-from eg3d.networks.synthesis import Backbone
+from eg3d.networks.mapping import MappingNetwork
+from eg3d.networks.superresolution import SUPERRESOLUTION_KINDS, SuperResolution
+from eg3d.networks.synthesis import Backbone, SynthesisNetwork
 
 TABLE = Path(__file__).parent / "state_dict_ffhq512-128.tsv"
 
@@ -37,7 +39,13 @@ def meta_device():
 
 
 def backbone(layers=2):
-    return Backbone(512, 25, 512, 256, 96, mapping_layers=layers)
+    synthesis = SynthesisNetwork(512, 256, 96, channels=Channels(), precision=Precision())
+    return Backbone(synthesis, MappingNetwork(512, 25, 512, synthesis.num_ws, num_layers=layers))
+
+
+def superresolution(name):
+    kind = SUPERRESOLUTION_KINDS[name]
+    return SuperResolution(kind, feature_channels=32, w_dim=512, precision=Precision(4))
 
 
 def test_discriminator_table():
@@ -51,7 +59,7 @@ def test_backbone_table():
 
 
 def test_superresolution_table():
-    assert built(SuperResolution("8XDC")) == published("G", "superresolution.")
+    assert built(superresolution("8XDC")) == published("G", "superresolution.")
 
 
 @pytest.mark.parametrize(("size", "parameters", "tensors"), [(128, 30_766_592, 74), (256, 31_241_216, 83)])
@@ -80,7 +88,7 @@ def test_backbone_counts():
 )
 def test_generator_totals(kind, parameters, buffers, tensors):
     """Whole-generator counts less the label deviation (1 buffer of 25) and the decoder (4 tensors)."""
-    networks = backbone(), SuperResolution(kind)
+    networks = backbone(), superresolution(kind)
     assert count(networks[1])[0] == parameters
     assert sum(count(n)[1] for n in networks) == buffers - 25
     assert sum(len(n.state_dict()) for n in networks) == tensors - 5

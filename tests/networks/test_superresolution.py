@@ -1,19 +1,21 @@
 """Super-resolution layouts at toy size; published sizes are checked by name in test_state_names.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from eg3d.networks.block_options import Precision
 from eg3d.networks.superresolution import SUPERRESOLUTION_KINDS, SuperResolution
 
 SMALL = {"2X": (8, 16), "4X": (8, 16), "8X": (8, 32), "8XDC": (8, 32)}  # input, output
 
 
-def toy(kind, **options):
+def toy(name, *, num_low=4, **options):
     torch.manual_seed(0)
-    source, size = SMALL[kind]
-    return SuperResolution(
-        kind, feature_channels=5, w_dim=6, img_resolution=size, input_resolution=source, channels=(7, 4), **options
-    )
+    source, size = SMALL[name]
+    kind = replace(SUPERRESOLUTION_KINDS[name], img_resolution=size, input_resolution=source, channels=(7, 4))
+    return SuperResolution(kind, feature_channels=5, w_dim=6, precision=Precision(num_low), **options)
 
 
 def inputs(size, seed=0):
@@ -78,7 +80,7 @@ def test_only_the_last_code_counts():
 def test_full_precision_gradients_reach_every_input(training):
     """The published 2X module raises an autograd error here (in-place addition)."""
     rgb, features, ws = inputs(8)
-    image, raw = toy("2X", sr_num_fp16_res=0).train(training)(rgb, features, ws)
+    image, raw = toy("2X", num_low=0).train(training)(rgb, features, ws)
     (image.sum() + raw.square().sum()).backward()
     assert all(t.grad is not None and t.grad.abs().max() > 0 for t in (rgb, features, ws))
 
@@ -99,16 +101,15 @@ def test_random_noise_draw_order():
     assert torch.equal(torch.randn(3, generator=rng), torch.randn(3, generator=reference))
 
 
-def test_clamp_follows_sr_num_fp16_res():
+def test_clamp_follows_the_number_of_low_resolutions():
     assert toy("8X").block0.conv0.conv_clamp == 256.0
-    assert toy("8X", sr_num_fp16_res=0).block0.torgb.conv_clamp is None
+    assert toy("8X", num_low=1).block0.torgb.conv_clamp == 256.0  # any number stands for both blocks
+    assert toy("8X", num_low=0).block0.torgb.conv_clamp is None
 
 
-def test_bad_sizes_and_kinds():
-    with pytest.raises(ValueError, match="superresolution: '3X' is not one of 8XDC, 8X, 4X, 2X"):
-        SuperResolution("3X")
+def test_sizes_that_do_not_fit():
     with pytest.raises(ValueError, match="2X enlarges 2x: input 32 gives 64, but img_resolution is 128"):
-        SuperResolution("2X", input_resolution=32, channels=(2, 2), w_dim=4)
+        replace(SUPERRESOLUTION_KINDS["2X"], input_resolution=32)
 
 
 def test_published_table():

@@ -3,12 +3,15 @@
 import pytest
 import torch
 
+from eg3d.networks import modulation
+from eg3d.networks.block_options import Channels, Precision
+from eg3d.networks.mapping import MappingNetwork
 from eg3d.networks.synthesis import Backbone, SynthesisNetwork
 
 
-def toy(**options):
+def toy(*precision, **options):
     torch.manual_seed(0)
-    network = SynthesisNetwork(16, 32, 6, channel_base=256, channel_max=16, **options)
+    network = SynthesisNetwork(16, 32, 6, channels=Channels(256, 16), precision=Precision(*precision, **options))
     for name, p in network.named_parameters():
         if name.endswith("noise_strength"):
             p.data.fill_(0.3)
@@ -23,7 +26,8 @@ def codes(network, n=2):
 
 def test_number_of_codes():
     assert toy().num_ws == 8  # blocks 4, 8, 16, 32
-    assert Backbone(8, 25, 16, 64, 48, channel_base=64, channel_max=4).num_ws == 10
+    synthesis = SynthesisNetwork(16, 64, 48, channels=Channels(64, 4), precision=Precision())
+    assert Backbone(synthesis, MappingNetwork(8, 25, 16, synthesis.num_ws)).num_ws == 10
 
 
 def test_each_torgb_shares_its_code_with_the_next_conv0():
@@ -49,17 +53,17 @@ def test_each_torgb_shares_its_code_with_the_next_conv0():
 
 @pytest.mark.parametrize("noise_mode", ["const", "none", "random"])
 @pytest.mark.parametrize("training", [False, True])
-def test_forms_of_modulated_convolution_agree(noise_mode, training):
-    network = toy().train(training)
-    ws = codes(network)
-    out = []
-    for form in ("auto", "fused", "unfused"):
-        for m in network.modules():
-            if hasattr(m, "fused_modconv"):
-                m.fused_modconv = form
-        out.append(network(ws, noise_mode=noise_mode, rng=torch.Generator().manual_seed(5)))
-    for other in out[1:]:
-        torch.testing.assert_close(other, out[0], rtol=1e-4, atol=1e-4)
+def test_any_form_of_modulated_convolution_gives_the_same_images(noise_mode, training, monkeypatch):
+    network = toy().train(training).double()
+    ws = codes(network).double()
+
+    def images():
+        return network(ws, noise_mode=noise_mode, rng=torch.Generator().manual_seed(5))
+
+    picked = images()
+    for form in (modulation.modulated_conv2d, modulation.modulated_conv2d_shared, modulation.modulated_conv2d_grouped):
+        monkeypatch.setattr(modulation, "fastest_form", lambda *args, form=form, **options: form)
+        torch.testing.assert_close(images(), picked, rtol=1e-9, atol=1e-9)
 
 
 def test_batch_items_are_independent():
@@ -94,7 +98,7 @@ def test_noise_modes_coincide_without_strength():
             p.data.zero_()
     ws = codes(network)
     torch.testing.assert_close(network(ws, noise_mode="const"), network(ws, noise_mode="none"))
-    with pytest.raises(ValueError, match="noise_mode: 'off' is not one of random, const, none"):
+    with pytest.raises(ValueError, match="noise_mode: 'off' is not one of const, none, random"):
         network(ws, noise_mode="off")
 
 
@@ -114,7 +118,7 @@ def test_second_derivatives_exist():
 
 
 def test_clamp_bounds_features_and_colours():
-    network = toy(num_fp16_res=1, conv_clamp=0.01)
+    network = toy(1, clamp=0.01)
     seen = []
     network.b32.conv1.register_forward_hook(lambda *args: seen.append(args[-1]))
     network(codes(network))
@@ -122,7 +126,7 @@ def test_clamp_bounds_features_and_colours():
 
 
 def test_low_precision_blocks():
-    full, low = toy(), toy(num_fp16_res=2, precision="bf16")
+    full, low = toy(), toy(2, "bf16")
     dtypes = {}
     for res in (4, 8, 16, 32):
         block = getattr(low, f"b{res}")
@@ -132,13 +136,29 @@ def test_low_precision_blocks():
     assert dtypes == {4: torch.float32, 8: torch.float32, 16: torch.bfloat16, 32: torch.bfloat16}
     assert rough.dtype is torch.float32
     assert (rough - exact).abs().max() < 0.05 * exact.abs().max()  # 8-bit mantissa through four layers
-    assert torch.equal(toy(num_fp16_res=2, precision="fp16")(ws), exact)  # fp16 runs as fp32 off CUDA
+    assert torch.equal(toy(2, "fp16")(ws), exact)  # fp16 runs as fp32 off CUDA
 
 
 def test_bad_arguments_are_one_clear_line():
     with pytest.raises(ValueError, match="power of two, at least 4, got 48"):
-        SynthesisNetwork(16, 48, 3)
-    with pytest.raises(ValueError, match="precision: 'fp8' is not one of fp32, bf16, fp16"):
-        SynthesisNetwork(16, 8, 3, channel_base=64, channel_max=4, precision="fp8")
+        SynthesisNetwork(16, 48, 3, channels=Channels(), precision=Precision())
     with pytest.raises(ValueError, match=r"ws must be \[N, 8, 16\], got \[2, 7, 16\]"):
         toy()(codes(toy())[:, :7])
+
+
+def test_a_seed_gives_the_weights_it_always_gave():
+    """The order of random draws, written down: networks of older runs and tests start from it."""
+    torch.manual_seed(7)
+    network = SynthesisNetwork(4, 8, 3, channels=Channels(16, 3), precision=Precision())
+    mapping = MappingNetwork(5, 0, 4, network.num_ws, num_layers=1)
+    torch.manual_seed(7)
+    shapes = {"b4.const": (3, 4, 4)}
+    for layer, (inputs, outputs, side) in {"b4.conv1": (3, 3, 4), "b4.torgb": (3, 3, 0), "b8.conv0": (3, 2, 8),
+                                           "b8.conv1": (2, 2, 8), "b8.torgb": (2, 3, 0)}.items():  # fmt: skip
+        k = 3 if side else 1
+        shapes |= {f"{layer}.affine.weight": (inputs, 4), f"{layer}.weight": (outputs, inputs, k, k)}
+        shapes |= {f"{layer}.noise_const": (side, side)} if side else {}
+    state = network.state_dict()
+    for name, shape in shapes.items():
+        assert torch.equal(state[name], torch.randn(shape)), name
+    assert torch.equal(mapping.fc0.weight, torch.randn(4, 5) / 0.01)

@@ -78,6 +78,8 @@ def test_a_run_leaves_a_bundle_and_its_accuracy(unbroken, reward_config, tmp_pat
         ("no_goodseeds", "all"): 9,
     }
     assert ((table.ci_low <= table.accuracy) & (table.accuracy <= table.ci_high)).all()
+    assert ((table.clustered_low <= table.accuracy) & (table.accuracy <= table.clustered_high)).all()
+    assert set(table[table.split == "test"].n_clusters) == {3}
     np.testing.assert_allclose(table.accuracy, table.n_correct / table.n_examples)
     assert "noise_free_simulated" in table_text(run.table)
     assert list(run.folder.glob("csv/*/metrics.csv"))
@@ -164,7 +166,7 @@ def test_early_stopping_ends_a_run_for_good(reward_config):
 
 def test_a_folder_of_another_run_is_refused(unbroken, reward_config, tmp_path_factory):
     run = unbroken_run(unbroken, reward_config, tmp_path_factory)
-    with pytest.raises(ValueError, match="other settings \\(seed\\)"):
+    with pytest.raises(ValueError, match="seed: the run has 42, now 7; give what the run has"):
         train(reward_config(out=str(run.folder), seed=7))
 
 

@@ -19,7 +19,7 @@ from eg3d.generators.eg3d import GeneratorConfig, TriPlaneGenerator
 from eg3d.networks.augment import AugmentPipe, copied_pixels, pipe_config
 from eg3d.random_streams import SampleStreams
 from eg3d.training.augmentation import adapted_p, augmented
-from eg3d.training.config import AugmentationConfig, LossConfig, TrainConfig
+from eg3d.training.config import AdversarialLossConfig, AugmentationConfig, TrainConfig
 from eg3d.training.loop import Trainer, train
 
 Make = Callable[..., TrainConfig]
@@ -127,7 +127,9 @@ def test_without_p_augmentation_changes_nothing(train_config: Make, tmp_path: Pa
 
 
 def test_style_mixing_reaches_every_generator_phase(train_config: Make) -> None:
-    trainer = Trainer(train_config(loss=LossConfig(style_mixing_prob=1.0, density_reg_points=20, r1_interval=3)))
+    trainer = Trainer(
+        train_config(loss=AdversarialLossConfig(style_mixing_prob=1.0, density_reg_points=20, r1_interval=3))
+    )
     draw = toy_draw(trainer)
     ws = trainer.objective._styles(draw, draw.coin)
     plain = trainer.generator.mapping(draw.z, draw.other)  # swapped at the start of a run

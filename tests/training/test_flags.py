@@ -232,13 +232,13 @@ def test_a_run_goes_on_with_resume_latest(tmp_path: Path, toy_128: Path, capsys:
     code, out, err = _run(_toy_arguments(tmp_path, toy_128, "--kimg=0.002"), capsys)
     assert (code, err) == (0, "")
     (folder,) = tmp_path.iterdir()
-    assert out.splitlines()[-1] == f"snapshot: {folder}/network-snapshot-000000.safetensors"
+    assert out.splitlines()[-1] == f"snapshot: {folder}/network-snapshot-000000002.safetensors"
     code, out, err = _run(_toy_arguments(tmp_path, toy_128, "--kimg=0.004", "--resume=latest"), capsys)
     assert (code, err) == (0, "")
-    assert "resuming at 0.0 kimg" in out
+    assert "resuming at 2 images" in out
     lines = (folder / "stats.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["num_images"] for line in lines] == [0, 2, 4]
-    start = str(folder / "network-snapshot-000000.safetensors")
+    start = str(folder / "network-snapshot-000000004.safetensors")
     code, out, err = _run(_toy_arguments(tmp_path, toy_128, "--kimg=0", f"--resume={start}", "--map-depth=3"), capsys)
     assert (code, err) == (0, "")
     assert "1 new" not in out.split("D: ")[1].splitlines()[0]  # the discriminator fits whole

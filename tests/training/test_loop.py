@@ -18,8 +18,9 @@ from eg3d.data import batches
 from eg3d.pictures import depth_to_rgb, tile, to_uint8
 from eg3d.progress import duration
 from eg3d.training.config import TrainConfig
-from eg3d.training.loop import Trainer, status_line, train
+from eg3d.training.loop import Trainer, train
 from eg3d.training.stats import Stats, finite
+from eg3d.training.status import status_line
 
 Make = Callable[..., TrainConfig]
 
@@ -27,14 +28,45 @@ Make = Callable[..., TrainConfig]
 def test_a_run_leaves_everything_beside_it(train_config: Make) -> None:
     run = train(train_config())
     names = {path.name for path in run.folder.iterdir()}
-    pictures = {f"fakes000000{kind}.png" for kind in ("", "_raw", "_depth")} | {"reals.png"}
-    wanted = {"config.yaml", "run.json", "stats.jsonl", "state.safetensors", run.snapshot.name, *pictures}
-    assert wanted <= names
+    counts = ("000000000", "000000036")
+    pictures = {f"fakes{count}{kind}.png" for count in counts for kind in ("", "_raw", "_depth")} | {"reals.png"}
+    snapshots = {f"network-snapshot-{count}.safetensors" for count in counts}
+    wanted = {"config.yaml", "run.json", "run.lock", "stats.jsonl", "state.safetensors", *pictures, *snapshots}
+    assert wanted == {name for name in names if not name.startswith("events.out.tfevents")}
+    assert run.snapshot.name == max(snapshots)
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert not [name for name in names if name.startswith(".")]  # no temporary files
     assert json.loads((run.folder / "run.json").read_text())["seed"] == 0
-    assert PIL.Image.open(run.folder / "fakes000000.png").size == (2 * 16, 16)
+    assert PIL.Image.open(run.folder / "fakes000000036.png").size == (2 * 16, 16)
     assert run.num_images == 36
+
+
+def test_short_runs_keep_every_snapshot_and_picture(train_config: Make) -> None:
+    """Named by images: by thousands of them, those of a run below 1,000 images would overwrite each other."""
+    folder = train(train_config(total_kimg=0.008, tick_kimg=0.004, snapshot_ticks=1)).folder
+    counts = ["000000000", "000000004", "000000008"]
+    assert sorted(p.name for p in folder.glob("network-*")) == [f"network-snapshot-{n}.safetensors" for n in counts]
+    assert sorted(p.name for p in folder.glob("fakes*[0-9].png")) == [f"fakes{n}.png" for n in counts]
+
+
+def test_steps_of_tensorboard_are_images(train_config: Make) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(train_config(total_kimg=0.024))
+    events = EventAccumulator(str(train(train_config()).folder)).Reload()
+    assert [event.step for event in events.Scalars("Progress/tick")] == [0, 12, 24, 36]
+    assert [event.value for event in events.Scalars("Progress/tick")] == [0, 1, 2, 3]
+
+
+def test_a_full_disk_ends_a_run_in_one_line(train_config: Make, small_disk: Path) -> None:
+    cfg = train_config(out=str(small_disk / "run"), total_kimg=0.004)
+    (small_disk / "other").write_bytes(bytes(900_000))
+    with pytest.raises(OSError, match=rf"{cfg.out}/.*: not written, the disk is full; make room there") as error:
+        train(cfg)
+    assert "\n" not in str(error.value)
+    assert not [path for path in Path(cfg.out).iterdir() if path.name.startswith(".")]
+    (small_disk / "other").unlink()
+    assert train(cfg).num_images == 4
 
 
 def test_statistics_of_a_run(train_config: Make) -> None:
@@ -64,9 +96,9 @@ def test_snapshots_carry_the_neural_resolution_they_were_trained_to(train_config
 
 def test_snapshot_hooks_see_every_snapshot_on_disk(train_config: Make) -> None:
     """Where metrics go."""
-    trainer, seen = Trainer(train_config(snapshot_ticks=2)), []
-    trainer.snapshot_hooks.append(lambda of, path: seen.append((of.progress.num_images, path, load_generator(path))))
-    run = trainer.run()
+    seen: list[tuple[int, Path, object]] = []
+    look = lambda of, path: seen.append((of.counters.num_images, path, load_generator(path)))  # noqa: E731
+    run = Trainer(train_config(snapshot_ticks=2), snapshot_hooks=[look]).run()
     assert [num_images for num_images, _, _ in seen] == [0, 24, 36]
     assert seen[-1][1] == run.snapshot
 
@@ -94,7 +126,7 @@ def test_the_first_average_is_the_network_and_later_ones_trail(train_config: Mak
     pairs = list(zip(trainer.average.parameters(), trainer.generator.parameters(), strict=True))
     assert all(torch.equal(mean, value) for mean, value in pairs)
     before = [mean.clone() for mean, _ in pairs]
-    trainer.progress.num_images = 10_000  # half-life 500 images: the average moves by 1 - 0.5^(4/500) of the way
+    trainer.counters.num_images = 10_000  # half-life 500 images: the average moves by 1 - 0.5^(4/500) of the way
     trainer.cfg.ema_kimg = 1000
     trainer.step(next(stream))
     share = 1 - 0.5 ** (4 / 500)

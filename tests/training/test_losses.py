@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
 import torch
+from tiny import rendered_with
 from torch import Tensor, nn
 
-from eg3d.cameras import CameraConfig, split_label
-from eg3d.generators.protocol import Rendered
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
-from eg3d.rendering.rays import pixel_rays
 from eg3d.training import losses
 from eg3d.training.schedules import blur_taps
 
@@ -47,7 +44,7 @@ def test_a_narrow_blur_is_the_identity() -> None:
 
 def test_only_the_final_image_of_a_fake_is_blurred() -> None:
     image = torch.randn(1, 3, 8, 8, generator=_rng())
-    fake = losses.fake_images(_rendered(image=image, image_raw=image), sigma=1.0)
+    fake = losses.fake_images(rendered_with(image=image, image_raw=image), sigma=1.0)
     assert torch.equal(fake["image_raw"], image)
     assert torch.equal(fake["image"], losses.blur(image, 1.0))
     real = losses.real_images(image, 4, sigma=1.0)
@@ -98,15 +95,6 @@ def test_r1_gradient_equals_finite_differences(discriminator_config: Discriminat
         assert slope == pytest.approx(float(gradient.reshape(-1)[index]), rel=1e-4, abs=1e-9)
         checked += 1
     assert checked >= 6
-
-
-LIMITS = (2.25, 3.3)  # world units from the camera, of the published faces
-
-
-def _rendered(**parts: Tensor) -> Rendered:
-    """A render of which only some parts matter."""
-    names = ("image_raw", "image_raw_clean", "image_depth", "opacity", "depth_spread")
-    return Rendered(**{**dict.fromkeys(names, torch.empty(0)), **parts})
 
 
 class _LinearField:
@@ -171,65 +159,6 @@ def test_a_detached_monotonic_regulariser_moves_only_the_point_behind(is_detache
     assert float(field.slope.grad) == pytest.approx(float(behind) if slope is None else slope, abs=1e-5)  # type: ignore[arg-type]
 
 
-def test_silhouette_of_the_right_opacity_is_zero() -> None:
-    image = torch.full((1, 3, 16, 16), -1.0)
-    image[:, 1, 4:12, 4:12] = 0.5
-    mask = (image > -1).any(1, keepdim=True).float()
-    opacity = losses.resize_raw(mask, 8)
-    assert float(losses.silhouette_loss(_rendered(opacity=opacity), image)) == 0
-    share = float(opacity.mean())
-    assert float(losses.silhouette_loss(_rendered(opacity=torch.zeros(1, 1, 8, 8)), image)) == pytest.approx(share)
-
-
-class _Wall(nn.Module):
-    """Solid below z = `height`, air above it; `sharpness` raw density per world unit."""
-
-    def __init__(self, height: float, sharpness: float) -> None:
-        super().__init__()
-        self.height, self.sharpness = nn.Parameter(torch.tensor(height)), sharpness
-
-    def density(self, points: Tensor) -> Tensor:
-        return losses.SURFACE_LEVEL + self.sharpness * (self.height - points[..., 2])
-
-
-def _wall_depths(height: float) -> tuple[Tensor, Tensor]:
-    """Labels [2, 25], and the depths [2, 16, 16] at which their rays meet z = height."""
-    c = CameraConfig().label(torch.tensor([0.0, 0.3]))
-    rays = pixel_rays(*split_label(c), 16)
-    depth = (height - rays.rays_o[..., 2]) / rays.rays_d[..., 2]
-    return c, depth.reshape(2, 16, 16)
-
-
-def _wall_loss(height: float, sharpness: float, wall: float = 0.2) -> tuple[Tensor, _Wall]:
-    c, depth = _wall_depths(wall)
-    field = _Wall(height, sharpness)
-    loss = losses.depth_loss(field, c, depth, limits=LIMITS, num_points=4000, band=0.03, rng=_rng())  # type: ignore[arg-type]
-    return loss, field
-
-
-def test_depth_loss_is_least_at_the_true_surface() -> None:
-    heights = (0.1, 0.15, 0.19, 0.2, 0.21, 0.25, 0.3)
-    values = [float(_wall_loss(height, sharpness=4000.0)[0].detach()) for height in heights]
-    assert min(values) == values[heights.index(0.2)]
-    assert values[:4] == sorted(values[:4], reverse=True)
-    assert values[3:] == sorted(values[3:])
-
-
-@pytest.mark.parametrize(("height", "sign"), [(0.15, -1), (0.25, 1)])
-def test_depth_loss_pulls_the_surface_to_the_depths(height: float, sign: int) -> None:
-    loss, field = _wall_loss(height, sharpness=1000.0)
-    loss.backward()
-    assert field.height.grad is not None
-    assert sign * float(field.height.grad) > 0
-
-
-def test_depth_loss_of_emptiness_before_emptiness_vanishes() -> None:
-    c, depth = _wall_depths(0.2)
-    field = _Wall(-5.0, 1000.0)  # air everywhere in the box
-    loss = losses.depth_loss(field, c, torch.zeros_like(depth), limits=LIMITS, num_points=50, band=0.03, rng=_rng())  # type: ignore[arg-type]
-    assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
-
-
 def test_swapped_labels() -> None:
     c = torch.arange(4.0)[:, None].expand(4, 25)
     other, draws = c.roll(1, 0), torch.tensor([[0.0], [0.29], [0.31], [0.99]])
@@ -237,20 +166,3 @@ def test_swapped_labels() -> None:
     assert torch.equal(losses.swapped_labels(c, other, 0.0, draws), c)
     assert torch.equal(losses.swapped_labels(c, other, None, draws), torch.zeros(4, 25))
     assert torch.equal(losses.swapped_labels(c, other, 0.3, draws), torch.cat([other[:2], c[2:]]))
-
-
-def test_reconstruction_of_the_image_itself_is_zero() -> None:
-    image = torch.rand(2, 3, 16, 16, generator=_rng()) * 2 - 1
-    raw = losses.resize_raw(image, 8)
-    rendered = _rendered(image=image, image_raw=torch.full_like(raw, 7.0), image_raw_clean=raw)
-    assert float(losses.reconstruction_loss(rendered, image, edge_weight=1.0)) == 0
-
-
-def test_reconstruction_edges_ignore_a_constant_offset() -> None:
-    image = torch.rand(2, 3, 16, 16, generator=_rng())
-    rendered = _rendered(image=image + 0.25, image_raw_clean=losses.resize_raw(image, 8) + 0.5)
-    for weight in (0.0, 1.0):
-        assert float(losses.reconstruction_loss(rendered, image, edge_weight=weight)) == pytest.approx(0.75, abs=1e-5)
-    rendered = dataclasses.replace(rendered, image=image.flip(-1))
-    plain, edged = (float(losses.reconstruction_loss(rendered, image, edge_weight=w)) for w in (0.0, 1.0))
-    assert edged > plain

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from tiny import toy_draw
+from torch import Tensor
 
-from eg3d.training.config import LossConfig, TrainConfig, WarmStartConfig
+from eg3d.training.config import AdversarialLossConfig, TrainConfig, WarmStartConfig
 from eg3d.training.loop import Trainer
-from eg3d.training.objective import codes_to_latents, latent_rotation
-from eg3d.training.phases import Phase
+from eg3d.training.phases import Draw, Phase
+from eg3d.training.warm_start import codes_to_latents, latent_rotation
 
 Make = Callable[..., TrainConfig]
 
@@ -23,8 +24,14 @@ def _phases(cfg: TrainConfig) -> dict[str, Phase]:
     return {phase.name: phase for phase in Trainer(cfg).phases}
 
 
+def _reconstruction(trainer: Trainer) -> Callable[[Draw], Tensor]:
+    """The loss of the warm start's phase."""
+    assert trainer.phases[0].name == "Grec"
+    return trainer.phases[0].terms[0].loss
+
+
 def test_published_order_rates_and_betas(train_config: Make) -> None:
-    phases = _phases(train_config(loss=LossConfig()))
+    phases = _phases(train_config(loss=AdversarialLossConfig()))
     assert [(p.name, p.interval) for p in phases.values()] == [("Gmain", 1), ("Greg", 4), ("Dmain", 1), ("Dreg", 16)]
     assert phases["Gmain"].optimizer is phases["Greg"].optimizer
     assert phases["Dmain"].optimizer is phases["Dreg"].optimizer
@@ -40,7 +47,7 @@ def test_monotonic_types_add_a_term_and_fix_the_deviation(train_config: Make) ->
     plain = Trainer(train_config()).objective
     assert ([term.name for term in plain.density_terms()], plain._density_std()) == (["density_reg"], 0.004)
     for kind in ("monotonic-detach", "monotonic-fixed"):
-        trainer = Trainer(train_config(loss=LossConfig(density_reg_type=kind, density_reg_points=20)))
+        trainer = Trainer(train_config(loss=AdversarialLossConfig(density_reg_type=kind, density_reg_points=20)))
         assert [term.name for term in trainer.phases[1].terms] == ["monotonic", "density_reg"]
         assert trainer.objective._density_std() == 1 / 256
         trainer.phases[1].step(toy_draw(trainer), micro_batch=4, num_images=0)
@@ -57,7 +64,7 @@ def test_style_scale_touches_the_affine_weights_alone(train_config: Make) -> Non
 def test_reconstruction_adds_its_weighted_parts(train_config: Make) -> None:
     warm = WarmStartConfig(reconstruction_kimg=1, silhouette_weight=0.5, spread_weight=3.0)
     trainer = Trainer(train_config(warm_start=warm))
-    loss = float(trainer.objective.reconstruction(toy_draw(trainer)))
+    loss = float(_reconstruction(trainer)(toy_draw(trainer)))
     parts = trainer.stats.collect()
     named = [parts[f"Loss/{name}"]["mean"] for name in ("reconstruction", "silhouette", "spread")]
     assert all(part > 0 for part in named)
@@ -65,7 +72,7 @@ def test_reconstruction_adds_its_weighted_parts(train_config: Make) -> None:
 
 
 def test_without_regularisers_the_rates_are_not_scaled(train_config: Make) -> None:
-    phases = _phases(train_config(loss=LossConfig(r1_gamma=0, density_reg_interval=0)))
+    phases = _phases(train_config(loss=AdversarialLossConfig(r1_gamma=0, density_reg_interval=0)))
     assert list(phases) == ["Gmain", "Dmain"]
     assert phases["Gmain"].optimizer.param_groups[0]["lr"] == 0.0025
     assert phases["Dmain"].optimizer.param_groups[0]["betas"] == (0.0, 0.99)
@@ -73,7 +80,7 @@ def test_without_regularisers_the_rates_are_not_scaled(train_config: Make) -> No
 
 def test_warm_start_phases_follow_each_other(train_config: Make) -> None:
     warm = WarmStartConfig(reconstruction_kimg=2, discriminator_kimg=1)
-    phases = _phases(train_config(loss=LossConfig(), warm_start=warm))
+    phases = _phases(train_config(loss=AdversarialLossConfig(), warm_start=warm))
     windows = {name: (p.first_image, p.last_image) for name, p in phases.items()}
     end = float("inf")
     assert windows == {
@@ -85,11 +92,11 @@ def test_warm_start_phases_follow_each_other(train_config: Make) -> None:
 
 
 def test_schedules_count_from_the_start_of_adversarial_training(train_config: Make) -> None:
-    loss = LossConfig(blur_init_sigma=10, blur_fade_kimg=2, swap_fade_kimg=2)
+    loss = AdversarialLossConfig(blur_init_sigma=10, blur_fade_kimg=2, swap_fade_kimg=2)
     trainer = Trainer(train_config(loss=loss, warm_start=WarmStartConfig(reconstruction_kimg=1)))
-    trainer.progress.num_images = 500
+    trainer.counters.num_images = 500
     assert (trainer.objective.blur_sigma, trainer.objective.swap_probability) == (10, 1)
-    trainer.progress.num_images = 2000
+    trainer.counters.num_images = 2000
     assert (trainer.objective.blur_sigma, trainer.objective.swap_probability) == (5, 0.75)
 
 
@@ -122,11 +129,11 @@ def test_only_the_discriminators_fakes_move_the_mean_latent(train_config: Make) 
 
 
 def test_reconstruction_needs_the_heads_parameters(train_config: Make) -> None:
-    trainer = Trainer(train_config())
+    trainer = Trainer(train_config(warm_start=WarmStartConfig(reconstruction_kimg=1)))
     draw = toy_draw(trainer)
     bare = dataclasses.replace(draw, real=dataclasses.replace(draw.real, code=None))
     with pytest.raises(ValueError, match=r"codes\.npy"):
-        trainer.objective.reconstruction(bare)
+        _reconstruction(trainer)(bare)
 
 
 def test_depth_supervision_needs_depths(train_config: Make) -> None:
@@ -134,7 +141,7 @@ def test_depth_supervision_needs_depths(train_config: Make) -> None:
     draw = toy_draw(trainer)
     bare = dataclasses.replace(draw, real=dataclasses.replace(draw.real, depth=None))
     with pytest.raises(ValueError, match=r"depths\.npy"):
-        trainer.objective.reconstruction(bare)
+        _reconstruction(trainer)(bare)
 
 
 def test_latent_rotation_is_orthogonal_and_fixed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from torch import Tensor
 from eg3d.data import batches
 from eg3d.networks.augment import pipe_config
 from eg3d.random_streams import SampleStreams, normal, uniform
-from eg3d.training.config import AugmentationConfig, LossConfig, TrainConfig, WarmStartConfig
-from eg3d.training.loop import Trainer, shared_batch, train
+from eg3d.training.config import AdversarialLossConfig, AugmentationConfig, TrainConfig, WarmStartConfig
+from eg3d.training.loop import Trainer, train
 from eg3d.training.phases import draw_samples
-from eg3d.training.ranks import whole_groups
+from eg3d.training.shares import shared_batch, whole_groups
 
 Make = Callable[..., TrainConfig]
 
@@ -106,7 +107,7 @@ def _everything(base: TrainConfig) -> dict[str, object]:
     return {
         "batch": 8,
         "discriminator": dataclasses.replace(base.discriminator, disc_c_noise=0.5),
-        "loss": LossConfig(
+        "loss": AdversarialLossConfig(
             r1_interval=3, density_reg_interval=2, density_reg_points=20, blur_init_sigma=1.0, style_mixing_prob=0.5,
             swap_fade_kimg=0,
         ),
@@ -157,8 +158,8 @@ def test_cut_groups_would_show(train_config: Make) -> None:
 
 def test_reconstruction_does_not_depend_on_the_cut(train_config: Make) -> None:
     trainer = Trainer(train_config(batch=8, warm_start=WarmStartConfig(reconstruction_kimg=1.0)))
-    whole = float(trainer.objective.reconstruction(toy_draw(trainer)))
-    parts = [float(trainer.objective.reconstruction(part)) for part in toy_draw(trainer).split(2)]
+    whole = float(trainer.phases[0].terms[0].loss(toy_draw(trainer)))
+    parts = [float(trainer.phases[0].terms[0].loss(part)) for part in toy_draw(trainer).split(2)]
     assert sum(parts) / 4 == pytest.approx(whole, rel=1e-6)
 
 
@@ -170,6 +171,18 @@ def _run_twice(cfg: TrainConfig) -> None:
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     assert output.count("snapshot: ") == 1, output
+
+
+@pytest.mark.slow
+def test_only_the_first_process_claims_the_folder_and_speaks_for_all(train_config: Make) -> None:
+    cfg = train_config(batch=8, total_kimg=0.008)
+    _run_twice(cfg)
+    assert len(json.loads((Path(cfg.out) / "run.json").read_text())["sessions"]) == 1
+    process = start(TORCHRUN, flat_overrides(dataclasses.replace(cfg, seed=1)))
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode != 0
+    assert output.count("error: out: ") == 1, output
+    assert "seed: the run has 0, now 1" in output
 
 
 @pytest.mark.parametrize("end", ["one", pytest.param("two", marks=pytest.mark.slow)])
@@ -185,7 +198,7 @@ def test_two_processes_give_the_result_of_one(train_config: Make, tmp_path: Path
     else:
         _run_twice(cfg)
     (tensors, metadata), (wanted, wanted_metadata) = state_of(Path(cfg.out)), state_of(alone)
-    assert metadata["progress"] == wanted_metadata["progress"]
+    assert metadata["counters"] == wanted_metadata["counters"]
     assert tensors.keys() == wanted.keys()
     for name, value in wanted.items():
         # Two summands have one order: only the mean style code, a sum over samples, is rounded in another one.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from run_records import assert_same_run, kill_after_first_tick, lines_of, start, state_of
-from tiny import flat_overrides, tiny_train_config
+from run_records import assert_same_run, contents_of, kill_after_first_tick, lines_of, start, state_of
+from tiny import flat_overrides, tiny_generator_config, tiny_train_config
 
-from eg3d.training.config import AugmentationConfig, TrainConfig, WarmStartConfig
+from eg3d.checkpoints.store import load_generator
+from eg3d.training.config import AdversarialLossConfig, AugmentationConfig, OptimConfig, TrainConfig, WarmStartConfig
 from eg3d.training.loop import Trainer, train
 from eg3d.training.stats import StatsWriter
 
@@ -84,19 +87,19 @@ def test_stopped_with_augmentation_and_micro_batches(
     assert_same_run(Path(cfg.out), whole)
     tensors, metadata = state_of(whole)
     assert float(tensors["network/augment_pipe/p"]) > 0
-    assert json.loads(metadata["progress"])["real_count"] == 4
+    assert json.loads(metadata["counters"])["real_count"] == 4
 
 
 def test_killed_command(train_config: Make, tmp_path: Path) -> None:
     cfg = train_config(total_kimg=0.12)
     process = start(["-m", "eg3d.train"], flat_overrides(cfg))
     kill_after_first_tick(process, Path(cfg.out))
-    assert json.loads(state_of(Path(cfg.out))[1]["progress"])["num_images"] < 120
+    assert json.loads(state_of(Path(cfg.out))[1]["counters"])["num_images"] < 120
     again = start(["-m", "eg3d.train"], flat_overrides(cfg))
     output, _ = again.communicate(timeout=600)
     assert again.returncode == 0, output
     assert "resuming at" in output
-    assert output.splitlines()[-1] == f"snapshot: {cfg.out}/network-snapshot-000000.safetensors"
+    assert output.splitlines()[-1] == f"snapshot: {cfg.out}/network-snapshot-000000120.safetensors"
     whole = train(dataclasses.replace(cfg, out=str(tmp_path / "whole"))).folder
     assert_same_run(Path(cfg.out), whole)
 
@@ -109,12 +112,77 @@ def test_more_training_continues_a_finished_run(train_config: Make, tmp_path: Pa
     assert_same_run(Path(short.out), whole)
 
 
-def test_another_seed_or_batch_cannot_continue_a_run(train_config: Make) -> None:
-    train(train_config(total_kimg=0.004))
-    with pytest.raises(ValueError, match=r"seed: the run in .* has 0, not 1; give seed=0"):
-        train(train_config(seed=1))
-    with pytest.raises(ValueError, match="batch: the run in"):
-        train(train_config(batch=2))
+def test_a_run_that_is_shortened_ends_with_a_snapshot_of_where_it_was(train_config: Make) -> None:
+    cfg = train_config()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _stop_at(monkeypatch, "step", 7, before=False)
+        with pytest.raises(Stopped):
+            train(cfg)
+    run = train(dataclasses.replace(cfg, total_kimg=0.016))
+    assert run.num_images == 24  # the tick before the stop
+    assert load_generator(run.snapshot).cfg == cfg.generator
+    assert_same_run(train(cfg).folder, train(train_config(out=f"{cfg.out} whole")).folder)
+
+
+CHANGES = {
+    "optim.generator_lr: the run has 0.0025, now 0.5": {"optim": OptimConfig(generator_lr=0.5)},
+    "loss.r1_gamma: the run has 1.0, now 77.0": {"loss": AdversarialLossConfig(r1_interval=3, r1_gamma=77)},
+    "seed: the run has 0, now 1": {"seed": 1},
+    "batch: the run has 4, now 2": {"batch": 2},
+    "generator.decoder_hidden: the run has 4, now 5": {
+        "generator": dataclasses.replace(tiny_generator_config(), decoder_hidden=5)
+    },
+    "one image a forward pass: the run has false, now true": {"micro_batch": 1},
+}
+
+
+@pytest.mark.parametrize("difference", CHANGES)
+def test_another_setting_cannot_continue_a_run(train_config: Make, difference: str) -> None:
+    cfg = train_config(total_kimg=0.004)
+    train(cfg)
+    before = contents_of(Path(cfg.out))
+    with pytest.raises(ValueError, match=re.escape(difference)) as error:
+        train(train_config(**CHANGES[difference]))
+    assert "\n" not in str(error.value)
+    assert contents_of(Path(cfg.out)) == before
+
+
+def test_another_data_set_or_start_cannot_continue_a_run(
+    train_config: Make, toy_networks: Path, toy_images: Path, tmp_path: Path
+) -> None:
+    cfg = train_config(total_kimg=0.004, start=str(toy_networks))
+    train(cfg)
+    images = shutil.copytree(toy_images, tmp_path / "other")
+    (images / "dataset.json").write_text((images / "dataset.json").read_text() + "\n")
+    with pytest.raises(ValueError, match=r"data: the run has images\d* \(SHA-256 \w{8}\.\.\.\), now other \("):
+        train(dataclasses.replace(cfg, data=str(images)))
+    start = tmp_path / "start.safetensors"
+    start.write_bytes(_another_weight(toy_networks))
+    with pytest.raises(ValueError, match=r"start: the run has toy\.safetensors \(.*, now start\.safetensors \("):
+        train(dataclasses.replace(cfg, start=str(start)))
+
+
+def _another_weight(networks: Path) -> bytes:
+    """The file with one bit of its last tensor changed."""
+    data = bytearray(networks.read_bytes())
+    data[-1] ^= 1
+    return bytes(data)
+
+
+def test_moved_and_renamed_files_continue_a_run(
+    train_config: Make, toy_networks: Path, toy_images: Path, tmp_path: Path
+) -> None:
+    def config(out: Path, data: Path, start: Path, kimg: float) -> TrainConfig:
+        return train_config(out=str(out), data=str(data), start=str(start), total_kimg=kimg)
+
+    first = config(tmp_path / "run", toy_images, toy_networks, 0.012)
+    train(first)
+    folder = shutil.move(first.out, tmp_path / "moved")
+    images = shutil.copytree(toy_images, tmp_path / "images of faces")
+    start = shutil.copy(toy_networks, tmp_path / "renamed.safetensors")
+    moved = train(config(folder, images, start, 0.036)).folder
+    whole = train(config(tmp_path / "whole", toy_images, toy_networks, 0.036)).folder
+    assert_same_run(moved, whole)
 
 
 def test_a_run_is_not_overwritten(train_config: Make) -> None:
@@ -123,28 +191,13 @@ def test_a_run_is_not_overwritten(train_config: Make) -> None:
         train(train_config(resume=False))
 
 
-def test_other_networks_cannot_take_the_state(train_config: Make) -> None:
+def test_a_state_without_a_record_is_nobodys(train_config: Make) -> None:
     cfg = train_config(total_kimg=0.004)
     train(cfg)
-    with pytest.raises(ValueError, match="G does not fit this config"):
-        train(train_config(generator=dataclasses.replace(cfg.generator, decoder_hidden=5)))
-
-
-def test_optimisers_that_the_config_lacks(train_config: Make) -> None:
-    cfg = train_config(total_kimg=0.004, warm_start=WARM)
-    train(cfg)
-    with pytest.raises(ValueError, match="has an optimiser Grec that this config lacks"):
-        train(train_config())
-
-
-def test_a_damaged_state_is_named(train_config: Make) -> None:
-    cfg = train_config(total_kimg=0.004)
-    train(cfg)
-    state = Path(cfg.out) / "state.safetensors"
-    state.write_bytes(state.read_bytes()[:100])
-    with pytest.raises(ValueError, match="not a readable training state") as error:
+    (Path(cfg.out) / "run.json").unlink()
+    with pytest.raises(ValueError, match=r"has a state\.safetensors, but no record of its run"):
         train(cfg)
-    assert "\n" not in str(error.value)
+    assert not (Path(cfg.out) / "run.json").exists()
 
 
 def test_statistics_that_a_stop_cut_short_are_dropped(tmp_path: Path) -> None:

@@ -1,0 +1,38 @@
+"""What a run says about itself at a tick: its counters, speed and memory as statistics, and all of it as one line."""
+
+from __future__ import annotations
+
+import math
+
+import psutil
+import torch
+
+from eg3d.progress import duration
+from eg3d.training.counters import Counters
+from eg3d.training.stats import Collected, Stats
+
+
+def report_status(stats: Stats, counters: Counters, *, seconds: float, images: int, device: torch.device) -> None:
+    """Report where the run is, how long its last `images` took and what it holds; names as in EG3D."""
+    stats.report("Progress/tick", counters.tick)
+    stats.report("Progress/kimg", counters.num_images / 1000)
+    stats.report("Timing/sec_per_tick", seconds)
+    stats.report("Timing/sec_per_kimg", 1000 * seconds / max(images, 1))
+    stats.report("Resources/cpu_mem_gb", psutil.Process().memory_info().rss / 2**30)
+    if device.type == "cuda":
+        stats.report("Resources/peak_gpu_mem_gb", torch.cuda.max_memory_allocated(device) / 2**30)
+        stats.report("Resources/peak_gpu_mem_reserved_gb", torch.cuda.max_memory_reserved(device) / 2**30)
+
+
+def status_line(collected: Collected, total_kimg: float) -> str:
+    """One line a tick: where the run is, its losses, its speed and how long it will take."""
+    mean = {name: stat["mean"] for name, stat in collected.items()}
+    kimg, speed = mean["Progress/kimg"], mean["Timing/sec_per_kimg"]
+    remaining = max(total_kimg - kimg, 0) * speed
+    shown = {name: value for name, value in mean.items() if name.startswith(("Loss/", "Reward/"))}
+    augment = f"  augment {mean['Progress/augment']:.3f}" if "Progress/augment" in mean else ""
+    losses = "  ".join(f"{k.removeprefix('Loss/')} {v:.3g}" for k, v in shown.items() if math.isfinite(v))
+    return (
+        f"tick {mean['Progress/tick']:.0f}  kimg {kimg:.1f}/{total_kimg:g}  sec/kimg {speed:.1f}  "
+        f"mem {mean['Resources/cpu_mem_gb']:.2f} GB  eta {duration(remaining)}{augment}  {losses}"
+    )

@@ -1,0 +1,35 @@
+"""A measure as a stage: declared inputs decide whether it is done, its tables are written with where they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from eg3d.run_folder import as_plain, choose_device
+from paper_result_analyses.measure.context import Context, Experiment
+from paper_result_analyses.measure.protocol import Measure
+from paper_result_analyses.measure.tables import write_table
+from paper_result_analyses.pipeline_config import PipelineConfig
+from paper_result_analyses.stages import Stage
+
+
+def measure_stage(measure: Measure, cfg: PipelineConfig, experiment: Experiment, tables: Path) -> Stage:
+    """The stage that runs `measure` and writes its tables into the folder `tables`."""
+    own = cfg.of_measure(measure.name)
+    settings = (as_plain(own) if own is not None else {}) | experiment.settings(measure.inputs)
+    inputs = experiment.files(measure.inputs)
+
+    def work() -> list[Path]:
+        device = choose_device(cfg.device)
+        found = measure.run(Context(own, experiment, measure.inputs, folder=tables, device=device))
+        wanted = {table.name for table in measure.tables}
+        if set(found) != wanted:
+            raise RuntimeError(f"measure {measure.name}: declares tables {sorted(wanted)}, made {sorted(found)}")
+        written: list[Path] = []
+        for table in measure.tables:
+            made, path = found[table.name], tables / f"{table.name}.csv"
+            written.append(write_table(path, made, columns=table.columns, inputs=inputs, settings=settings))
+            if table.file_column:
+                written += [tables / file for file in made[table.file_column]]
+        return written
+
+    return Stage(measure.name, f"part of this pipeline: redo=[{measure.name}]", settings, inputs, work)
