@@ -89,13 +89,13 @@ def shown_name(name: str) -> str:
 
 
 @contextlib.contextmanager
-def at_most(numbers: int, source: str) -> Iterator[None]:
+def at_most(numbers: int) -> Iterator[None]:
     """Within this, tensors of at most `numbers` elements together may be made by name (torch.randn, zeros, ...).
 
     A file cannot hold more numbers than it has: settings that describe a larger network are refused before its memory
     is asked for, with a ValueError of one line.
     """
-    with _Counting(numbers, source):
+    with _Counting(numbers):
         yield
 
 
@@ -104,15 +104,15 @@ class _Counting(TorchFunctionMode):
 
     _SIZED = (torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand, torch.full)
 
-    def __init__(self, limit: int, source: str) -> None:
+    def __init__(self, limit: int) -> None:
         super().__init__()
-        self.left, self.source = limit, source
+        self.left = limit
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if func in self._SIZED:
             self.left -= _elements(args, kwargs or {}, is_full=func is torch.full)
             if self.left < 0:
-                raise ValueError(f"{self.source}: its settings describe a larger network than its numbers fill")
+                raise ValueError("its settings describe a larger network than its numbers fill")
         return func(*args, **(kwargs or {}))
 
 
