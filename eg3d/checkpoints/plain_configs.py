@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from eg3d.checkpoints.tensor_rules import listed, shown_name
 
 Config = TypeVar("Config")
+LARGEST_INT = 2**63 - 1
 
 
 class _WrongType(Exception):
@@ -63,9 +64,7 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
     kind = origin or hint
     if kind is dict and isinstance(value, Mapping):
         return dict(value)
-    if kind is type(None):
-        kind = type(None)
-    if type(value) is not kind:
+    if type(value) is not kind or (kind is int and abs(value) > LARGEST_INT):
         raise _WrongType(_PHRASES.get(kind, f"a {getattr(kind, '__name__', kind)}"))
     return value
 
@@ -92,9 +91,9 @@ def _sequence(kind: type, arguments: tuple[Any, ...], value: Any, where: str) ->
 
 
 def _real(value: Any) -> float:
-    if type(value) not in (int, float) or not abs(value) < 1e300 or not math.isfinite(value):
-        raise _WrongType("a finite number")
-    return float(value)
+    if (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) <= LARGEST_INT):
+        return float(value)
+    raise _WrongType("a finite number")
 
 
 _PHRASES = {
@@ -104,8 +103,8 @@ _PHRASES = {
 
 def _shown(value: Any) -> str:
     """A value of the file for an error line, short."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**20:
-        return "a whole number of many digits"
+    if isinstance(value, int) and abs(value) > LARGEST_INT:
+        return "one beyond 63 bits"
     if isinstance(value, (str, int, float, bool, type(None))):
         return shown_name(ascii(value))
     return f"a {'table' if isinstance(value, Mapping) else type(value).__name__}"

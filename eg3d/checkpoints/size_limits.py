@@ -33,6 +33,8 @@ def size_faults(config: Any, prefix: str = "") -> list[str]:
         for number in value if isinstance(value, (list, tuple)) else [value]:
             limit = MOST_REAL if isinstance(number, float) else most_of(name)
             if isinstance(number, (int, float)) and not abs(number) <= limit:
-                shown = f"{number:.6g}" if abs(number) < 1e100 else "a number of many digits"
+                shown = (
+                    f"{number:.6g}" if isinstance(number, float) or abs(number) < 1e100 else "a number of many digits"
+                )
                 faults.append(f"{prefix}{name}: {shown} is beyond {limit:g}")
     return faults

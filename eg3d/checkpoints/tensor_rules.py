@@ -70,7 +70,12 @@ def misfits(tensors: Mapping[str, Shaped], expected: Mapping[str, Shaped]) -> li
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
     """Names of those tensors that hold NaN or infinity."""
-    return [name for name, tensor in tensors if not bool(torch.isfinite(tensor).all())]
+    return [name for name, tensor in tensors if not _is_finite(tensor)]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # A sum is finite only if all its terms are, and cheaper to take; that of large numbers may overflow.
+    return math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())
 
 
 def listed(names: Sequence[str]) -> str:
@@ -102,7 +107,7 @@ def at_most(numbers: int) -> Iterator[None]:
 class _Counting(TorchFunctionMode):
     """Counts the elements of new tensors, before they are made."""
 
-    _SIZED = (torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand, torch.full)
+    _SIZED = frozenset({torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand, torch.full})
 
     def __init__(self, limit: int) -> None:
         super().__init__()
