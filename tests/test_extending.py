@@ -133,9 +133,9 @@ class BallGenerator(nn.Module):
 class Volume(Representation):
     """How much matter there is."""
 
-    name: ClassVar[str] = "volume"
     kind: ClassVar[str] = "numbers"
 
+    name: str = "volume"
     resolution: int = 24
 
     def shape(self, G: Generator | None = None) -> tuple[int, ...]:

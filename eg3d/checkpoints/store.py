@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from eg3d.checkpoints.manifest import resolve
 from eg3d.checkpoints.pickle_networks import PublishedFile, is_published
+from eg3d.config_families import is_family, member_class
 from eg3d.generators.eg3d import TriPlaneGenerator
 from eg3d.generators.protocol import Generator
 from eg3d.generators.registry import DEFAULT_KIND, generator_kind, kind_of
@@ -100,7 +101,7 @@ def load_generator(
     cfg: Any
     cfg, tensors = _network(path, net, kind.Config)
     G = kind.build(cfg)
-    load_state(G, tensors, f"{path}, {net}")
+    fill_module(G, tensors, f"{path}, {net}")
     return G.eval().to(device)
 
 
@@ -121,7 +122,7 @@ def load_discriminator(
     path = resolve(path_or_name)
     cfg, tensors = _network(path, net, DiscriminatorConfig)
     D = DualDiscriminator(cfg)
-    load_state(D, tensors, f"{path}, {net}")
+    fill_module(D, tensors, f"{path}, {net}")
     return D.eval().to(device)
 
 
@@ -136,7 +137,7 @@ def read_tensors(path: str | os.PathLike[str], net: str) -> dict[str, Tensor]:
         return {name.removeprefix(f"{net}/"): file.get_tensor(name) for name in own}
 
 
-def load_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+def fill_module(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Copy tensors into a module; names and shapes must be exactly those of the module.
 
     Raises ValueError with every missing, unknown and mis-shaped name in one line.
@@ -162,8 +163,11 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], source: str) ->
 def config_from_data(cls: type[Config], data: Mapping[str, Any], source: str) -> Config:
     """An instance of a config dataclass (nested ones too) from plain data; unknown keys are a ValueError.
 
-    Keys that are absent take their defaults, so that files outlive new fields.
+    Keys that are absent take their defaults, so that files outlive new fields. Where one of a family of configs is
+    expected, the data's `name` says which.
     """
+    if is_family(cls):
+        cls = member_class(cls, data, source)  # type: ignore[type-var]
     hints = typing.get_type_hints(cls)
     known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = [key for key in data if key not in known]

@@ -21,15 +21,15 @@ PUBLISHED_YAWS = (1.0, 0.0, -1.0)  # radians, of the released triple depth maps;
 class DepthMap(Representation):
     """Distance along the rays at the neural resolution, one map a view. One sample is seen by all of them."""
 
-    name: ClassVar[str] = "depth_map"
     kind: ClassVar[str] = "maps"
 
+    name: str = "depth_map"
     resolution_px: int = 128  # R
     yaws: list[float] = field(default_factory=lambda: [0.0])  # radians from the frontal camera, one a view
     pitch: float = 0.0  # radians
 
     def validate(self) -> list[str]:
-        faults = [] if self.yaws else ["yaws: give at least one view"]
+        faults = super().validate() + ([] if self.yaws else ["yaws: give at least one view"])
         return faults + at_least(self, 1, "resolution_px")
 
     def shape(self, G: Generator | None = None) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reward_model_training.preferences.pairs import SPLIT_SEED, shuffle_split
+from reward_model_training.preferences.splits import SPLIT_SEED, shuffle_split
 
 
 @dataclass

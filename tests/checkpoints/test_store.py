@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from eg3d.checkpoints.manifest import read_manifest, resolve
 from eg3d.checkpoints.store import (
     config_from_data,
+    fill_module,
     load_discriminator,
     load_generator,
-    load_state,
     read_metadata,
     read_tensors,
     save_networks,
@@ -60,7 +60,7 @@ def test_all_misfits_in_one_line(saved):
     del tensors["decoder.net.0.bias"]
     tensors["decoder.net.2.bias"] = torch.zeros(3)
     with pytest.raises(ValueError, match="do not fit") as caught:
-        load_state(G, tensors, "file")
+        fill_module(G, tensors, "file")
     assert str(caught.value) == (
         "file: the tensors do not fit the network; missing: decoder.net.0.bias; unknown: extra.weight; "
         "mis-shaped: decoder.net.2.bias [3] instead of [5]"

@@ -14,14 +14,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eg3d.config_checks import one_of
+from reward_model_training.models.backbones.registry import BackboneConfig, Encoding, backbone
 
+WIDEST, LONGEST_FEATURE = 2048, 2**20  # beyond them a config can only be a mistake
 RECON_BIAS_SPAN = 0.5e-2  # the reconstruction layer starts as the identity plus a bias in +-this
 
 
 @dataclass
-class SigmaUNetConfig:
+class SigmaUNetConfig(BackboneConfig):
     """Sizes of the density U-Net; the defaults are the published model."""
 
+    name: str = "sigma_unet3d"
     f_maps: list[int] = field(default_factory=lambda: [8, 16, 32, 64, 128, 256])  # channels of each level
     num_groups: int = 8  # groups of every group norm; one group where there are fewer channels
     num_recon_channels: int = 4  # output channels whose maximum is the reconstruction
@@ -33,7 +36,7 @@ class SigmaUNetConfig:
 
     def validate(self) -> list[str]:
         """All faults of this config, one string each."""
-        faults = []
+        faults = super().validate()
         if len(self.f_maps) < 2 or any(width < 1 for width in self.f_maps):
             faults.append(f"f_maps: {list(self.f_maps)} needs at least two positive channel counts")
         elif any(2 * a != b for a, b in zip(self.f_maps, self.f_maps[1:], strict=False)):
@@ -42,9 +45,17 @@ class SigmaUNetConfig:
             faults.append(f"f_maps: {list(self.f_maps)} must be multiples of num_groups {self.num_groups}")
         if self.num_groups < 1:
             faults.append(f"num_groups: {self.num_groups} must be at least 1")
+        if max(self.f_maps, default=0) > WIDEST or self.final_size_out > LONGEST_FEATURE:
+            faults.append(f"f_maps, final_size_out: at most {WIDEST} channels and {LONGEST_FEATURE} numbers")
+        if max(self.num_recon_channels, self.num_feature_channels) > WIDEST:
+            faults.append(f"num_recon_channels, num_feature_channels: at most {WIDEST}")
         if min(self.num_recon_channels, self.num_feature_channels, self.final_size_out) < 1:
             faults.append("num_recon_channels, num_feature_channels and final_size_out must be at least 1")
         return faults + one_of("precision", self.precision, ("fp32", "bf16"))
+
+    @property
+    def feature_size(self) -> int:
+        return self.final_size_out
 
     @property
     def smallest_side(self) -> int:
@@ -175,6 +186,7 @@ def depth_profile_feature(m: Tensor, size: int) -> Tensor:
     return F.adaptive_max_pool1d(profile, size)
 
 
+@backbone(SigmaUNetConfig, input_kind="volume", reconstructs=True, state_prefix="Conv3DModule")  # published key
 class SigmaUNet3D(nn.Module):
     """Normalised slab -> global feature and reconstruction. Source: the released system."""
 
@@ -198,10 +210,6 @@ class SigmaUNet3D(nn.Module):
         if cfg.is_channels_last:
             self.to(memory_format=torch.channels_last_3d)
 
-    @property
-    def feature_size(self) -> int:
-        return self.cfg.final_size_out
-
     def _run(self, level: nn.Module, *inputs: Tensor) -> Tensor:
         if self.cfg.is_checkpointed and torch.is_grad_enabled():
             return checkpoint(level, *inputs, use_reentrant=False)
@@ -217,7 +225,7 @@ class SigmaUNet3D(nn.Module):
             x = self._run(level, x, skip)
         return self.final_conv(x)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Encoding:
         """x [N, 1, Z, Y, X] in [0, 100] -> feature [N, F], reconstruction [N, 1, Z, Y, X], both float32.
 
         Differentiable. Raises ValueError for another shape or a side below `cfg.smallest_side`.
@@ -230,14 +238,12 @@ class SigmaUNet3D(nn.Module):
         y = y.to(x.dtype)
         recon_part, feature_part = y.split([self.cfg.num_recon_channels, self.cfg.num_feature_channels], 1)
         recon = self.conv3d_for_recon(recon_part.max(1, keepdim=True).values)
-        return depth_profile_feature(feature_part.max(1).values, self.cfg.final_size_out), recon
+        return Encoding(depth_profile_feature(feature_part.max(1).values, self.cfg.final_size_out), recon)
 
 
 def _check_input(x: Tensor, cfg: SigmaUNetConfig) -> None:
     if x.ndim != 5 or x.shape[1] != 1:
-        raise ValueError(
-            f"slabs must be [N, 1, Z, Y, X], got {list(x.shape)}; pass them through to_network_axes() first"
-        )
+        raise ValueError(f"slabs must be [N, 1, Z, Y, X], got {list(x.shape)}; pass them through the transform first")
     if min(x.shape[2:]) < cfg.smallest_side:
         raise ValueError(
             f"slab sides {list(x.shape[2:])} are below {cfg.smallest_side} voxels, the least for "
