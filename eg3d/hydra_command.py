@@ -131,6 +131,13 @@ def help_text(main: Callable[[Any], None], config_name: str, schema: type) -> st
     return "\n".join(lines)
 
 
+def given_keys() -> frozenset[str]:
+    """Dotted names of the settings that this command line gives, whatever their values; none outside a command."""
+    if not HydraConfig.initialized():
+        return frozenset()
+    return frozenset(override.partition("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task)
+
+
 def log_to_console() -> None:
     """Show the library's log lines on stdout, as bare text; for entry points."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)

@@ -40,8 +40,10 @@ class Setup:
     def __init__(self, cfg: FinetuneConfig, reward: ToyReward | None = None) -> None:
         self.trainer, self.reward = Trainer(cfg), reward or ToyReward()
         self.frozen = load_generator(str(cfg.start)).eval().requires_grad_(False)
-        self.objective = GeometryObjective(cfg, self.generator, self.frozen, self.reward, self.trainer.stats)
-        add_geometry_terms(self.trainer.phases, self.objective, cfg)
+        self.objective = GeometryObjective(
+            cfg, self.generator, self.frozen, self.reward, self.trainer.stats, self.trainer.counters
+        )
+        add_geometry_terms(self.trainer.phases, self.objective, cfg, self.trainer.objective.style_average)
         self.stream = batches(self.trainer.dataset, cfg.batch, seed=0, workers=1)
 
     @property
