@@ -24,6 +24,7 @@ from eg3d.training.config import FREE, TrainConfig
 from eg3d.training.counters import Counters
 from eg3d.training.ema import update_average
 from eg3d.training.objective import AdversarialObjective
+from eg3d.training.nonfinite import require_finite
 from eg3d.training.phases import Draw, Phase, draw_samples, optimizers_of
 from eg3d.training.ranks import join_ranks
 from eg3d.training.recipe import adversarial_phases
@@ -136,6 +137,7 @@ class Trainer:
 
     def _stop(self, stops: HeldStops) -> None:
         """Save where the run is, in the middle of a tick too, and raise `Stopped`."""
+        self._check_finite()
         pending = self.stats.pending(self.ranks)
         signs = summed_signs(self.counters, self.ranks)
         if self.ranks.is_first and self.counters.num_images > self.counters.tick_images:
@@ -170,12 +172,15 @@ class Trainer:
     def _count(self, phase: Phase) -> None:
         """Count a step of a phase by whether its numbers were finite; raise RuntimeError after too many in a row."""
         in_row = self.counters.count_step(phase.name, is_finite=not phase.faults)
+        said = f"{phase.name}: {'; '.join(phase.faults)}"
         if self.cfg.nonfinite == "skip" and in_row >= self.cfg.max_skips:
             raise RuntimeError(
-                f"{self.folder}: {in_row} steps in a row of {phase.name} were not finite (the last: "
-                f"{'; '.join(phase.faults)}); the run ended after {self.counters.num_images} images, state and "
-                "snapshot are those of before; give lower learning rates, another start, or a larger max_skips"
+                f"{self.folder}: after {self.counters.num_images} images the last {in_row} steps of {said}: not finite, "
+                "the run ends; its last snapshot and state are whole: go on from them with lower learning rates"
             )
+        if in_row == 1 and self.ranks.is_first:  # how many follow, the next tick says
+            done = "skipped" if self.cfg.nonfinite == "skip" else "cleaned, as published"
+            log.warning("after %d images %s: not finite, %s", self.counters.num_images, said, done)
 
     def snapshot_path(self) -> Path:
         """Where the snapshot of this moment lies."""
@@ -240,6 +245,7 @@ class Trainer:
 
     def _tick(self, writer: StatsWriter | None, *, seconds: float, images: int, is_last: bool = False) -> None:
         """Statistics, pictures, snapshot and state; only the first process has a writer, and writes."""
+        self._check_finite()
         counters, collected = self.counters, self.stats.collect(self.ranks)
         signs = summed_signs(counters, self.ranks)
         counters.forget_signs()
@@ -255,6 +261,11 @@ class Trainer:
             counters.real_signs, counters.real_count = signs
             self._save_state()
         self.ranks.wait()
+
+    def _check_finite(self) -> None:
+        """Raise RuntimeError, before anything is written over, when the state is not finite."""
+        where = f"{self.folder}: after {self.counters.num_images} images"
+        require_finite(self._saved_networks(), optimizers_of(self.phases), where=where)
 
     def _save_snapshot(self) -> None:
         """Networks and pictures of this moment."""

@@ -6,8 +6,7 @@ Source of the clean-up that mode "published" keeps: StyleGAN2-ADA (2020), its gr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,19 +37,32 @@ def fault_of(name: str, loss: float, norm: float) -> str:
 
 
 def require_finite(
-    path: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
+    networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer], *, where: str
 ) -> None:
-    """Raise RuntimeError, before `path` is written, when a number of a network or an optimiser is not finite."""
-    tensors = {f"{name}.{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
+    """Raise RuntimeError when a number of a network or an optimiser is not finite, before anything is written.
+
+    `where` says which run it is and how far it is, for the message.
+    """
+    tensors = {f"{key} of {name}": value for name, net in networks.items() for key, value in net.state_dict().items()}
     for name, optimizer in optimizers.items():
         for index, entry in optimizer.state_dict()["state"].items():
-            tensors |= {f"Adam of {name}, {key} {index}": torch.as_tensor(value) for key, value in entry.items()}
-    kept = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
-    flags = torch.stack([tensor.isfinite().all().cpu() for tensor in kept.values()]).tolist() if kept else []
-    wrong = [name for name, is_fine in zip(kept, flags, strict=True) if not is_fine]
+            tensors |= {f"{key} {index} of {name}'s Adam": torch.as_tensor(value) for key, value in entry.items()}
+    kept = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    wrong = [name for name, is_fine in zip(kept, all_finite(list(kept.values())), strict=True) if not is_fine]
     if wrong:
         shown = ", ".join(wrong[:NUM_NAMED]) + (", ..." if len(wrong) > NUM_NAMED else "")
         raise RuntimeError(
-            f"{path}: not written, numbers are not finite ({shown}): training diverged; the files there are of "
-            "the last good moment; give lower learning rates, or another start"
+            f"{where}, {shown} is not finite: training diverged; the last snapshot and state are as they were: start "
+            "from them with lower learning rates"
         )
+
+
+def all_finite(tensors: Sequence[Tensor]) -> list[bool]:
+    """Of each tensor, whether all its numbers are finite; devices are asked once each."""
+    flags = [tensor.isfinite().all() for tensor in tensors]
+    found = [False] * len(flags)
+    for device in {flag.device for flag in flags}:
+        there = [number for number, flag in enumerate(flags) if flag.device == device]
+        for number, flag in zip(there, torch.stack([flags[number] for number in there]).tolist(), strict=True):
+            found[number] = flag
+    return found

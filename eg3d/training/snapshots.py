@@ -12,7 +12,6 @@ from torch import nn
 
 from eg3d.checkpoints.store import read_metadata, save_networks
 from eg3d.run_folder import command_line
-from eg3d.training.nonfinite import require_finite
 
 PATTERN = re.compile(r"network-snapshot-(\d{9})\.safetensors")
 
@@ -34,11 +33,7 @@ def newest_snapshot(folder: Path) -> Path | None:
 
 
 def save_snapshot(path: Path, networks: Mapping[str, nn.Module], *, neural_resolution: int, num_images: int) -> None:
-    """Write networks with their configs; generators get the neural resolution that they are trained to by now.
-
-    Raises RuntimeError, and writes nothing, when a number of theirs is not finite.
-    """
-    require_finite(path, networks, {})
+    """Write networks with their configs; generators get the neural resolution that they are trained to by now."""
     configs: dict[str, Any] = {name: network.cfg for name, network in networks.items()}
     for name in ("G", "G_ema"):
         configs[name] = dataclasses.replace(configs[name], neural_rendering_resolution=neural_resolution)

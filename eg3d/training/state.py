@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from eg3d.safe_write import atomic_path
 from eg3d.training.counters import Counters
-from eg3d.training.nonfinite import require_finite
 from eg3d.training.snapshots import newest_snapshot
 
 FORMAT = "eg3d-training-state-3"
@@ -37,11 +36,7 @@ def save_training_state(
     counters: Counters,
     pending: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write everything that the next step depends on, and the statistics `pending` since the last tick.
-
-    Raises RuntimeError, and writes nothing, when a number of a network or an optimiser is not finite.
-    """
-    require_finite(Path(path), networks, optimizers)
+    """Write everything that the next step depends on, and the statistics `pending` since the last tick."""
     tensors: dict[str, Tensor] = {f"{PENDING}{name}": values for name, values in (pending or {}).items()}
     for name, network in networks.items():
         tensors |= {f"network/{name}/{key}": value for key, value in network.state_dict().items()}
