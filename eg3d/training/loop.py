@@ -23,8 +23,8 @@ from eg3d.training.augmentation import adapt, augment_pipe, summed_signs
 from eg3d.training.config import FREE, TrainConfig
 from eg3d.training.counters import Counters
 from eg3d.training.ema import update_average
-from eg3d.training.objective import AdversarialObjective
 from eg3d.training.nonfinite import require_finite
+from eg3d.training.objective import AdversarialObjective
 from eg3d.training.phases import Draw, Phase, draw_samples, optimizers_of
 from eg3d.training.ranks import join_ranks
 from eg3d.training.recipe import adversarial_phases
@@ -175,8 +175,8 @@ class Trainer:
         said = f"{phase.name}: {'; '.join(phase.faults)}"
         if self.cfg.nonfinite == "skip" and in_row >= self.cfg.max_skips:
             raise RuntimeError(
-                f"{self.folder}: after {self.counters.num_images} images the last {in_row} steps of {said}: not finite, "
-                "the run ends; its last snapshot and state are whole: go on from them with lower learning rates"
+                f"{self.folder}: after {self.counters.num_images} images the last {in_row} steps of {said}: not "
+                "finite, the run ends; its last snapshot and state are whole: go on from them with lower learning rates"
             )
         if in_row == 1 and self.ranks.is_first:  # how many follow, the next tick says
             done = "skipped" if self.cfg.nonfinite == "skip" else "cleaned, as published"
