@@ -54,6 +54,9 @@ class OneLineCommand(click.Command):
         except Stopped as stop:
             print(stop, file=sys.stderr)
             raise SystemExit(stop.exit_code) from None
+        except (click.Abort, KeyboardInterrupt):  # of a prompt, or of a library that answers Ctrl-C itself
+            print("stopped by the keyboard", file=sys.stderr)
+            raise SystemExit(130) from None
         except click.ClickException as error:
             _fail(error.format_message(), 2)
         except CLEAN_ERRORS as error:

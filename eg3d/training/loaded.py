@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from eg3d.config_checks import faults_of, type_faults
+from eg3d.checkpoints.plain_configs import config_from_data
+from eg3d.checkpoints.size_limits import size_faults
+from eg3d.config_checks import faults_of
 from eg3d.generators.eg3d import GeneratorConfig
 from eg3d.networks.discriminator import DiscriminatorConfig
 
@@ -34,13 +36,14 @@ def change_faults(changes: Mapping[str, Any]) -> list[str]:
 
 def changed(cfg: Config, changes: Mapping[str, Any]) -> Config:
     """`cfg` with those of the changes that it has fields for. Raises ValueError, in one line, for impossible values."""
-    flat = flattened(changes)
-    values = {PRECISION: flat[PRECISION]} if PRECISION in flat else {}
+    flat, data = flattened(changes), dataclasses.asdict(cfg)
+    if PRECISION in flat:
+        data[PRECISION] = flat[PRECISION]
     if isinstance(cfg, GeneratorConfig):
         parts = {name.split(".", 1)[1]: value for name, value in flat.items() if name.startswith(f"{RENDERING}.")}
-        values[RENDERING] = dataclasses.replace(cfg.rendering, **parts)
-    made = dataclasses.replace(cfg, **values)
-    faults = type_faults(made) or faults_of(made)
+        data[RENDERING] |= parts
+    made = config_from_data(type(cfg), data, "start_changes")
+    faults = size_faults(made) or faults_of(made)
     if faults:
         raise ValueError("; ".join(f"start_changes.{fault}" for fault in faults))
     return made
