@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eg3d.random_streams import normal
+from eg3d.random_streams import Rng, normal
 from eg3d.rendering.compositing import (
     DEPTH_CLAMPS,
     background,
@@ -20,10 +20,9 @@ from eg3d.rendering.compositing import (
     interval_weights,
     sample_weights,
 )
-from eg3d.rendering.draws import CounterDraws
 from eg3d.rendering.planes import PLANE_AXES
 from eg3d.rendering.rays import RayBundle, box_limits
-from eg3d.rendering.sampling import IMPORTANCE_BINS, Draws, importance_depths, stratified_depths
+from eg3d.rendering.sampling import IMPORTANCE_BINS, importance_depths, stratified_depths
 
 # Points [N, P, 3] -> raw density [N, P] and colours in [0, 1] [N, C, P].
 PointQuery = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -98,7 +97,7 @@ def ray_limits(rays: RayBundle, cfg: RenderingConfig) -> tuple[Tensor, Tensor]:
     return torch.full_like(like, float(cfg.ray_start)), torch.full_like(like, float(cfg.ray_end))
 
 
-def render_rays(field: PointQuery, rays: RayBundle, cfg: RenderingConfig, rng: Draws | None = None) -> RenderedRays:
+def render_rays(field: PointQuery, rays: RayBundle, cfg: RenderingConfig, rng: Rng | None = None) -> RenderedRays:
     """Render rays through a field. Source: EG3D (2022), section 4; NeRF (2020), section 5.2.
 
     Gradients flow to the field and to the rays, never through the choice of fine distances. With `rng` the draws
@@ -117,14 +116,14 @@ def render_rays(field: PointQuery, rays: RayBundle, cfg: RenderingConfig, rng: D
 
 
 def _evaluate(
-    field: PointQuery, rays: RayBundle, t: Tensor, density_noise: float, rng: Draws | None
+    field: PointQuery, rays: RayBundle, t: Tensor, density_noise: float, rng: Rng | None
 ) -> tuple[Tensor, Tensor]:
     """Raw densities [N, R, S] and colours [N, C, R, S] at distances [N, R, S]."""
     points = rays.rays_o.unsqueeze(2) + t.unsqueeze(-1) * rays.rays_d.unsqueeze(2)
     sigma, rgb = field(points.flatten(1, 2))
     sigma, rgb = sigma.view_as(t), rgb.unflatten(-1, t.shape[1:])
     if density_noise > 0:
-        if rng is None or isinstance(rng, CounterDraws):
+        if rng is None:
             raise ValueError("rendering.density_noise is above 0: pass an rng, deterministic rendering has no noise")
         noise = normal((*t.shape, 1), rng).to(sigma.device)
         sigma = sigma + density_noise * noise.flatten(1).view_as(sigma)

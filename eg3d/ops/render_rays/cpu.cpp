@@ -16,7 +16,7 @@ struct RaySpec {  // mirrored by a ctypes structure in op.py
   int64_t channels, hidden, features, side;
   int64_t stride_n, stride_p, stride_c, stride_h, stride_w;  // of planes and of their gradient
   int64_t is_corrected, is_disparity, is_centred;
-  int64_t draws, seed, threads;  // draws: 0 none, 1 given, 2 counter
+  int64_t threads;
   double box_warp;
 };
 
@@ -117,17 +117,13 @@ struct Renderer {
       tables.gather(space.block.places[size_t(k)], space.block.features.get() + k * d.width);
     }
   }
-  T draw(const T* given, int64_t index, uint64_t stream, T fixed) const {
-    if (s.draws == 0) return fixed;
-    return s.draws == 1 ? given[index] : T(field::counter_uniform(uint64_t(index), stream, uint64_t(s.seed)));
-  }
 
   // Distances and densities of all samples of `ray` (its index over the whole batch), in rising order.
   void sample(Space& space, int64_t ray) const {
     T* t = space.t.get();
     for (int64_t k = 0; k < s.coarse; ++k)
       t[k] = field::stratified(in.near[ray], in.far[ray], k, s.coarse,
-                               draw(in.jitter, ray * s.coarse + k, 0, T(0.5)), s.is_disparity != 0);
+                               in.jitter ? in.jitter[ray * s.coarse + k] : T(0.5), s.is_disparity != 0);
     look_up(space, ray, t, 0, s.coarse);
     space.block.densities(0, s.coarse, false);
     for (int64_t k = 0; k < n; ++k) space.order[size_t(k)] = int32_t(k);
@@ -136,7 +132,7 @@ struct Renderer {
       space.march.weigh(t, sigma, s.coarse, false);
       const int64_t count = field::cumulative(space.march.weight.get(), s.coarse, space.cdf.get());
       for (int64_t k = 0; k < s.fine; ++k) {
-        const T u = draw(in.importance, ray * s.fine + k, 1, (T(k) + T(0.5)) / T(s.fine));
+        const T u = in.importance ? in.importance[ray * s.fine + k] : (T(k) + T(0.5)) / T(s.fine);
         t[s.coarse + k] = field::inverse_cumulative(space.cdf.get(), count, t, u, s.is_centred != 0);
       }
       look_up(space, ray, t, s.coarse, n);

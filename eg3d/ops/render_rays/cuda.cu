@@ -13,7 +13,7 @@ struct RaySpec {  // mirrored by a ctypes structure in op.py
   int64_t channels, hidden, features, side;
   int64_t stride_n, stride_p, stride_c, stride_h, stride_w;  // of planes and of their gradient
   int64_t is_corrected, is_disparity, is_centred;
-  int64_t draws, seed, threads;  // draws: 0 none, 1 given, 2 counter
+  int64_t threads;
   double box_warp;
 };
 
@@ -45,12 +45,6 @@ struct Held {
   }
 };
 
-template <class T>
-FIELD_FN T draw(const RaySpec& s, const T* given, int64_t index, uint64_t stream, T fixed) {
-  if (s.draws == 0) return fixed;
-  return s.draws == 1 ? given[index] : T(field::counter_uniform(uint64_t(index), stream, uint64_t(s.seed)));
-}
-
 template <class T, int M>
 struct Coarse {
   RaySpec s;
@@ -61,7 +55,7 @@ struct Coarse {
   FIELD_FN void operator()(int64_t i) const {
     const int64_t r = i / s.coarse, k = i % s.coarse, ray = first + r;
     const T t = field::stratified(rays.near[ray], rays.far[ray], k, s.coarse,
-                                  draw(s, rays.jitter, ray * s.coarse + k, 0, T(0.5)), s.is_disparity != 0);
+                                  rays.jitter ? rays.jitter[ray * s.coarse + k] : T(0.5), s.is_disparity != 0);
     T point[3], features[M];
     rays.point(ray, t, point);
     f.look_up(f.place(point), features);
@@ -92,7 +86,7 @@ struct Importance {
     weigh(t, held.sigma + r * held.n, s.coarse, weight);
     const int64_t count = field::cumulative(weight, s.coarse, cdf);
     for (int64_t k = 0; k < s.fine; ++k) {
-      const T u = draw(s, rays.importance, (first + r) * s.fine + k, 1, (T(k) + T(0.5)) / T(s.fine));
+      const T u = rays.importance ? rays.importance[(first + r) * s.fine + k] : (T(k) + T(0.5)) / T(s.fine);
       t[s.coarse + k] = field::inverse_cumulative(cdf, count, t, u, s.is_centred != 0);
     }
   }
