@@ -8,8 +8,6 @@ namespace samples {
 
 using namespace planes;
 
-constexpr double LOG2E = 1.4426950408889634, LN2 = 0.6931471805599453;
-
 // The decoder with its gains, laid out for both directions. Hidden values are kept as log2(1 + 2^x'), x' = x log2(e).
 template <class T>
 struct Decoder {
