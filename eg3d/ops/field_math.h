@@ -62,13 +62,13 @@ FIELD_FN T stratified(T near, T far, int64_t k, int64_t n, T jitter, bool is_dis
 // Opacity of the interval between raw densities a and b at a distance `step`; `passed` is what it lets through.
 template <class T>
 struct Interval {
-  T alpha, passed, density;
+  T alpha, passed;
 };
 template <class T>
 FIELD_FN Interval<T> interval(T a, T b, T step) {
-  const T density = softplus(T(0.5) * (a + b) - T(1));
-  const T passed = T(exp(-density * step));
-  return {T(1) - passed, passed, density};
+  const T sigma = softplus(T(0.5) * (a + b) - T(1));
+  const T passed = T(exp(-sigma * step));
+  return {T(1) - passed, passed};
 }
 
 // Cumulative weights of n coarse samples (rising, n - 3 + 1 of them) from n - 1 interval weights: see

@@ -105,14 +105,14 @@ def render_rays(field: PointQuery, rays: RayBundle, cfg: RenderingConfig, rng: R
     """
     near, far = ray_limits(rays, cfg)
     t = stratified_depths(near, far, cfg.depth_resolution, rng=rng, disparity=cfg.disparity_space_sampling)
-    sigma, rgb = _evaluate(field, rays, t, cfg.density_noise, rng)
+    sigma_raw, rgb = _evaluate(field, rays, t, cfg.density_noise, rng)
     if cfg.depth_resolution_importance == 0:
-        return _composite([rgb], sigma, t, cfg)
+        return _composite([rgb], sigma_raw, t, cfg)
     with torch.no_grad():
-        coarse = interval_weights(sigma, t)
+        coarse = interval_weights(sigma_raw, t)
         t_fine = importance_depths(t, coarse, cfg.depth_resolution_importance, rng=rng, bins=cfg.importance_bins)
-    sigma_fine, rgb_fine = _evaluate(field, rays, t_fine, cfg.density_noise, rng)
-    return _composite([rgb, rgb_fine], torch.cat([sigma, sigma_fine], -1), torch.cat([t, t_fine], -1), cfg)
+    sigma_raw_fine, rgb_fine = _evaluate(field, rays, t_fine, cfg.density_noise, rng)
+    return _composite([rgb, rgb_fine], torch.cat([sigma_raw, sigma_raw_fine], -1), torch.cat([t, t_fine], -1), cfg)
 
 
 def _evaluate(
@@ -120,27 +120,27 @@ def _evaluate(
 ) -> tuple[Tensor, Tensor]:
     """Raw densities [N, R, S] and colours [N, C, R, S] at distances [N, R, S]."""
     points = rays.rays_o.unsqueeze(2) + t.unsqueeze(-1) * rays.rays_d.unsqueeze(2)
-    sigma, rgb = field(points.flatten(1, 2))
-    sigma, rgb = sigma.view_as(t), rgb.unflatten(-1, t.shape[1:])
+    sigma_raw, rgb = field(points.flatten(1, 2))
+    sigma_raw, rgb = sigma_raw.view_as(t), rgb.unflatten(-1, t.shape[1:])
     if density_noise > 0:
         if rng is None:
             raise ValueError("rendering.density_noise is above 0: pass an rng, deterministic rendering has no noise")
-        noise = normal((*t.shape, 1), rng).to(sigma.device)
-        sigma = sigma + density_noise * noise.flatten(1).view_as(sigma)
-    return sigma, rgb
+        noise = normal((*t.shape, 1), rng).to(sigma_raw.device)
+        sigma_raw = sigma_raw + density_noise * noise.flatten(1).view_as(sigma_raw)
+    return sigma_raw, rgb
 
 
-def _composite(colours: list[Tensor], sigma: Tensor, t: Tensor, cfg: RenderingConfig) -> RenderedRays:
-    """Sum over all samples of all passes; sigma and t are the passes joined, not yet in order.
+def _composite(colours: list[Tensor], sigma_raw: Tensor, t: Tensor, cfg: RenderingConfig) -> RenderedRays:
+    """Sum over all samples of all passes; sigma_raw and t are the passes joined, not yet in order.
 
     Only distances and densities are sorted. Colours stay where they are: their weights go back to them instead.
     """
     if len(colours) > 1:
         t, order = t.sort(dim=-1)
-        weights = interval_weights(sigma.gather(-1, order), t)
-        per_sample = torch.zeros_like(sigma).scatter(-1, order, sample_weights(weights))
+        weights = interval_weights(sigma_raw.gather(-1, order), t)
+        per_sample = torch.zeros_like(sigma_raw).scatter(-1, order, sample_weights(weights))
     else:
-        weights = interval_weights(sigma, t)
+        weights = interval_weights(sigma_raw, t)
         per_sample = sample_weights(weights)
     shares = per_sample.split([rgb.shape[-1] for rgb in colours], dim=-1)
     rgb = sum((rgb * share.unsqueeze(1)).sum(dim=-1) for rgb, share in zip(colours, shares, strict=True))

@@ -1,5 +1,5 @@
-// Tables of a regular grid, on a CPU: features where two axes of the grid cross, with the first layer applied, and back.
-// cpu.cpp says what they are for.
+// Tables of a regular grid, on a CPU: features where two axes of the grid cross, the first layer applied to them, and both
+// again backwards. cpu.cpp says what they are for.
 //
 // Shape letters: H hidden width padded to whole vectors, C channels likewise.
 // Tables hold hidden values times log2(e), so that exp2 and log2 serve.
