@@ -68,7 +68,7 @@ class RepresentationStore:
         self._shapes: dict[Path, list[int]] = {}  # of one sample, by folder of the cache
 
     def get(self, key: SampleKey) -> Tensor:
-        """The representation of a sample, of `stored_type`. Raises ValueError for a damaged file, or values beyond."""
+        """The representation [...] of a sample, of `stored_type`. ValueError for a damaged file, or values beyond."""
         if self.storage == "on_the_fly":
             return self._made(key)
         if self.storage == "memory":
