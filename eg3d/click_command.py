@@ -6,12 +6,15 @@ Exit codes as in eg3d/hydra_command.py: 0 done, 1 the work failed, 2 wrong comma
 from __future__ import annotations
 
 import inspect
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import click
 
+from eg3d.config_checks import number_fault
 from eg3d.hydra_command import CLEAN_ERRORS, is_clean
 from eg3d.seeds import parse_seeds
 
@@ -30,6 +33,16 @@ class OneLineCommand(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["context_settings"] = {**_SETTINGS, **(kwargs.get("context_settings") or {})}
         super().__init__(*args, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; NaN, infinity and 10^20 fit no option, whatever its range."""
+        rest = super().parse_args(ctx, [with_home(argument) for argument in args])
+        names = {param.name: param.opts[0] for param in self.params}
+        for name, value in ctx.params.items():
+            for number in value if isinstance(value, (list, tuple)) else [value]:
+                if fault := number_fault(names.get(name, name), number):
+                    raise click.UsageError(fault, ctx)
+        return rest
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Run with `args` (sys.argv without it); returns on success, else raises SystemExit."""
@@ -58,6 +71,12 @@ class SeedList(click.ParamType):
             return parse_seeds(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def with_home(argument: str) -> str:
+    """A word of the command line with the ~ of its path expanded: --outdir=~/out, where shells leave it as it is."""
+    found = re.fullmatch(r"(?s)([\w.-]+=)?(~(?:/.*)?)", argument)
+    return (found[1] or "") + os.path.expanduser(found[2]) if found else argument
 
 
 class Cutoff(click.ParamType):

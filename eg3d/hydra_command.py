@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import functools
 import logging
+import os
 import re
 import sys
 import typing
@@ -27,7 +28,7 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from eg3d.config_checks import faults_of, one_of
+from eg3d.config_checks import configs_in, faults_of, one_of
 from eg3d.config_families import families_of
 from eg3d.multirun import Sweep, sweep_of
 from eg3d.stop_signals import Stopped, raised_stops
@@ -62,7 +63,7 @@ def hydra_command(*, config_name: str, schema: type) -> Callable[[Callable[[Any]
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
         @functools.wraps(main)
         def command() -> None:
-            sys.argv[1:] = arguments = _renamed([_without_plus(argument) for argument in sys.argv[1:]])
+            sys.argv[1:] = arguments = _renamed([_as_hydra_reads(argument) for argument in sys.argv[1:]])
             if any(argument in ("-h", "--help") for argument in arguments):
                 print(help_text(main, config_name, schema))
                 return
@@ -92,7 +93,7 @@ def compose_config(config_name: str, schema: type, overrides: Sequence[str] = ()
     Raises ConfigError (one line, names the key and the choices) for anything that does not fit.
     """
     _register(config_name, schema)
-    overrides = [_spelled(override, schema) for override in _renamed([_without_plus(o) for o in overrides])]
+    overrides = [_spelled(override, schema) for override in _renamed([_as_hydra_reads(o) for o in overrides])]
     _check_groups(config_name, schema, overrides)
     GlobalHydra.instance().clear()
     try:
@@ -178,9 +179,13 @@ def _command_name(main: Callable[[Any], None]) -> str:
     return f"-m {module.removesuffix('.__main__')}"
 
 
-def _without_plus(argument: str) -> str:
-    """`+overlay=smoke` as `overlay=smoke`: both groups stand in the defaults of every command, so both spellings do."""
-    return argument[1:] if argument.startswith(("+overlay=", "+experiment=")) else argument
+def _as_hydra_reads(argument: str) -> str:
+    """`+overlay=smoke` as `overlay=smoke`, both groups stand in the defaults of every command, so both spellings do;
+    and a path with ~ quoted, which is no word of Hydra's grammar."""
+    if argument.startswith(("+overlay=", "+experiment=")):
+        return argument[1:]
+    path = re.fullmatch(r"(?s)(\+{0,2}[\w.@/]+=)(~(?:/.*)?)", argument)
+    return path[1] + "'" + path[2].replace("\\", "\\\\").replace("'", "\\'") + "'" if path else argument
 
 
 def _renamed(overrides: Sequence[str]) -> list[str]:
@@ -317,7 +322,17 @@ def _instance(cfg: Any) -> Any:
     faults = faults_of(value)
     if faults:
         raise ConfigError("; ".join(faults))
+    for _, config in configs_in(value):
+        _expand_home(config)
     return value
+
+
+def _expand_home(config: Any) -> None:
+    """Expand the ~ of paths, which a shell leaves as it is after `=` or between quotes."""
+    for field in dataclasses.fields(config):
+        text = getattr(config, field.name)
+        if isinstance(text, str) and (text == "~" or text.startswith("~/")):
+            setattr(config, field.name, os.path.expanduser(text))
 
 
 def _keys_beyond_the_schema(node: DictConfig, prefix: str = "") -> list[str]:

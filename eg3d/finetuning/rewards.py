@@ -6,6 +6,7 @@ Fine-tuning never knows what a reward is made of. Shape letters: N samples.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -118,9 +119,16 @@ def score_seeds(
     batch: int = 4,
     advance: Advance = ignore,
 ) -> Tensor:
-    """Scores [len(seeds)] on the CPU of the shapes that `seeds` name: the one way to score, tracked or by hand."""
+    """Scores [len(seeds)] on the CPU of the shapes that `seeds` name: the one way to score, tracked or by hand.
+
+    Raises ValueError, naming the seed, for a score that is not finite.
+    """
     scores = []
     for part, sample in sample_seed_batches(G, seeds, sampled_for(reward, cfg), batch=batch):
-        scores.append(scores_of(reward, G, sample).cpu())
+        found = scores_of(reward, G, sample).cpu()
+        if not torch.isfinite(found).all():
+            seed = next(seed for seed, score in zip(part, found.tolist(), strict=True) if not math.isfinite(score))
+            raise ValueError(f"reward: the score of seed {seed} is not finite; check the reward and the generator")
+        scores.append(found)
         advance(len(part))
     return torch.cat(scores) if scores else torch.empty(0)

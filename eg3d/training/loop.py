@@ -27,7 +27,7 @@ from eg3d.training.ranks import join_ranks
 from eg3d.training.recipe import adversarial_phases
 from eg3d.training.sample_pictures import SamplePictures
 from eg3d.training.shares import shared_batch
-from eg3d.training.snapshots import save_snapshot, snapshot_path
+from eg3d.training.snapshots import check_finite, save_snapshot, snapshot_path
 from eg3d.training.start import set_backends, starting_networks
 from eg3d.training.state import STATE_NAME, load_training_state, save_training_state
 from eg3d.training.stats import Collected, Stats, StatsWriter
@@ -214,6 +214,7 @@ class Trainer:
         counters.forget_signs()
         if writer is not None:
             self._write_statistics(writer, collected, seconds=seconds, images=images)
+            check_finite(self._saved_networks(), num_images=counters.num_images)
             if counters.tick == 0:
                 self._pictures.save_reals()
             if is_last or counters.tick % self.cfg.snapshot_ticks == 0:

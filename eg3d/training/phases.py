@@ -1,13 +1,15 @@
 """Phases of a training step: which network moves, by which losses, how often.
 
 A phase runs its terms over micro-batches, sums their gradients (each term's mean over the whole batch, over all
-processes), cleans them and takes one optimiser step. Terms of one phase share the step; their gradient norms are logged
-one by one.
+processes) and takes one optimiser step. Terms of one phase share the step; their gradient norms are logged one by one.
+A step whose loss or gradient is not finite is skipped, where the published code puts 0 for NaN and goes on.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -19,7 +21,8 @@ from eg3d.random_streams import SampleStreams, derived_seed
 from eg3d.training.ranks import Ranks
 from eg3d.training.shares import whole_groups
 
-NAN_GRADIENT, INFINITE_GRADIENT = 0.0, 1e5  # published clean-up of gradients before a step
+MOST_SKIPPED = 10  # steps of a phase in a row, after which the run ends
+log = logging.getLogger(__name__)
 ALONE = Ranks(torch.device("cpu"))
 
 
@@ -106,31 +109,53 @@ class Phase:
     lr: Callable[[int], float] | None = None  # of images shown; None = constant
     norms: dict[str, float] = field(default_factory=dict)  # gradient norm of each term at the last step
     after: list[Callable[[Ranks], None]] = field(default_factory=list)  # called at the end of every step
+    num_skipped: int = 0  # steps in a row that were not finite
 
     def is_due(self, iteration: int, num_images: int) -> bool:
         return self.first_image <= num_images < self.last_image and iteration % self.interval == 0
 
     def step(self, draw: Draw, *, micro_batch: int, num_images: int, ranks: Ranks = ALONE) -> None:
-        """Accumulate all terms and step; `self.norms` then holds each term's gradient norm."""
+        """Accumulate all terms and step; `self.norms` then holds each term's gradient norm.
+
+        A step that is not finite leaves network and optimiser as they were. Raises RuntimeError after MOST_SKIPPED of
+        them in a row.
+        """
         parameters = list(self.network.parameters())
         self.network.requires_grad_(True)
         total: list[Tensor | None] = [None] * len(parameters)
+        faults = []
         for term in self.terms:
             self.optimizer.zero_grad(set_to_none=True)
+            losses = []
             for part in draw.split(term.micro_batch or micro_batch):
-                (term.loss(part) * (len(part.z) / len(draw.z))).backward()
-            gradients = [clean_gradient(g) for g in ranks.mean([p.grad for p in parameters])]
+                loss = term.loss(part) * (len(part.z) / len(draw.z))
+                loss.backward()
+                losses.append(loss.detach().to(parameters[0].dtype))
+            *gradients, mean = ranks.mean([*(p.grad for p in parameters), torch.stack(losses).sum()])
             self.norms[term.name] = gradient_norm(gradients)
+            faults += _faults(term.name, mean, self.norms[term.name])
             total = [_sum(a, b) for a, b in zip(total, gradients, strict=True)]
         self.network.requires_grad_(False)
         for parameter, gradient in zip(parameters, total, strict=True):
             parameter.grad = gradient
         for group in self.optimizer.param_groups if self.lr else ():
             group["lr"] = self.lr(num_images) if self.lr else group["lr"]
-        self.optimizer.step()
+        if not faults:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         for finish in self.after:
             finish(ranks)
+        self._count(faults, num_images)
+
+    def _count(self, faults: list[str], num_images: int) -> None:
+        """Count a step that was skipped, and say so; end the run when there are too many."""
+        self.num_skipped = self.num_skipped + 1 if faults else 0
+        if not faults:
+            return
+        said = f"{self.name} at {num_images} images: {'; '.join(faults)}"
+        if self.num_skipped >= MOST_SKIPPED:
+            raise RuntimeError(f"{said}: not finite {MOST_SKIPPED} times in a row; lower the learning rates and resume")
+        log.warning("%s: not finite, the step is skipped", said)
 
 
 def optimizers_of(phases: Iterable[Phase]) -> dict[str, torch.optim.Optimizer]:
@@ -142,17 +167,18 @@ def optimizers_of(phases: Iterable[Phase]) -> dict[str, torch.optim.Optimizer]:
     return named
 
 
-def clean_gradient(gradient: Tensor | None) -> Tensor | None:
-    """NaN to 0 and infinities to +-1e5, as published; None stays None (the parameter had no part)."""
-    if gradient is None:
-        return None
-    return torch.nan_to_num(gradient, nan=NAN_GRADIENT, posinf=INFINITE_GRADIENT, neginf=-INFINITE_GRADIENT)
-
-
 def gradient_norm(gradients: list[Tensor | None]) -> float:
     """L2 norm over all tensors."""
     squares = [float(g.square().sum()) for g in gradients if g is not None]
     return sum(squares) ** 0.5
+
+
+def _faults(term: str, loss: Tensor | None, norm: float) -> list[str]:
+    """A line when the loss of a term or the norm of its gradient is not finite."""
+    value = float(loss) if loss is not None else 0.0
+    if math.isfinite(value) and math.isfinite(norm):
+        return []
+    return [f"{term}: loss {value:.3g}, norm of its gradient {norm:.3g}"]
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import psutil
 import torch
 
@@ -31,7 +29,7 @@ def status_line(collected: Collected, total_kimg: float) -> str:
     remaining = max(total_kimg - kimg, 0) * speed
     shown = {name: value for name, value in mean.items() if name.startswith(("Loss/", "Reward/"))}
     augment = f"  augment {mean['Progress/augment']:.3f}" if "Progress/augment" in mean else ""
-    losses = "  ".join(f"{k.removeprefix('Loss/')} {v:.3g}" for k, v in shown.items() if math.isfinite(v))
+    losses = "  ".join(f"{name.removeprefix('Loss/')} {value:.3g}" for name, value in shown.items())
     return (
         f"tick {mean['Progress/tick']:.0f}  kimg {kimg:.1f}/{total_kimg:g}  sec/kimg {speed:.1f}  "
         f"mem {mean['Resources/cpu_mem_gb']:.2f} GB  eta {duration(remaining)}{augment}  {losses}"

@@ -174,7 +174,7 @@ def test_status_line_tells_where_how_fast_and_how_long() -> None:
     means = {"Progress/kimg": 2.0, "Timing/sec_per_kimg": 36.5, "Progress/tick": 1, "Resources/cpu_mem_gb": 0.5}
     collected = {name: {"mean": value} for name, value in (means | {"Loss/G/loss": 0.6931, "Loss/x": math.nan}).items()}
     assert status_line(collected, 102.0) == (
-        "tick 1  kimg 2.0/102  sec/kimg 36.5  mem 0.50 GB  eta 1h 00m  G/loss 0.693"
+        "tick 1  kimg 2.0/102  sec/kimg 36.5  mem 0.50 GB  eta 1h 00m  G/loss 0.693  x nan"
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""One optimiser step of a phase: accumulation, summing of terms, cleaning of gradients."""
+"""One optimiser step of a phase: accumulation, summing of terms, what is not finite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from eg3d.data import Batch
 from eg3d.random_streams import SampleStreams
-from eg3d.training.phases import Draw, Phase, Term, clean_gradient, gradient_norm
+from eg3d.training.phases import MOST_SKIPPED, Draw, Phase, Term, gradient_norm
 
 
 def _draw(n: int = 6, group: int = 1) -> Draw:
@@ -71,17 +71,45 @@ def test_norms_are_those_of_each_term_alone() -> None:
     assert both.norms["term1"] == pytest.approx(alone.norms["term0"])
 
 
-def test_gradients_are_cleaned() -> None:
-    dirty = torch.tensor([math.nan, math.inf, -math.inf, 2.0])
-    assert clean_gradient(dirty).tolist() == [0.0, 1e5, -1e5, 2.0]  # type: ignore[union-attr]
-    assert clean_gradient(None) is None
+def test_a_norm_is_over_all_tensors() -> None:
     assert gradient_norm([torch.tensor([3.0]), None, torch.tensor([[4.0]])]) == 5.0
 
 
-def test_a_loss_that_is_not_a_number_moves_nothing() -> None:
-    moved, phase = _gradient(lambda y: y.sum() * math.nan)
+@pytest.mark.parametrize("spoilt", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_step_that_is_not_finite_moves_nothing_and_counts(
+    spoilt: float, is_first: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bad(y: Tensor) -> Tensor:
+        return y.sum() * spoilt
+
+    moved, phase = _gradient(*((bad, _square) if is_first else (_square, bad)))
     assert torch.equal(moved, torch.zeros_like(moved))
-    assert phase.norms == {"term0": 0.0}
+    assert phase.num_skipped == 1
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"toy at 0 images: term{1 - is_first}: loss ")
+
+
+def test_a_loss_that_is_not_finite_is_found_behind_a_finite_gradient() -> None:
+    """As of a clipped reward: the gradient of a clamped NaN is 0."""
+    moved, phase = _gradient(lambda y: _square(y) + (y.sum() * 0).detach() * math.nan)
+    assert torch.equal(moved, torch.zeros_like(moved))
+    assert math.isfinite(phase.norms["term0"]) and phase.num_skipped == 1
+
+
+def test_a_phase_that_stays_not_finite_ends_the_run() -> None:
+    network, losses = _network(), [math.nan] * 3 + [1.0] + [math.nan] * MOST_SKIPPED
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
+    phase = Phase("toy", network, optimizer, [Term("x", lambda draw: network(draw.z).mean() * losses.pop(0))])
+    for number in range(4 + MOST_SKIPPED - 1):
+        phase.step(_draw(), micro_batch=6, num_images=number)
+        assert phase.num_skipped == (number + 1 if number < 3 else number - 3)
+    before = network.weight.clone()
+    with pytest.raises(RuntimeError, match=r"toy at 99 images: x: loss nan.*not finite 10 times in a row") as error:
+        phase.step(_draw(), micro_batch=6, num_images=99)
+    assert "\n" not in str(error.value)
+    assert torch.equal(network.weight, before)
+    assert {int(entry["step"]) for entry in optimizer.state.values()} == {1}
 
 
 def test_parameters_without_a_part_keep_no_gradient() -> None:
