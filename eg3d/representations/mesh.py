@@ -100,17 +100,6 @@ def component_areas(mesh: trimesh.Trimesh) -> np.ndarray:
     return np.sort(areas[areas > 0])[::-1]
 
 
-def num_components(mesh: trimesh.Trimesh) -> int:
-    """Number of connected pieces of the surface."""
-    return len(component_areas(mesh))
-
-
-def main_component_share(mesh: trimesh.Trimesh) -> float:
-    """Share of the surface area that belongs to the largest piece, in (0, 1]."""
-    areas = component_areas(mesh)
-    return float(areas[0] / areas.sum())
-
-
 def export_mesh(mesh: trimesh.Trimesh, path: str | Path) -> None:
     """Write the mesh atomically as .glb, .ply or .obj, by the suffix of `path`; ValueError for any other suffix."""
     data = mesh_bytes(mesh, Path(path).suffix.lower())

@@ -9,7 +9,7 @@ import pytest
 import torch
 import trimesh
 
-from eg3d.representations.mesh import export_mesh, extract_mesh, main_component_share, num_components
+from eg3d.representations.mesh import component_areas, export_mesh, extract_mesh
 
 
 def _balls(*balls: tuple[tuple[float, float, float], float], resolution: int = 32) -> np.ndarray:
@@ -47,9 +47,9 @@ def test_border_is_hidden_and_closes_the_surface() -> None:
 
 def test_pieces() -> None:
     one = extract_mesh(_balls(((0, 0, 0), 0.2)), resolution=32)
-    assert num_components(one) == 1 and main_component_share(one) == pytest.approx(1.0)
+    assert component_areas(one) == pytest.approx([one.area])
     two = extract_mesh(_balls(((-0.2, 0, 0), 0.2), ((0.3, 0, 0), 0.1)), resolution=32)
-    assert num_components(two) == 2 and main_component_share(two) == pytest.approx(0.8, abs=0.02)
+    assert component_areas(two) / two.area == pytest.approx([0.8, 0.2], abs=0.02)  # the largest first
 
 
 @pytest.mark.parametrize("volume", [np.zeros((4, 4, 4)), np.full((4, 4, 4), 99.0), np.full((4, 4, 4), np.nan)])
