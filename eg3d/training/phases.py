@@ -168,7 +168,7 @@ def optimizers_of(phases: Iterable[Phase]) -> dict[str, torch.optim.Optimizer]:
 
 
 def gradient_norm(gradients: list[Tensor | None]) -> float:
-    """L2 norm over all tensors."""
+    """L2 norm over all tensors, of any shapes."""
     squares = [float(g.square().sum()) for g in gradients if g is not None]
     return sum(squares) ** 0.5
 
