@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
+import secrets
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from eg3d.data import OPTIONAL_ARRAYS
-from eg3d.safe_write import atomic_path
+from eg3d.data_files import DataFiles, shown
+from eg3d.data_labels import LABEL_SIZE, OPTIONAL_ARRAYS, check_depths, read_array, read_labelled
+from eg3d.leftovers import without_leftovers
+from eg3d.png import read_pixels
+from eg3d.safe_write import atomic_path, naming_full_disks
 
-LABEL_SIZE = 25
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can store; a real one would change the bytes of every run
 PNG_LEVEL = 6
 
@@ -67,6 +70,8 @@ class ArchiveWriter:
         """
         if label is not None and len(label) != LABEL_SIZE:
             raise ValueError(f"a camera label has {LABEL_SIZE} numbers (c2w, K), got {len(label)}")
+        if label is not None and not all(map(math.isfinite, label)):
+            raise ValueError(f"a camera label has numbers that are not finite: {list(label)}")
         name = mirrored_name(image_name(self._num_originals - 1)) if is_mirror else image_name(self._num_originals)
         self._write(name, png)
         self._num_images += 1
@@ -85,9 +90,9 @@ class ArchiveWriter:
         for name, array in (("codes", codes), ("depths", depths)):
             if array is None:
                 continue
-            ndim, shape = OPTIONAL_ARRAYS[name]
-            if array.ndim != ndim or len(array) != self._num_images:
-                raise ValueError(f"{name} must be [{self._num_images}, {shape}], got {list(array.shape)}")
+            sides = OPTIONAL_ARRAYS[name]
+            if array.ndim != 1 + len(sides) or len(array) != self._num_images:
+                raise ValueError(f"{name} must be [{self._num_images}, {', '.join(sides)}], got {list(array.shape)}")
             buffer = io.BytesIO()
             np.save(buffer, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
             self._write(f"{name}.npy", buffer.getvalue())
@@ -108,21 +113,40 @@ class ArchiveWriter:
 def create_archive(path: str | Path) -> Iterator[ArchiveWriter]:
     """A writer for `path`: a zip when it ends in .zip, else a folder, which must be new or empty.
 
-    The result appears under its name only when the block ends without an error.
+    The result appears under its name only when the block ends without an error; what killed runs left of it is removed
+    first. Raises ValueError if nothing can be written there, OSError that names `path` where the disk says no.
     """
+    check_destination(path)
     path = Path(path)
-    if path.suffix == ".zip":
-        with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as handle:
-            yield ArchiveWriter(path, handle)
-        return
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    is_zip = path.suffix == ".zip"
+    with without_leftovers(path, atomic_path(path) if is_zip else _atomic_folder(path)) as temporary:
+        if is_zip:
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as handle:
+                yield ArchiveWriter(path, handle)
+        else:
+            yield ArchiveWriter(temporary, None)
+
+
+def check_destination(path: str | Path) -> None:
+    """Raise ValueError for a path that is empty, names no file of its own, or is taken by something else."""
+    if not str(path) or Path(path).name in ("", ".."):
+        raise ValueError(f"out: {str(path)!r} is no name for a data set; give a .zip file or a new folder")
+    path = Path(path)
+    if path.suffix == ".zip" and path.is_dir():
+        raise ValueError(f"{path} is a folder; give another name for the zip file, or remove the folder")
+    if path.suffix != ".zip" and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
         raise ValueError(f"{path}: the destination folder must be new or empty; give another out=...")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+
+
+@contextlib.contextmanager
+def _atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends without an error."""
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    temporary.mkdir()
     try:
-        yield ArchiveWriter(temporary, None)
-        os.chmod(temporary, 0o755)
-        os.replace(temporary, path)
+        with naming_full_disks(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -144,76 +168,41 @@ def check_archive(path: str | Path) -> ArchiveSummary:
 
     Raises FileNotFoundError if there is none, ValueError with one line about the first thing that is wrong.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist; make it with 'python -m dataset_preprocessing.synthetic_heads out={path}'"
+    make = f"make it with 'python -m dataset_preprocessing.synthetic_heads out={path}'"
+    files = DataFiles(path, what="", hint=make)
+    packed = next((name for name in files.names if files.is_packed(name)), None)
+    if packed is not None:
+        raise ValueError(
+            f"{files.path}: {shown(packed)} is compressed; the format asks for an uncompressed zip (zip -0)"
         )
-    if path.is_dir():
-        files = {f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file()}
-        return _check_files(path, files, lambda name: (path / name).read_bytes())
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: neither a folder nor a zip file")
-    with zipfile.ZipFile(path) as handle:
-        packed = [i.filename for i in handle.infolist() if i.compress_type != zipfile.ZIP_STORED]
-        if packed:
-            raise ValueError(f"{path}: {packed[0]} is compressed; the format asks for an uncompressed zip (zip -0)")
-        return _check_files(path, set(handle.namelist()), handle.read)
+    found = read_labelled(files)
+    arrays = {name: read_array(files, found.table, name) for name in OPTIONAL_ARRAYS}
+    rows, resolution = np.array(list(found.rows.values())), _check_images(files, list(found.rows))
+    check_depths(files, arrays["depths"], resolution, resolution)
+    return ArchiveSummary(
+        names=tuple(found.rows),
+        labels=found.table.labels[rows].astype(np.float32),
+        resolution=resolution,
+        **{name: None if array is None else array[rows] for name, array in arrays.items()},
+        recipe=found.table.recipe,
+    )
 
 
-def _check_files(path: Path, files: set[str], read: Callable[[str], bytes]) -> ArchiveSummary:
-    if "dataset.json" not in files:
-        raise ValueError(f"{path}: no dataset.json; every image needs a label of {LABEL_SIZE} numbers there")
-    try:
-        table = json.loads(read("dataset.json"))
-    except ValueError as error:
-        raise ValueError(f"{path}: dataset.json is not JSON ({error})") from None
-    names, labels = _check_labels(path, files, table)
-    resolution = _check_images(path, names, read)
-    arrays = {}
-    for name, (ndim, shape) in OPTIONAL_ARRAYS.items():
-        file = f"{name}.npy"
-        array = np.load(io.BytesIO(read(file)), allow_pickle=False) if file in files else None
-        if array is not None and (array.ndim != ndim or len(array) != len(names)):
-            raise ValueError(f"{path}: {file} is {list(array.shape)}, expected [{len(names)}, {shape}]")
-        arrays[name] = array
-    return ArchiveSummary(tuple(names), labels, resolution, **arrays, recipe=table.get("recipe") or {})
-
-
-def _check_labels(path: Path, files: set[str], table: Any) -> tuple[list[str], np.ndarray]:
-    entries = table.get("labels") if isinstance(table, dict) else None
-    if not entries:
-        raise ValueError(f"{path}: dataset.json has no labels; expected a list of [name, {LABEL_SIZE} numbers]")
-    for index, entry in enumerate(entries):
-        is_pair = isinstance(entry, list) and len(entry) == 2
-        if not (is_pair and isinstance(entry[0], str) and isinstance(entry[1], list)):
-            raise ValueError(f"{path}: entry {index} of the labels is not [name, {LABEL_SIZE} numbers]")
-        name, label = entry
-        if name not in files:
-            raise ValueError(f"{path}: {name} is in dataset.json but not in the data set")
-        if len(label) != LABEL_SIZE:
-            raise ValueError(f"{path}: the label of {name} has {len(label)} numbers, expected {LABEL_SIZE} (c2w, K)")
-    labelled = {name for name, _ in entries}
-    unlabelled = sorted(f for f in files - labelled if Path(f).suffix.lower() in PIL.Image.registered_extensions())
-    if unlabelled:
-        raise ValueError(f"{path}: {unlabelled[0]} has no label in dataset.json; every image needs one")
-    return [name for name, _ in entries], np.array([label for _, label in entries], dtype=np.float32)
-
-
-def _check_images(path: Path, names: Sequence[str], read: Callable[[str], bytes]) -> int:
-    expected: tuple[int, int] = (0, 0)
-    for index, name in enumerate(names):
+def _check_images(files: DataFiles, names: Sequence[str]) -> int:
+    expected = 0
+    for name in names:
+        content = files.read(name)
         try:
-            with PIL.Image.open(io.BytesIO(read(name))) as image:
-                image.load()
-                size = image.size
-        except OSError as error:
-            raise ValueError(f"{path}: {name} is not a readable image ({error})".replace("\n", " ")) from None
-        expected = expected if index else size
-        if size[0] != size[1] or size[0] & (size[0] - 1):
-            raise ValueError(f"{path}: {name} is {size[0]}x{size[1]}; images must be square with a power-of-two side")
-        if size != expected:
+            height, width = read_pixels(content).shape[:2]
+        except ValueError as error:
+            raise ValueError(f"{files.path}: {shown(name)} is not a readable image ({error})") from None
+        if width != height or width & (width - 1):
             raise ValueError(
-                f"{path}: {name} is {size[0]}x{size[1]}, expected {expected[0]}x{expected[1]} as the first image"
+                f"{files.path}: {shown(name)} is {width}x{height}; images must be square with a power-of-two side"
             )
-    return expected[0]
+        expected = expected or width
+        if width != expected:
+            raise ValueError(
+                f"{files.path}: {shown(name)} is {width}x{width}, expected {expected}x{expected} as the first image"
+            )
+    return expected

@@ -5,28 +5,38 @@ The bytes depend on the input and the settings only, never on the number of work
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import io
-import json
-import math
-import multiprocessing
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
 import torch
 
-from dataset_preprocessing.archive import LABEL_SIZE, create_archive, encode_png
+from dataset_preprocessing.archive import check_destination, create_archive, encode_png
 from eg3d.cameras import mirrored_labels
+from eg3d.child_processes import in_processes, worker_faults
+from eg3d.config_checks import faults_of, one_of
+from eg3d.data_files import DataFiles, shown
+from eg3d.data_labels import (
+    OPTIONAL_ARRAYS,
+    LabelTable,
+    MatchedLabels,
+    check_cameras,
+    check_depths,
+    counted,
+    match_labels,
+    read_array,
+    read_table,
+)
 from eg3d.png import read_pixels
 from eg3d.progress import Advance, ignore
 
 TRANSFORMS = ("none", "center-crop", "center-crop-wide")
-ARRAYS = ("codes.npy", "depths.npy")  # of a set made by this project; see eg3d.data
+MOST_PIXELS = 8192  # a side of the images written
 _CHUNK = 8  # images a worker takes at a time
 
 
@@ -38,20 +48,19 @@ class ConversionConfig:
     resolution: tuple[int, int] | None = None  # width and height, pixels; None = as they are
     max_images: int | None = None  # of the source, the first by name
     is_mirrored: bool = False  # also write each image mirrored, with the camera label of the mirrored image
+    is_labelled_only: bool = False  # leave out images without a label, instead of all labels
 
     def validate(self) -> list[str]:
         """All faults, one line each."""
-        faults = []
-        if self.transform not in TRANSFORMS:
-            faults.append(f"transform: {self.transform!r} is not one of {', '.join(TRANSFORMS)}")
+        faults = one_of("transform", self.transform, TRANSFORMS)
         if self.max_images is not None and self.max_images < 1:
             faults.append(f"max-images: must be at least 1, got {self.max_images}")
         if self.transform != "none" and self.resolution is None:
             faults.append(f"transform: {self.transform} needs a resolution to crop to; give --resolution 512x512")
         if self.resolution is not None:
             width, height = self.resolution
-            if min(width, height) < 1:
-                faults.append(f"resolution: sides must be positive, got {width}x{height}")
+            if not 1 <= min(width, height) <= max(width, height) <= MOST_PIXELS:
+                faults.append(f"resolution: sides must be from 1 to {MOST_PIXELS} pixels, got {width}x{height}")
             if self.transform == "center-crop" and width != height:
                 faults.append(f"transform: center-crop makes squares, got {width}x{height}; use center-crop-wide")
             if self.transform == "center-crop-wide" and width < height:
@@ -59,47 +68,9 @@ class ConversionConfig:
         return faults
 
 
-class Source:
-    """The files of a folder (with those in its folders) or of a zip, by path with forward slashes, sorted."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        if not self.path.exists():
-            raise FileNotFoundError(f"source {self.path} does not exist; give a folder or a zip file of images")
-        if self.path.is_file() and not zipfile.is_zipfile(self.path):
-            raise ValueError(f"source {self.path} is neither a folder nor a zip file")
-        self._zip = zipfile.ZipFile(self.path) if self.path.is_file() else None
-        if self._zip is not None:
-            names = [info.filename for info in self._zip.infolist() if not info.is_dir()]
-        else:
-            names = [f.relative_to(self.path).as_posix() for f in self.path.rglob("*") if f.is_file()]
-        self.names = sorted(names)
-
-    def read(self, name: str) -> bytes:
-        """Contents of one file. Raises ValueError if the zip is damaged there."""
-        if self._zip is None:
-            return (self.path / name).read_bytes()
-        try:
-            return self._zip.read(name)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise ValueError(f"source {self.path}: {name} cannot be read ({error})") from None
-
-    def images(self) -> tuple[list[str], list[str]]:
-        """Names of image files, by suffix, and of the other files that are not part of a data set."""
-        known = PIL.Image.registered_extensions()
-        is_image = {name: PurePosixPath(name).suffix.lower() in known for name in self.names}
-        others = [name for name in self.names if not is_image[name] and name not in ("dataset.json", *ARRAYS)]
-        return [name for name in self.names if is_image[name]], others
-
-    def table(self) -> dict[str, Any]:
-        """dataset.json of the source, {} where there is none."""
-        if "dataset.json" not in self.names:
-            return {}
-        try:
-            table = json.loads(self.read("dataset.json"))
-        except ValueError as error:
-            raise ValueError(f"source {self.path}: dataset.json is not JSON ({error})") from None
-        return table if isinstance(table, dict) else {}
+def open_source(path: str | Path) -> DataFiles:
+    """A folder or zip of images. Raises FileNotFoundError or ValueError in one line."""
+    return DataFiles(path, what="source: ", hint="give a folder or a zip file of images")
 
 
 class Converted(NamedTuple):
@@ -109,6 +80,7 @@ class Converted(NamedTuple):
     mirrored_png: bytes | None
     size: tuple[int, int, int]  # H, W, channels
     is_unchanged: bool  # neither cropped nor resized
+    is_cropped: bool
 
 
 @dataclass(frozen=True)
@@ -117,25 +89,36 @@ class Report:
 
     num_images: int
     num_rejected: int  # too small for the crop
+    hidden: tuple[str, ...]  # files, companions of macOS among them
     others: tuple[str, ...]  # files that are not images
-    num_unlabelled: int
-    num_source: int
+    label_lines: tuple[str, ...]  # what became of the labels, where not all is well
     left_out: tuple[str, ...]  # optional arrays that no longer fit
 
     def lines(self) -> list[str]:
         """What a user should know besides the path, one line each."""
         found = []
+        if self.hidden:
+            found.append(f"hidden files, left out: {counted(self.hidden)}")
         if self.others:
-            shown = ", ".join(self.others[:3]) + (", ..." if len(self.others) > 3 else "")
-            found.append(f"not images, left out: {len(self.others)} ({shown})")
+            found.append(f"not images, left out: {counted(self.others)}")
         if self.num_rejected:
             found.append(f"smaller than the crop, left out: {self.num_rejected}")
-        if self.num_unlabelled == self.num_source:
-            found.append("labels: none, the source has none")
-        elif self.num_unlabelled:
-            found.append(f"labels: none, {self.num_unlabelled} of {self.num_source} images have no label in the source")
-        found += [f"{name}: left out, it does not fit changed or mirrored images" for name in self.left_out]
-        return found
+        found += self.label_lines
+        return found + [
+            f"{name}: left out, it does not fit changed, mirrored or unlabelled images" for name in self.left_out
+        ]
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """The labels of a source."""
+
+    table: LabelTable
+    matched: MatchedLabels
+    warnings: list[str]  # of cameras that are unlikely
+
+    def of(self, image: str) -> list[float]:
+        return self.table.labels[self.matched.rows[image]].tolist()
 
 
 def convert_images(
@@ -150,46 +133,64 @@ def convert_images(
 
     Raises ValueError or FileNotFoundError in one line; `dest` is then as it was.
     """
-    faults = cfg.validate()
+    faults = faults_of(cfg) + worker_faults(workers)
     if faults:
         raise ValueError("; ".join(faults))
-    opened = Source(source)
-    names, others = opened.images()
-    names = names[: cfg.max_images]
-    if not names:
-        raise ValueError(f"source {opened.path} has no images; image files are known by their suffix, such as .png")
-    table = opened.table()
-    labels = _labels(opened.path, table)
-    has_labels = all(name in labels for name in names)
+    opened = open_source(source)
+    _check_apart(opened.path, dest)
+    labels = _read_labels(opened)
+    names = _wanted_images(opened, labels, cfg)
+    is_labelled = labels is not None and all(name in labels.matched.rows for name in names)
     kept: list[int] = []
-    is_unchanged, first = True, None
-    with create_archive(dest) as archive:
-        for index, image in enumerate(_converted(opened, names, cfg, workers)):
+    is_unchanged, num_cropped, first = True, 0, None
+    with create_archive(dest) as archive, _converted(opened, names, cfg, workers) as images:
+        for index, image in enumerate(images):
             advance()
             if image is None:
                 continue
             first = first or (names[index], image.size)
             _check_size(names[index], image.size, first)
             is_unchanged &= image.is_unchanged
+            num_cropped += image.is_cropped
             kept.append(index)
-            label = labels[names[index]] if has_labels else None
+            label = labels.of(names[index]) if labels and is_labelled else None
             archive.add_image(image.png, label)
             if image.mirrored_png is not None:
                 archive.add_image(image.mirrored_png, _mirrored(label), is_mirror=True)
-        if not kept:
-            raise ValueError(
-                f"source {opened.path}: all {len(names)} images are smaller than the crop; lower --resolution"
-            )
-        arrays, left_out = _kept_arrays(opened, table, [names[index] for index in kept], cfg, is_unchanged=is_unchanged)
-        archive.finish(recipe=_recipe(cfg, table), codes=arrays.get("codes.npy"), depths=arrays.get("depths.npy"))
+        if first is None:
+            raise ValueError(f"{opened.path}: all {len(names)} images are smaller than the crop; lower --resolution")
+        written = [names[index] for index in kept]
+        arrays, left_out = _kept_arrays(opened, labels, written, cfg, is_unchanged=is_unchanged)
+        check_depths(opened, arrays.get("depths"), *first[1][:2])
+        archive.finish(recipe=_recipe(cfg, labels), **arrays)
     return Report(
         num_images=len(kept) * (2 if cfg.is_mirrored else 1),
         num_rejected=len(names) - len(kept),
-        others=tuple(others),
-        num_unlabelled=sum(name not in labels for name in names),
-        num_source=len(names),
+        hidden=tuple(opened.hidden),
+        others=tuple(_others(opened, labels)),
+        label_lines=tuple(_label_lines(labels, names, cfg, num_cropped=num_cropped if is_labelled else 0)),
         left_out=tuple(left_out),
     )
+
+
+def count_images(source: str | Path, cfg: ConversionConfig) -> int:
+    """How many images of `source` a conversion reads. Raises as `convert_images`."""
+    opened = open_source(source)
+    return len(_wanted_images(opened, _read_labels(opened) if cfg.is_labelled_only else None, cfg))
+
+
+def _wanted_images(opened: DataFiles, labels: _Labels | None, cfg: ConversionConfig) -> list[str]:
+    """The images that `cfg` asks for. Raises ValueError if there are none, or some that cannot be read."""
+    names = opened.images()
+    if not names:
+        raise ValueError(f"{opened.path} has no images; image files are known by their suffix, such as .png")
+    if cfg.is_labelled_only:
+        names = [name for name in names if labels and name in labels.matched.rows]
+        if not names:
+            raise ValueError(f"{opened.path}: no image has a label, and only labelled ones are asked for")
+    names = names[: cfg.max_images]
+    opened.check_all(names)
+    return names
 
 
 def transformed(pixels: np.ndarray, cfg: ConversionConfig) -> np.ndarray | None:
@@ -234,12 +235,12 @@ def _resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.atleast_3d(np.asarray(picture.resize((width, height), PIL.Image.Resampling.LANCZOS)))
 
 
-_opened_source: Source | None = None  # set in worker processes only: one open zip each
+_opened_source: DataFiles | None = None  # set in worker processes only: one open zip each
 
 
 def _open_source(path: Path) -> None:
     global _opened_source
-    _opened_source = Source(path)
+    _opened_source = open_source(path)
 
 
 def _convert_in_worker(cfg: ConversionConfig, name: str) -> Converted | None:
@@ -247,60 +248,110 @@ def _convert_in_worker(cfg: ConversionConfig, name: str) -> Converted | None:
     return _convert(_opened_source, cfg, name)
 
 
-def _convert(source: Source, cfg: ConversionConfig, name: str) -> Converted | None:
+def _convert(source: DataFiles, cfg: ConversionConfig, name: str) -> Converted | None:
     content = source.read(name)
     try:
         pixels = read_pixels(content)
     except ValueError as error:
-        raise ValueError(f"source {source.path}: {name} is not a readable image ({error}); mend or remove it") from None
+        raise ValueError(f"{source.path}: {shown(name)} is not a readable image ({error}); mend or remove it") from None
     image = transformed(pixels, cfg)
     if image is None:
         return None
     mirrored = encode_png(np.ascontiguousarray(image[:, ::-1])) if cfg.is_mirrored else None
     height, width, channels = image.shape
-    return Converted(encode_png(image), mirrored, (height, width, channels), image is pixels)
+    is_cropped = cfg.transform != "none" and (pixels.shape[0] != pixels.shape[1] or cfg.transform == "center-crop-wide")
+    return Converted(encode_png(image), mirrored, (height, width, channels), image is pixels, is_cropped)
 
 
-def _converted(source: Source, names: Sequence[str], cfg: ConversionConfig, workers: int) -> Iterator[Converted | None]:
+@contextlib.contextmanager
+def _converted(
+    source: DataFiles, names: Sequence[str], cfg: ConversionConfig, workers: int
+) -> Iterator[Iterator[Converted | None]]:
+    """The images in order, from this process or from workers; for a `with` block."""
     if workers == 1 or len(names) <= _CHUNK:
-        yield from (_convert(source, cfg, name) for name in names)
+        yield (_convert(source, cfg, name) for name in names)
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, initializer=_open_source, initargs=(source.path,)) as pool:
-        yield from pool.imap(functools.partial(_convert_in_worker, cfg), names, chunksize=_CHUNK)
+    work = functools.partial(_convert_in_worker, cfg)
+    with in_processes(
+        work, names, workers=workers, prepare=_open_source, arguments=(source.path,), chunk=_CHUNK
+    ) as images:
+        yield images
+
+
+def _check_apart(source: Path, dest: str | Path) -> None:
+    """Raise ValueError for a destination that is the source, or lies within it, or is none."""
+    from_path, to_path = source.resolve(), Path(dest).resolve()
+    if from_path == to_path or (to_path.exists() and to_path.samefile(from_path)):
+        raise ValueError(f"{dest} is the source itself; give another --dest")
+    check_destination(dest)
+    if from_path in to_path.parents:
+        raise ValueError(f"{dest} lies within the source {source}; give a --dest outside of it")
 
 
 def _check_size(name: str, size: tuple[int, int, int], first: tuple[str, tuple[int, int, int]]) -> None:
     height, width, channels = size
     if width != height or width & (width - 1):
         raise ValueError(
-            f"{name} would be {width}x{height}; EG3D asks for squares with a power-of-two side: "
+            f"{shown(name)} would be {width}x{height}; EG3D asks for squares with a power-of-two side: "
             "give --transform center-crop --resolution 512x512 (or another size)"
         )
     if size != first[1]:
         raise ValueError(
-            f"{name} is {width}x{height} with {channels} channels, {first[0]} is {first[1][1]}x{first[1][0]} with "
-            f"{first[1][2]}; all images must be alike: give --resolution, or convert the grey ones"
+            f"{shown(name)} is {width}x{height} with {channels} channels, {shown(first[0])} is "
+            f"{first[1][1]}x{first[1][0]} with {first[1][2]}; all images must be alike: give --resolution, or convert "
+            "the grey ones"
         )
 
 
-def _labels(path: Path, table: dict[str, Any]) -> dict[str, list[float]]:
-    """Camera labels by file name. Raises ValueError for a label that is no camera."""
-    entries = table.get("labels") or []
-    if not isinstance(entries, list):
-        raise ValueError(
-            f"source {path}: labels of dataset.json must be a list of [name, {LABEL_SIZE} numbers] or null"
+def _read_labels(opened: DataFiles) -> _Labels | None:
+    """The labels of the source, None where it has none. Raises ValueError for a broken table, and for no cameras."""
+    table = read_table(opened)
+    if table is None or not table.names:
+        return None if table is None else _Labels(table, MatchedLabels({}, opened.images(), [], ()), [])
+    matched = match_labels(table, opened.images())
+    try:
+        return _Labels(table, matched, check_cameras(opened, table, matched.rows))
+    except ValueError as error:
+        raise ValueError(f"{error}; mend them, or remove {table.file} to convert the images alone") from None
+
+
+def _label_lines(
+    labels: _Labels | None, names: Sequence[str], cfg: ConversionConfig, *, num_cropped: int
+) -> Iterator[str]:
+    """What became of the labels, where there is something to say: matched in another spelling, or not at all."""
+    if labels is None or not labels.table.names:
+        yield "labels: none, the source has none"
+        return
+    table, matched = labels.table, labels.matched
+    if not matched.rows:
+        yield (
+            f"labels: none, the {len(table.names)} labels of {table.file} name no image of the source "
+            f"(the first label is for {shown(table.names[0])}, the first image is {shown(names[0])})"
         )
-    found = {}
-    for index, entry in enumerate(entries):
-        if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
-            raise ValueError(f"source {path}: entry {index} of the labels is not [name, {LABEL_SIZE} numbers]")
-        name, label = entry
-        is_numbers = isinstance(label, list) and all(isinstance(v, (int, float)) and math.isfinite(v) for v in label)
-        if not is_numbers or len(label) != LABEL_SIZE:
-            raise ValueError(f"source {path}: the label of {name} is not {LABEL_SIZE} finite numbers (c2w, K)")
-        found[name] = label
-    return found
+        return
+    if matched.how:
+        yield f"labels: {len(matched.rows)} found their images by {' and '.join(matched.how)}"
+    missing = [name for name in names if name not in matched.rows]
+    if cfg.is_labelled_only and matched.without_label:
+        yield f"images without a label, left out: {counted(matched.without_label)}"
+    elif missing:
+        yield (
+            f"labels: none, {len(missing)} of {len(names)} images have no label in the source "
+            f"(the first {shown(missing[0])}); --labelled-only keeps the others with theirs"
+        )
+    if matched.without_image:
+        yield f"labels without an image, left out: {counted(matched.without_image)}"
+    if num_cropped:
+        yield f"labels: written as they were for {num_cropped} cropped images; they must be the cameras of the crops"
+    yield from labels.warnings
+
+
+def _others(opened: DataFiles, labels: _Labels | None) -> list[str]:
+    """Files of the source that are no part of a data set."""
+    known = set(opened.images())
+    if labels:
+        known |= {labels.table.file, *(f"{labels.table.folder}{name}.npy" for name in OPTIONAL_ARRAYS)}
+    return [name for name in opened.names if name not in known]
 
 
 def _mirrored(label: list[float] | None) -> list[float] | None:
@@ -308,24 +359,27 @@ def _mirrored(label: list[float] | None) -> list[float] | None:
 
 
 def _kept_arrays(
-    source: Source, table: dict[str, Any], names: list[str], cfg: ConversionConfig, *, is_unchanged: bool
+    source: DataFiles, labels: _Labels | None, names: list[str], cfg: ConversionConfig, *, is_unchanged: bool
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Optional arrays that still hold for the images written, in their order, and the names of those that do not.
 
     Depth maps belong to the very pixels. Nothing tells what numbers a mirrored head has.
     """
-    fits = {"codes.npy": not cfg.is_mirrored, "depths.npy": is_unchanged and not cfg.is_mirrored}
-    there = [name for name in ARRAYS if name in source.names]
-    rows = {entry[0]: row for row, entry in enumerate(table.get("labels") or [])}
+    if labels is None:
+        return {}, []
+    table, rows = labels.table, labels.matched.rows
+    fits = {"codes": not cfg.is_mirrored, "depths": is_unchanged and not cfg.is_mirrored}
+    there = [name for name in OPTIONAL_ARRAYS if f"{table.folder}{name}.npy" in source]
     found = {}
     for name in there:
         if fits[name] and all(image in rows for image in names):
-            array = np.load(io.BytesIO(source.read(name)), allow_pickle=False)
+            array = read_array(source, table, name)
+            assert array is not None
             found[name] = array[[rows[image] for image in names]]
-    return found, [name for name in there if name not in found]
+    return found, [f"{name}.npy" for name in there if name not in found]
 
 
-def _recipe(cfg: ConversionConfig, table: dict[str, Any]) -> dict[str, Any]:
+def _recipe(cfg: ConversionConfig, labels: _Labels | None) -> dict[str, Any]:
     """How the set was made; no path, so that the same input gives the same bytes anywhere."""
     recipe: dict[str, Any] = {
         "maker": "dataset_preprocessing.dataset_tool",
@@ -334,4 +388,6 @@ def _recipe(cfg: ConversionConfig, table: dict[str, Any]) -> dict[str, Any]:
         "max_images": cfg.max_images,
         "is_mirrored": cfg.is_mirrored,
     }
-    return recipe | ({"source": table["recipe"]} if table.get("recipe") else {})
+    if cfg.is_labelled_only:
+        recipe["is_labelled_only"] = True
+    return recipe | ({"source": labels.table.recipe} if labels and labels.table.recipe else {})

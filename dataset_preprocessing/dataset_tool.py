@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from eg3d.click_command import OneLineCommand, switch
+from eg3d.config_checks import MOST_WORKERS
 
 
 class Size(click.ParamType):
@@ -36,7 +37,10 @@ class Size(click.ParamType):
 )
 @click.option("--resolution", type=Size(), help="Size of the images written, such as 512x512.  [default: as they are]")
 @switch("--mirror", help="Also write every image mirrored, with the label of the mirrored camera.")
-@click.option("--workers", type=click.IntRange(min=1), default=2, help="Processes; the bytes do not depend on it.")
+@switch("--labelled-only", help="Leave out images without a camera label; without it, one such image costs all labels.")
+@click.option(
+    "--workers", type=click.IntRange(1, MOST_WORKERS), default=2, help="Processes; the bytes do not depend on it."
+)
 def main(
     source: str,
     dest: str,
@@ -44,19 +48,26 @@ def main(
     transform: str,
     resolution: tuple[int, int] | None,
     mirror: bool,
+    labelled_only: bool,
     workers: int,
 ) -> None:
     """Make an EG3D data set from images: crop, resize, keep the camera labels, add mirrored copies.
 
-    Images are read in the order of their names, resized by Lanczos and written as PNG; RGBA loses its alpha. Labels are
-    written if every image has one in the source's dataset.json.
+    Images are read in the order of their names, upright, resized by Lanczos and written as PNG; RGBA loses its alpha.
+    Labels are written if every image has one in the source's dataset.json; what has no partner is counted. Labels that
+    are no cameras are refused.
     """
-    from dataset_preprocessing.conversion import ConversionConfig, Source, convert_images
+    from dataset_preprocessing.conversion import ConversionConfig, convert_images, count_images
     from eg3d.progress import progress_bar
 
-    cfg = ConversionConfig(transform=transform, resolution=resolution, max_images=max_images, is_mirrored=mirror)
-    total = len(Source(source).images()[0][:max_images])
-    with progress_bar("images", total) as advance:
+    cfg = ConversionConfig(
+        transform=transform,
+        resolution=resolution,
+        max_images=max_images,
+        is_mirrored=mirror,
+        is_labelled_only=labelled_only,
+    )
+    with progress_bar("images", count_images(source, cfg)) as advance:
         report = convert_images(source, dest, cfg, workers=workers, advance=advance)
     for line in report.lines():
         click.echo(line)

@@ -1,19 +1,24 @@
 """Click commands in this project's manners: an error is one line, option names are spelt as EG3D's users spell them.
 
-Exit codes as in eg3d/hydra_command.py: 0 done, 1 the work failed, 2 wrong command line, 130 stopped by the keyboard.
+Exit codes as in eg3d/hydra_command.py: 0 done, 1 the work failed, 2 wrong command line, 130 and 143 stopped by SIGINT
+and SIGTERM.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import click
 
+from eg3d.config_checks import number_fault
 from eg3d.hydra_command import CLEAN_ERRORS, is_clean
 from eg3d.seeds import parse_seeds
+from eg3d.stop_signals import Stopped, raised_stops
 
 _SETTINGS = {
     "help_option_names": ["-h", "--help"],
@@ -31,15 +36,29 @@ class OneLineCommand(click.Command):
         kwargs["context_settings"] = {**_SETTINGS, **(kwargs.get("context_settings") or {})}
         super().__init__(*args, **kwargs)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; NaN, infinity and 10^20 fit no option, whatever its range."""
+        rest = super().parse_args(ctx, [with_home(argument) for argument in args])
+        names = {param.name: param.opts[0] for param in self.params}
+        for name, value in ctx.params.items():
+            for number in value if isinstance(value, (list, tuple)) else [value]:
+                if fault := number_fault(names.get(name, name), number):
+                    raise click.UsageError(fault, ctx)
+        return rest
+
     def main(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Run with `args` (sys.argv without it); returns on success, else raises SystemExit."""
         try:
-            return super().main(args, *rest, **{**kwargs, "standalone_mode": False})
-        except click.ClickException as error:
-            _fail(error.format_message(), 2)
-        except (click.Abort, KeyboardInterrupt):
+            with raised_stops():
+                return super().main(args, *rest, **{**kwargs, "standalone_mode": False})
+        except Stopped as stop:
+            print(stop, file=sys.stderr)
+            raise SystemExit(stop.exit_code) from None
+        except (click.Abort, KeyboardInterrupt):  # of a prompt, or of a library that answers Ctrl-C itself
             print("stopped by the keyboard", file=sys.stderr)
             raise SystemExit(130) from None
+        except click.ClickException as error:
+            _fail(error.format_message(), 2)
         except CLEAN_ERRORS as error:
             if not is_clean(error):
                 raise
@@ -58,6 +77,12 @@ class SeedList(click.ParamType):
             return parse_seeds(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def with_home(argument: str) -> str:
+    """A word of the command line with the ~ of its path expanded: --outdir=~/out, where shells leave it as it is."""
+    found = re.fullmatch(r"(?s)([\w.-]+=)?(~(?:/.*)?)", argument)
+    return (found[1] or "") + os.path.expanduser(found[2]) if found else argument
 
 
 class Cutoff(click.ParamType):

@@ -1,21 +1,71 @@
-"""Checks that the `validate()` methods of config dataclasses share. A fault is one line that starts with the field."""
+"""Checks that the `validate()` methods of config dataclasses share. A fault is one line that starts with the field.
+
+`faults_of` asks every config for numbers that can only be mistakes (NaN, infinity, 10^20) before its own `validate()`
+runs, which may then compute with its fields.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+MOST_WORKERS = 4096  # processes or threads; beyond any machine
+LARGEST_INT = 2**31 - 1
+LARGEST_SEED = 2**63 - 1  # fields that are called a seed; each check of its own may allow less
+_MAY_BE_INFINITE = frozenset({"clip_low", "clip_high"})  # infinite = no clip on that side
+_NEVER_NONE = frozenset({"int", "float", "bool", "str"})  # annotations that leave no room for None
 
 
 def faults_of(value: Any, prefix: str = "") -> list[str]:
-    """All faults that the validate() methods of a config and of its nested configs report, each with its path."""
-    faults = [f"{prefix}{fault}" for fault in value.validate()] if hasattr(value, "validate") else []
+    """All faults of a config and of its nested configs, each with its path: nonsense numbers, or else what the
+    validate() methods report."""
+    configs = list(configs_in(value, prefix))
+    numeric = [f"{path}{fault}" for path, config in configs for fault in numeric_faults(config)]
+    if numeric:
+        return numeric
+    return [f"{path}{fault}" for path, config in configs if hasattr(config, "validate") for fault in config.validate()]
+
+
+def configs_in(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A config and all nested in it, with the path of each as a prefix."""
+    yield prefix, value
     for field in dataclasses.fields(value):
         nested = getattr(value, field.name)
         if dataclasses.is_dataclass(nested) and not isinstance(nested, type):
-            faults += faults_of(nested, f"{prefix}{field.name}.")
+            yield from configs_in(nested, f"{prefix}{field.name}.")
+
+
+def numeric_faults(config: Any) -> list[str]:
+    """One line for every field of a dataclass whose value no field can mean: NaN, infinity, an integer beyond 32 bits
+    (63 for seeds), None where the annotation is a plain number, text or switch. Lists and dicts are looked into."""
+    faults = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value is None:
+            kind = str(getattr(field.type, "__name__", field.type))
+            faults += [f"{field.name}: null is not a value of type {kind}"] if kind in _NEVER_NONE else []
+        values = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+        faults += [fault for item in values if (fault := number_fault(field.name, item))][:1]
     return faults
+
+
+def number_fault(name: str, value: Any) -> str:
+    """One line when `value` is a number that only a mistake can give, else "". Anything but a number is none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        is_meant = math.isinf(value) and name in _MAY_BE_INFINITE
+        return "" if is_meant else f"{name}: {value} is not a finite number"
+    limit = LARGEST_SEED if "seed" in name and not name.startswith("num_") else LARGEST_INT
+    if isinstance(value, int) and abs(value) > limit:
+        return f"{name}: {_short(value)} is beyond {limit}"
+    return ""
+
+
+def _short(value: int) -> str:
+    text = str(value) if abs(value) < 10**4000 else "a number of thousands of digits"
+    return text if len(text) <= 40 else f"{text[:20]}... ({len(text)} digits)"
 
 
 def one_of(name: str, value: str, choices: Sequence[str]) -> list[str]:
@@ -30,6 +80,15 @@ def one_of(name: str, value: str, choices: Sequence[str]) -> list[str]:
 def at_least(config: object, low: float, *names: str) -> list[str]:
     """One line for every named field of `config` that is below `low`, or NaN."""
     return [f"{name}: {getattr(config, name)} is below {low:g}" for name in names if not getattr(config, name) >= low]
+
+
+def in_range(config: object, low: float, high: float, *names: str) -> list[str]:
+    """One line for every named field of `config` that is outside low to high (both included), or NaN."""
+    return [
+        f"{name}: {getattr(config, name)} must be from {low:g} to {high:g}"
+        for name in names
+        if not low <= getattr(config, name) <= high
+    ]
 
 
 def batch_faults(batch: int, micro_batch: int, *, name: str = "micro_batch") -> list[str]:

@@ -9,26 +9,23 @@ Letters: N batch, H image side, K head parameters.
 
 from __future__ import annotations
 
-import io
-import json
-import math
-import threading
-import zipfile
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eg3d.cameras import LABEL_SIZE, mirrored_labels
+from eg3d.cameras import mirrored_labels
+from eg3d.data_files import DataFiles, shown
+from eg3d.data_labels import LabelTable, check_depths, read_array, read_labelled
 from eg3d.png import read_pixels
 
-OPTIONAL_ARRAYS = {"codes": (2, "K"), "depths": (3, "H, H")}  # NAME.npy: dimensions, and their names after num_images
+_LOG = logging.getLogger(__name__)
 
 
 class ImageDataset:
@@ -36,31 +33,33 @@ class ImageDataset:
 
     max_images keeps a subset of that many images, chosen by `seed`; None = all. With `mirror` every image comes again,
     mirrored, from the mirrored camera; nothing tells what head parameters a mirrored head has, so codes are None.
+
+    Raises FileNotFoundError if there is no set, ValueError in one line about what is wrong with it: every image must
+    have a label and every label an image (see data_labels for the spellings that are the same), and labels must be
+    cameras (see camera_checks; what is only unlikely is logged).
     """
 
     def __init__(self, path: str | Path, *, max_images: int | None = None, mirror: bool = False, seed: int = 0) -> None:
+        if max_images is not None and max_images < 1:
+            raise ValueError(f"max_images: {max_images} is below 1")
         self.path = Path(path)
-        if not self.path.exists():
-            raise FileNotFoundError(
-                f"data: {self.path} does not exist; make the synthetic heads with "
-                f"'python -m dataset_preprocessing.synthetic_heads out={self.path}'"
-            )
-        self._zip = self._opened_zip() if self.path.is_file() else None
-        self._lock = threading.Lock()
-        entries = self._labels_table()
-        order = sorted(range(len(entries)), key=lambda index: entries[index][0])  # by path, whatever the file's order
-        self._num_listed = len(order)
+        make = f"make the synthetic heads with 'python -m dataset_preprocessing.synthetic_heads out={self.path}'"
+        self._files = DataFiles(path, what="data: ", hint=make)
+        found = read_labelled(self._files)
+        for line in found.warnings:
+            _LOG.warning("%s: %s", self.path, line)
+        order = list(found.rows)  # by path, whatever the file's order
         if max_images is not None and max_images < len(order):
             order = [order[k] for k in np.sort(np.random.RandomState(seed).permutation(len(order))[:max_images])]
-        self.names: list[str] = [entries[index][0] for index in order]
-        self.labels: Tensor = torch.tensor([entries[index][1] for index in order], dtype=torch.float32)
-        self.codes: Tensor | None = self._array("codes", order)
-        self.depths: Tensor | None = self._array("depths", order)
-        self._check_names()
+        self.names: list[str] = order
+        kept = np.array([found.rows[name] for name in order])
+        self.labels: Tensor = torch.from_numpy(found.table.labels[kept].astype(np.float32))
+        self.resolution: int = self._pixels(self.names[0]).shape[-1]
+        self.codes: Tensor | None = self._array(found.table, "codes", kept)
+        self.depths: Tensor | None = self._array(found.table, "depths", kept)
         self._num_originals = len(self.names)
         if mirror:
             self._add_mirrored()
-        self.resolution: int = self._pixels(self.names[0]).shape[-1]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -84,64 +83,12 @@ class ImageDataset:
         pixels = self._decode(self.names[index])
         return pixels[..., ::-1] if index >= self._num_originals else pixels
 
-    def _opened_zip(self) -> zipfile.ZipFile:
-        try:
-            return zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile:
-            raise ValueError(f"{self.path}: not a zip file; give an EG3D data set (zip or folder)") from None
-
-    def _labels_table(self) -> list[tuple[str, list[float]]]:
-        try:
-            table = json.loads(self._bytes("dataset.json"))
-        except (KeyError, FileNotFoundError):
-            raise ValueError(f"{self.path}: no dataset.json; EG3D needs a camera label for every image") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{self.path}: dataset.json is not JSON ({error})") from None
-        labels = table.get("labels") if isinstance(table, dict) else None
-        if not labels:
-            raise ValueError(f"{self.path}: dataset.json has no labels; expected a list of [path, 25 numbers]")
-        if not isinstance(labels, list):
-            raise ValueError(f"{self.path}: labels must be a list of [path, 25 numbers], got {type(labels).__name__}")
-        return [self._checked_entry(index, item) for index, item in enumerate(labels)]
-
-    def _checked_entry(self, index: int, item: Any) -> tuple[str, list[float]]:
-        if not (isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)):
-            raise ValueError(f"{self.path}: entry {index} of labels is not [path, {LABEL_SIZE} numbers]")
-        name, label = item
-        numbers = label if isinstance(label, list) else [label]
-        is_good = all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
-        if not is_good or len(numbers) != LABEL_SIZE:
-            found = f"{len(numbers)} values" if is_good else "values that are not finite numbers"
-            raise ValueError(f"{self.path}: the label of {name} must have {LABEL_SIZE} numbers (c2w, K), got {found}")
-        return name, numbers
-
-    def _check_names(self) -> None:
-        """Every image must be there; one that is not is better found now than in the middle of a run."""
-        there = set(self._zip.namelist()) if self._zip else None
-        for name in self.names:
-            if not (name in there if there is not None else (self.path / name).is_file()):
-                raise ValueError(f"{self.path}: dataset.json names {name}, which is not in the set")
-
-    def _array(self, name: str, order: list[int]) -> Tensor | None:
-        """One of OPTIONAL_ARRAYS, from the order of dataset.json into that of `names`."""
-        (ndim, shape), name = OPTIONAL_ARRAYS[name], f"{name}.npy"
-        try:
-            raw = self._bytes(name)
-        except (KeyError, FileNotFoundError):
-            return None
-        try:
-            array = np.load(io.BytesIO(raw), allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{self.path}: {name} is not a readable array ({error})") from None
-        if array.ndim != ndim or len(array) != self._num_listed:
-            raise ValueError(f"{self.path}: {name} is {list(array.shape)}, expected [{self._num_listed}, {shape}]")
-        return torch.from_numpy(array[order].astype(np.float32))
-
-    def _bytes(self, name: str) -> bytes:
-        if self._zip is None:
-            return (self.path / name).read_bytes()
-        with self._lock:
-            return self._zip.read(name)
+    def _array(self, table: LabelTable, name: str, rows: np.ndarray) -> Tensor | None:
+        """One of the optional arrays, from the order of dataset.json into that of `names`."""
+        array = read_array(self._files, table, name)
+        if name == "depths":
+            check_depths(self._files, array, self.resolution, self.resolution)
+        return None if array is None else torch.from_numpy(array[rows])
 
     def _decode(self, name: str) -> np.ndarray:
         """uint8 [3, H, H] of an image of the set's size."""
@@ -152,10 +99,11 @@ class ImageDataset:
         return pixels
 
     def _pixels(self, name: str) -> np.ndarray:
+        content = self._files.read(name)
         try:
-            pixels = read_pixels(self._bytes(name))
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{self.path}: {name} is not a readable image ({error})") from None
+            pixels = read_pixels(content)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {shown(name)} is not a readable image ({error})") from None
         if pixels.shape[0] != pixels.shape[1]:
             raise ValueError(f"{self.path}: {name} is {pixels.shape[1]} by {pixels.shape[0]} pixels, expected a square")
         return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)).transpose(2, 0, 1))

@@ -2,7 +2,8 @@
 
 The dataclass beside the code owns fields, defaults and checks; `configs/<name>.yaml` and `configs/experiment/` only say
 what differs. `python -m eg3d.train experiment=twin seed=1` composes them, turns the result into an instance of the
-dataclass and calls the decorated function.
+dataclass and calls the decorated function. A field whose type is a family of configs (see config_families) becomes a
+group: `model/backbone=NAME` chooses its member; the command's YAML names the default.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import difflib
 import functools
 import logging
+import os
 import re
 import sys
 import typing
@@ -23,14 +25,28 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from eg3d.config_checks import faults_of, one_of
+from eg3d.config_checks import configs_in, faults_of, one_of
+from eg3d.config_families import families_of
 from eg3d.multirun import Sweep, sweep_of
+from eg3d.stop_signals import Stopped, raised_stops
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 CLEAN_ERRORS = (ValueError, OSError, RuntimeError)  # of the work, where a user can act on them: one line, no trace
+# Keys of earlier versions, by what an override begins with; command lines and scripts that use them go on working.
+RENAMED_KEYS = {
+    "model.backbone=": "model/backbone=",
+    "model.sigma_unet3d.": "model.backbone.",
+    "data.slab.psi=": "data.sample.psi=",
+    "data.slab.truncation_cutoff=": "data.sample.truncation_cutoff=",
+    "data.slab.": "data.representation.",
+    "data.slab_dir=": "data.store_dir=",
+    "slab.psi=": "sample.psi=",
+    "slab.truncation_cutoff=": "sample.truncation_cutoff=",
+}
+_registered_groups: list[str] = []  # top names in Hydra's store
 _VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 
 
@@ -39,18 +55,29 @@ class ConfigError(ValueError):
 
 
 def hydra_command(*, config_name: str, schema: type) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
-    """Make `main(cfg)` a command. Exit codes: 0 done, 1 the work failed, 2 the command line is wrong."""
+    """Make `main(cfg)` a command.
+
+    Exit codes: 0 done, 1 the work failed, 2 the command line is wrong, 130 and 143 stopped by SIGINT and SIGTERM.
+    """
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
         @functools.wraps(main)
         def command() -> None:
-            sys.argv[1:] = arguments = [_without_plus(argument) for argument in sys.argv[1:]]
+            try:
+                with raised_stops():
+                    run()
+            except Stopped as stop:
+                print(stop, file=sys.stderr)
+                raise SystemExit(stop.exit_code) from None
+
+        def run() -> None:
+            sys.argv[1:] = arguments = _renamed([_as_hydra_reads(argument) for argument in sys.argv[1:]])
             if any(argument in ("-h", "--help") for argument in arguments):
                 print(help_text(main, config_name, schema))
                 return
             sweep = None
+            sys.argv[1:] = arguments = _respelled(arguments, schema)
             try:
-                sys.argv[1:] = arguments = _respelled(arguments, schema)
                 if any(argument in ("-m", "--multirun") for argument in arguments):
                     sweep = _checked_sweep(config_name, schema, arguments)
                 else:
@@ -74,8 +101,8 @@ def compose_config(config_name: str, schema: type, overrides: Sequence[str] = ()
     Raises ConfigError (one line, names the key and the choices) for anything that does not fit.
     """
     _register(config_name, schema)
-    overrides = [_spelled(_without_plus(override), schema) for override in overrides]
-    _check_groups(config_name, overrides)
+    overrides = [_spelled(override, schema) for override in _renamed([_as_hydra_reads(o) for o in overrides])]
+    _check_groups(config_name, schema, overrides)
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
@@ -84,7 +111,7 @@ def compose_config(config_name: str, schema: type, overrides: Sequence[str] = ()
     except OverrideParseException as error:
         raise ConfigError(f"{error.override}: not an override; write key=value") from None
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_line(error, schema)) from None
+        raise ConfigError(_one_line(error, _schema_node(schema, overrides))) from None
 
 
 def experiments_for(config_name: str) -> list[str]:
@@ -95,13 +122,15 @@ def experiments_for(config_name: str) -> list[str]:
 
 
 def help_text(main: Callable[[Any], None], config_name: str, schema: type) -> str:
-    """Usage, experiments and every field with its default, as text."""
+    """Usage, experiments, choices and every field with its default, as text."""
+    families = families_of(schema).items()
     lines = [
         f"usage: python {_command_name(main)} [experiment=NAME] [key=value ...]",
         "",
         (main.__doc__ or "").strip(),
         "",
         f"experiments: {', '.join(experiments_for(config_name)) or 'none'}",
+        *(f"{_group(path)}=NAME: {', '.join(family.members())}" for path, family in families),
         "options: --cfg job (print the resolved config),",
         "         --multirun (sweep over key=a,b,c; each job works in a folder of its own, OUT/key=a and so on)",
         "",
@@ -109,6 +138,13 @@ def help_text(main: Callable[[Any], None], config_name: str, schema: type) -> st
         OmegaConf.to_yaml(OmegaConf.structured(schema)).rstrip(),
     ]
     return "\n".join(lines)
+
+
+def given_keys() -> frozenset[str]:
+    """Dotted names of the settings that this command line gives, whatever their values; none outside a command."""
+    if not HydraConfig.initialized():
+        return frozenset()
+    return frozenset(override.partition("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task)
 
 
 def log_to_console() -> None:
@@ -136,9 +172,6 @@ def _run(main: Callable[[Any], None], cfg: Any, sweep: Sweep | None) -> None:
         if not is_clean(error):
             raise
         _fail(error)
-    except KeyboardInterrupt:
-        print("stopped by the keyboard", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def _fail(error: BaseException) -> NoReturn:
@@ -157,38 +190,48 @@ def _command_name(main: Callable[[Any], None]) -> str:
     return f"-m {module.removesuffix('.__main__')}"
 
 
-def _without_plus(argument: str) -> str:
-    """`+overlay=smoke` as `overlay=smoke`: both groups stand in the defaults of every command, so both spellings do."""
-    return argument[1:] if argument.startswith(("+overlay=", "+experiment=")) else argument
+def _as_hydra_reads(argument: str) -> str:
+    """`+overlay=smoke` as `overlay=smoke`, both groups stand in the defaults of every command, so both spellings do;
+    and a path with ~ quoted, which is no word of Hydra's grammar."""
+    if argument.startswith(("+overlay=", "+experiment=")):
+        return argument[1:]
+    path = re.fullmatch(r"(?s)(\+{0,2}[\w.@/]+=)(~(?:/.*)?)", argument)
+    return path[1] + "'" + path[2].replace("\\", "\\\\").replace("'", "\\'") + "'" if path else argument
+
+
+def _renamed(overrides: Sequence[str]) -> list[str]:
+    """The overrides with today's keys; a note on stderr says what replaces each key of an earlier version."""
+    found = list(overrides)
+    for old, new in RENAMED_KEYS.items():
+        if any(override.startswith(old) for override in found):
+            print(f"note: write {new} for {old}", file=sys.stderr)
+        found = [new + override.removeprefix(old) if override.startswith(old) else override for override in found]
+    return found
+
+
+def _group(path: str) -> str:
+    """Hydra's name of the group that chooses for a field: `model/backbone` for `model.backbone`."""
+    return path.replace(".", "/")
 
 
 def _spelled(argument: str, schema: type) -> str:
-    """An override as Hydra wants it: keys below an open table (reward.gain=2) are set whether they are there or not.
-
-    Raises ConfigError for a key added with a plus where the schema is closed: it would be thrown away in silence.
-    """
+    """An override as Hydra wants it: keys below an open table (reward.gain=2) are set whether they are there or not."""
     key, equals, value = argument.partition("=")
     bare = key.lstrip("+")
-    if not equals or key.startswith("~") or bare.startswith("hydra") or "@" in key or "/" in key:
-        return argument
-    place = _place(bare, schema)
-    if place == "open":
-        return f"++{bare}={value}"
-    if place == "unknown" and key.startswith("+"):
-        raise ConfigError(_unknown_key(bare, schema))
-    return argument
+    is_plain = equals and not key.startswith("~") and "@" not in key and "/" not in key
+    return f"++{bare}={value}" if is_plain and _is_open(bare, schema) else argument
 
 
-def _place(key: str, schema: type) -> str:
-    """What the schema says of a dotted key: known, unknown, or open = below a table that may hold any key."""
+def _is_open(key: str, schema: type) -> bool:
+    """Whether a dotted key lies below a table of the schema that may hold any key."""
     node: Any = schema
-    for part in key.split("."):
+    for part in key.split(".")[:-1]:
         if not dataclasses.is_dataclass(node) or part not in {field.name for field in dataclasses.fields(node)}:
-            return "unknown"
+            return False
         node = typing.get_type_hints(node)[part]
         if typing.get_origin(node) is dict:
-            return "known" if key.endswith(f".{part}") or key == part else "open"
-    return "known"
+            return True
+    return False
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
@@ -236,10 +279,11 @@ def _checked_sweep(config_name: str, schema: type, arguments: list[str]) -> Swee
     return sweep
 
 
-def _check_groups(config_name: str, overrides: Sequence[str]) -> None:
-    """Raise ConfigError for an experiment or overlay that does not exist or belongs to another command."""
+def _check_groups(config_name: str, schema: type, overrides: Sequence[str]) -> None:
+    """Raise ConfigError for a choice that does not exist, or an experiment that belongs to another command."""
     overlays = sorted(path.stem for path in (CONFIG_DIR / "overlay").glob("*.yaml"))
     choices = {"experiment": experiments_for(config_name), "overlay": overlays}
+    choices |= {_group(path): list(family.members()) for path, family in families_of(schema).items()}
     faults = []
     for override in overrides:
         group, _, name = override.partition("=")
@@ -250,11 +294,38 @@ def _check_groups(config_name: str, overrides: Sequence[str]) -> None:
 
 
 def _register(config_name: str, schema: type) -> None:
-    ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
+    """Tell Hydra of a command's schema, and of the members of every family in it.
+
+    Groups of a command that was composed earlier in this process go: `data` is a group for one and a key for another.
+    """
+    store, node = ConfigStore.instance(), OmegaConf.structured(schema)
+    for group in _registered_groups:
+        store.repo.pop(group, None)
+    _registered_groups[:] = {path.split(".")[0] for path in families_of(schema)}
+    for path, family in families_of(schema).items():
+        # OmegaConf merges a member into its base, never into another member.
+        OmegaConf.update(node, path, OmegaConf.structured(family), merge=False)
+        for name, member in family.members().items():
+            store.store(group=_group(path), name=name, node=member)
+    store.store(name=f"{config_name}_schema", node=node)
+
+
+def _schema_node(schema: type, overrides: Sequence[str]) -> DictConfig:
+    """The schema with its defaults, and with the members that the overrides choose."""
+    node = OmegaConf.structured(schema)
+    chosen = dict(override.split("=", 1) for override in overrides if "=" in override)
+    for path, family in families_of(schema).items():
+        member = family.members().get(chosen.get(_group(path), ""))
+        if member is not None:
+            OmegaConf.update(node, path, OmegaConf.structured(member), merge=False)
+    return node
 
 
 def _instance(cfg: Any) -> Any:
     """Dataclass instance of a composed config, checked; raises ConfigError with all faults in one line."""
+    unknown = _keys_beyond_the_schema(cfg)
+    if unknown:
+        raise ConfigError("; ".join(_unknown_key(key, cfg) for key in unknown))
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise ConfigError(f"no value for {', '.join(missing)}; give {missing[0]}=... on the command line")
@@ -262,10 +333,31 @@ def _instance(cfg: Any) -> Any:
     faults = faults_of(value)
     if faults:
         raise ConfigError("; ".join(faults))
+    for _, config in configs_in(value):
+        _expand_home(config)
     return value
 
 
-def _one_line(error: BaseException, schema: type) -> str:
+def _expand_home(config: Any) -> None:
+    """Expand the ~ of paths, which a shell leaves as it is after `=` or between quotes."""
+    for field in dataclasses.fields(config):
+        text = getattr(config, field.name)
+        if isinstance(text, str) and (text == "~" or text.startswith("~/")):
+            setattr(config, field.name, os.path.expanduser(text))
+
+
+def _keys_beyond_the_schema(node: DictConfig, prefix: str = "") -> list[str]:
+    """Keys that no dataclass declares: Hydra takes them with a plus, and the dataclass would lose them in silence."""
+    kind = OmegaConf.get_type(node)
+    known = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else None
+    found = [] if known is None else [f"{prefix}{key!s}" for key in node if key not in known]
+    for key in node if known is None else known:
+        if not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node[key]):
+            found += _keys_beyond_the_schema(node[key], f"{prefix}{key!s}.")
+    return found
+
+
+def _one_line(error: BaseException, schema: DictConfig) -> str:
     """The innermost cause as one line; an unknown key is answered with the keys that exist there."""
     cause: BaseException = error
     while isinstance(cause.__cause__, (HydraException, OmegaConfBaseException)):
@@ -281,14 +373,13 @@ def _one_line(error: BaseException, schema: type) -> str:
     return f"{full_key}: {line}" if full_key and str(full_key) not in line else line
 
 
-def _unknown_key(full_key: str, schema: type) -> str:
+def _unknown_key(full_key: str, schema: DictConfig) -> str:
     parent, _, name = full_key.rpartition(".")
-    node: Any = OmegaConf.structured(schema)
     try:
-        node = OmegaConf.select(node, parent) if parent else node
+        node: Any = OmegaConf.select(schema, parent) if parent else schema
     except OmegaConfBaseException:
         node = None
-    choices = sorted(str(key) for key in node) if OmegaConf.is_dict(node) else []
+    choices = sorted(str(key) for key in node if str(key) != name) if OmegaConf.is_dict(node) else []
     near = difflib.get_close_matches(name, choices, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{full_key}: no such key; the keys here are {', '.join(choices)}{hint}"

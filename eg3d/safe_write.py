@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; move it into place when the block ends without an error.
 
     The temporary name keeps the suffix of `path`, because writers choose their format by it. Missing folders are
-    made. On an error the temporary file is removed and `path` is left as it was. Raises OSError, which names `path`,
-    when the disk is full, whatever the writer in the block makes of that.
+    made, and a file that is replaced keeps its rights. On an error the temporary file is removed and `path` is left as
+    it was. Raises OSError, which names `path`, when the disk is full, whatever the writer in the block makes of that.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -36,6 +37,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
             with open(temporary, "r+b") as file:  # Windows syncs writable handles only
                 os.fsync(file.fileno())
+            os.chmod(temporary, stat.S_IMODE((target if target.exists() else temporary).stat().st_mode))
             os.replace(temporary, target)
             _sync_folder(target.parent)
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from eg3d.folder_lock import FolderLock
 from eg3d.hydra_command import hydra_command, log_to_console
 from eg3d.safe_write import remove_leftovers
 from paper_result_analyses.measure_stages import measure_stage
@@ -19,11 +20,23 @@ from paper_result_analyses.training_stages import check_shipped, make_experiment
 
 
 def run_pipeline(cfg: PipelineConfig) -> Path:
-    """Do every stage of `cfg` that is not done yet; returns the path of report.html."""
+    """Do every stage of `cfg` that is not done yet; returns the path of report.html.
+
+    Raises RuntimeError (one line) while another process works in the folder.
+    """
     check_shipped(cfg)
     out = Path(cfg.out)
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(out)
+    try:
+        return _run_stages(cfg, out)
+    finally:
+        lock.release()
+
+
+def _run_stages(cfg: PipelineConfig, out: Path) -> Path:
     tables = out / "tables"
-    for folder in (out, *tables.glob("**/")):
+    for folder in (out, tables, *tables.rglob("*/")):
         remove_leftovers(folder)
     runner = StageRunner(out, stage_names(cfg), cfg.redo)
     experiment = make_experiment(cfg, runner)

@@ -40,6 +40,10 @@ class PipelineConfig:
             unknown = [item for item in given if item not in known]
             if unknown:
                 faults.append(f"{name}: {', '.join(unknown)} is not one of {', '.join(known)}")
+        stages = stage_names(self)
+        twice = sorted({name for name in stages if stages.count(name) > 1})
+        if twice:
+            faults.append(f"stages: two are called {', '.join(twice)}; give pretraining other names, measures once")
         if not self.finetuning:
             faults.append("finetuning: nothing to fine-tune; give pipeline=demo or pipeline=twin")
         return faults
@@ -57,7 +61,7 @@ def pipeline_schema() -> type[PipelineConfig]:
         if measure.Config is not None
     ]
     own = {field.name for field in dataclasses.fields(PipelineConfig)}
-    clashes = [name for name, _, _ in fields if name in own]
+    clashes = [name for name in MEASURES if name in own]
     if clashes:
         raise ValueError(f"measures cannot have the names of the pipeline's own settings: {', '.join(clashes)}")
     return dataclasses.make_dataclass("PipelineConfig", fields, bases=(PipelineConfig,))

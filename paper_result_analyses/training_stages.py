@@ -6,16 +6,14 @@ would compose from the same words.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dataset_preprocessing.synthetic_heads.run import HeadsConfig
+from dataset_preprocessing.synthetic_heads.run import SyntheticHeadsConfig
 from eg3d.checkpoints.manifest import resolve
-from eg3d.file_hash import sha256_of
 from eg3d.finetuning.config import FinetuneConfig
 from eg3d.hydra_command import compose_config
 from eg3d.progress import progress_bar
@@ -57,7 +55,7 @@ def make_data(cfg: PipelineConfig, runner: StageRunner) -> Path:
     from dataset_preprocessing.synthetic_heads.run import make_heads
 
     words = _words(cfg.heads, {"out": cfg.data})
-    heads = compose_config("heads", HeadsConfig, words)
+    heads = compose_config("heads", SyntheticHeadsConfig, words)
 
     def work() -> list[Path]:
         if Path(heads.out).exists():
@@ -84,7 +82,6 @@ def pretrain(cfg: PipelineConfig, runner: StageRunner, data: Path) -> Path:
         stage_cfg = compose_config("train", TrainConfig, words)
 
         def work(stage_cfg: TrainConfig = stage_cfg) -> list[Path]:
-            check_run_folder(stage_cfg)
             return [train(stage_cfg).snapshot]
 
         stage = _stage(cfg, name, "eg3d.train", words, stage_cfg, inputs, work, paths=paths, run_folder=folder)
@@ -102,7 +99,7 @@ def make_reward(cfg: PipelineConfig, runner: StageRunner, generator: Path) -> Pa
     rankings, scores = rank(cfg, runner, generator)
     folder = Path(cfg.out) / "reward"
     paths = {"data.rankings": rankings, "data.generator": generator, "out": folder}
-    paths["data.slab_dir"] = Path(cfg.out) / "slabs"
+    paths["data.store_dir"] = Path(cfg.out) / "representations"
     words = _words(cfg.reward_training, paths, device=cfg.device)
     reward_cfg = compose_config("reward", RewardTrainConfig, words)
     inputs = {"rankings": rankings, "generator": generator, "scores": scores}
@@ -120,7 +117,7 @@ def rank(cfg: PipelineConfig, runner: StageRunner, generator: Path) -> tuple[Pat
     """Simulated rankings of `generator`'s seeds, and the noise-free scores behind them."""
     from reward_model_training.preferences.rankings import write_rankings
     from reward_model_training.preferences.simulated_annotator import SimulatedAnnotator
-    from reward_model_training.preferences.simulated_rankings import rank_batches, score_seeds
+    from reward_model_training.preferences.simulated_rankings import annotate_seeds, rank_batches
 
     folder = Path(cfg.out) / "rankings"
     paths = {"generator": generator, "out": folder / "rankings.csv"}
@@ -129,10 +126,10 @@ def rank(cfg: PipelineConfig, runner: StageRunner, generator: Path) -> tuple[Pat
 
     def work() -> list[Path]:
         with progress_bar("shapes scored (simulated)", rank_cfg.count) as advance:
-            scores = score_seeds(rank_cfg, advance=advance)
+            scores = annotate_seeds(rank_cfg, advance=advance)
         values = {seed: score.score for seed, score in scores.items()}
         annotator = SimulatedAnnotator(rank_cfg.annotator)
-        rankings = rank_batches(values, annotator, batch_size=rank_cfg.batch_size, psi=rank_cfg.slab.psi)
+        rankings = rank_batches(values, annotator, batch_size=rank_cfg.batch_size, psi=rank_cfg.sample.psi)
         write_rankings(rank_cfg.out, rankings)
         return [folder / "rankings.csv", folder / "scores.csv"]
 
@@ -153,10 +150,10 @@ def fine_tune(cfg: PipelineConfig, runner: StageRunner, arm: str, data: Path, ge
     paths = {"data": data, "start": start, "reward.path": bundle, "out": folder}
     words = _words(cfg.finetuning[arm], paths, device=cfg.device)
     stage_cfg = compose_config("finetune", FinetuneConfig, words)
-    inputs = {"data": data, "start": generator, "reward": reward / "reward.safetensors"}
+    inputs = {"data": data, "start": generator}
+    inputs |= {"reward": reward / "reward.safetensors", "reward card": reward / "reward.yaml"}
 
     def work() -> list[Path]:
-        check_run_folder(stage_cfg)
         model = reward_from(stage_cfg.reward, device=str(choose_device(stage_cfg.device)))
         run = finetune(stage_cfg, model)
         return [run.snapshot, *(path for path in [folder / "trajectories.csv"] if path.is_file())]
@@ -176,39 +173,7 @@ def reward_folder(path_or_name: str) -> Path:
     return path if path.is_dir() else resolve(path_or_name).parent
 
 
-def check_run_folder(cfg: TrainConfig) -> None:
-    """Refuse to continue a training run that was begun with other settings; raises ValueError naming them.
-
-    Networks are compared by their contents, so that a name and a path of the same file are the same.
-    """
-    from omegaconf import OmegaConf
-
-    path = Path(cfg.out) / "config.yaml"
-    if not path.is_file():
-        return
-    began = _by_contents(OmegaConf.to_container(OmegaConf.load(path)))
-    wanted = _by_contents(OmegaConf.to_container(OmegaConf.structured(cfg)))
-    differing = [k for k in wanted if k in began and k not in NOT_DECIDING and began[k] != wanted[k]]
-    if differing:
-        raise ValueError(
-            f"{cfg.out} holds a run with other settings ({', '.join(map(str, differing))}); "
-            "give another out, or delete it"
-        )
-
-
-def _by_contents(settings: Any) -> dict[str, Any]:
-    """Settings of a training run with SHA-256 sums where they name networks that can be found."""
-    found = dict(settings)
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        if found.get("start"):
-            found["start"] = sha256_of(resolve(found["start"]))
-        if found.get("reward"):
-            weights = reward_folder(found["reward"]["path"]) / "reward.safetensors"
-            found["reward"] = {**found["reward"], "path": sha256_of(weights)}
-    return found
-
-
-def check_recipe(cfg: HeadsConfig) -> None:
+def check_recipe(cfg: SyntheticHeadsConfig) -> None:
     """Refuse a data set that is there already but was made by another recipe; raises ValueError naming the settings."""
     from dataset_preprocessing.archive import check_archive
 

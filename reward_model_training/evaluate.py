@@ -21,15 +21,16 @@ import numpy as np
 
 from eg3d.hydra_command import hydra_command
 from eg3d.progress import progress_bar
-from reward_model_training.data.dataset import DataConfig, Splits, make_splits, reduced, row_anchor
-from reward_model_training.data.slab_store import SlabKey, SlabStore, generator_slabs
+from eg3d.safe_write import write_text
+from reward_model_training.data.dataset import RankedDataConfig, Splits, make_splits, reduced, row_anchor
+from reward_model_training.data.representation_store import RepresentationStore, SampleKey
 from reward_model_training.intervals import clustered_interval, wilson
 from reward_model_training.preferences.rankings import read_rankings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reward_model_training.bundle import Reward
+    from reward_model_training.bundle import BundledReward
 
 HEADS = ("pairs", "scalar", "BT")
 
@@ -37,8 +38,8 @@ HEADS = ("pairs", "scalar", "BT")
 class SamplePair(NamedTuple):
     """Two samples of one ranking batch."""
 
-    better: SlabKey
-    worse: SlabKey
+    better: SampleKey
+    worse: SampleKey
     batch: int
 
 
@@ -67,9 +68,9 @@ class EvaluateConfig:
     """Which bundle on which rankings; the split is made as in training."""
 
     reward: str = ""  # bundle folder, or a name in checkpoints/manifest.json
-    data: DataConfig = field(default_factory=DataConfig)  # slab: taken from the bundle
+    data: RankedDataConfig = field(default_factory=RankedDataConfig)
     seed: int = 42  # names the anchor of each row
-    items_at_once: int = 1  # slabs per encoder pass
+    items_at_once: int = 1  # items per encoder pass
     out: str = "final_metrics.csv"  # table to write
     device: str = "auto"
 
@@ -79,7 +80,7 @@ class EvaluateConfig:
         return faults + self.data.missing_inputs("data.")
 
 
-def read_scores(cfg: DataConfig) -> dict[int, float] | None:
+def read_scores(cfg: RankedDataConfig) -> dict[int, float] | None:
     """Noise-free simulated scores by seed (higher = better), or None where there is no table.
 
     Raises FileNotFoundError for a named table that is missing, ValueError for a malformed one.
@@ -95,35 +96,34 @@ def read_scores(cfg: DataConfig) -> dict[int, float] | None:
 
 
 def embed(
-    reward: Reward, store: SlabStore, keys: Iterable[SlabKey], *, items_at_once: int = 1
-) -> dict[SlabKey, Tensor]:
+    reward: BundledReward, store: RepresentationStore, keys: Iterable[SampleKey], *, items_at_once: int = 1
+) -> dict[SampleKey, Tensor]:
     """Embedding [D] of every sample, each encoded once; on the CPU."""
     import torch
 
     keys, device = list(dict.fromkeys(keys)), next(reward.parameters()).device
     chunks = [keys[i : i + items_at_once] for i in range(0, len(keys), items_at_once)]
-    found: dict[SlabKey, Tensor] = {}
-    with torch.no_grad(), progress_bar("slabs encoded", len(keys)) as advance:
+    found: dict[SampleKey, Tensor] = {}
+    with torch.no_grad(), progress_bar("items encoded", len(keys)) as advance:
         for chunk in chunks:
-            slabs = torch.stack([store.slab(key) for key in chunk]).to(device)
-            found |= dict(zip(chunk, reward.features(slabs).cpu(), strict=True))
+            features = reward.features(store.batch(chunk).to(device)).cpu()
+            found |= dict(zip(chunk, features, strict=True))
             advance(len(chunk))
     return found
 
 
 def accuracy_table(
-    reward: Reward,
+    reward: BundledReward,
     splits: Splits,
-    store: SlabStore,
+    store: RepresentationStore,
     *,
     seed: int,
     scores: dict[int, float] | None = None,
-    names: Sequence[str] = ("val", "test"),
     items_at_once: int = 1,
 ) -> list[Accuracy]:
     """Accuracy of the three heads, for anchors on and off, by the rankings and by the noise-free order."""
     table = []
-    for split in names:
+    for split in ("val", "test"):
         embeddings = embed(reward, store, splits.keys(split), items_at_once=items_at_once)
         reductions = ("best_worst", "all") if any(len(r.items) > 2 for r in splits.rows[split]) else ("best_worst",)
         for reduction in reductions:
@@ -138,10 +138,8 @@ def accuracy_table(
     return table
 
 
-def write_table(path: str | Path, table: Sequence[Accuracy]) -> None:
+def write_accuracy(path: str | Path, table: Sequence[Accuracy]) -> None:
     """Write an accuracy table as CSV, atomically."""
-    from eg3d.safe_write import write_text
-
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, [f.name for f in fields(Accuracy)], lineterminator="\n")
     writer.writeheader()
@@ -162,26 +160,18 @@ def table_text(table: Sequence[Accuracy]) -> str:
     return "\n".join(lines)
 
 
-def open_store(cfg: DataConfig, *, device: str) -> SlabStore:
-    """The slab store that a data config describes."""
-    from eg3d.run_folder import choose_device
-
-    make, sha256 = generator_slabs(cfg.generator, device=choose_device(device))
-    return SlabStore(make, cfg.slab, source=sha256, storage=cfg.storage, folder=cfg.slab_dir)
-
-
 def _pairs(splits: Splits, split: str, reduction: str, *, with_anchor: bool, seed: int) -> list[SamplePair]:
     pairs = []
     for number, row in enumerate(splits.rows[split]):
         anchor = row_anchor(splits.anchors[split], seed=seed, epoch=0, row=number, probability=float(with_anchor))
-        front = () if anchor is None else (SlabKey(anchor, splits.anchor_psi),)
+        front = () if anchor is None else (SampleKey(anchor, splits.anchor_psi),)
         pairs += [SamplePair(*pair, row.batch) for pair in combinations(front + reduced(row, reduction), 2)]
     return pairs
 
 
 def _judged(
-    reward: Reward,
-    embeddings: dict[SlabKey, Tensor],
+    reward: BundledReward,
+    embeddings: dict[SampleKey, Tensor],
     pairs: list[SamplePair],
     label: tuple[str, str, str],
     reference: str,
@@ -206,8 +196,8 @@ def _judged(
 
 
 def _judged_noise_free(
-    reward: Reward,
-    embeddings: dict[SlabKey, Tensor],
+    reward: BundledReward,
+    embeddings: dict[SampleKey, Tensor],
     pairs: list[SamplePair],
     scores: dict[int, float],
     label: tuple[str, str, str],
@@ -254,13 +244,12 @@ def main(cfg: EvaluateConfig) -> None:
     from reward_model_training.bundle import load_reward
 
     reward = load_reward(cfg.reward, device=choose_device(cfg.device))
-    cfg.data.slab = reward.slab
     splits = make_splits(read_rankings(cfg.data.rankings), cfg.data, seed=cfg.seed)
-    store = open_store(cfg.data, device=cfg.device)
+    store = cfg.data.open_store(reward.representation, reward.sample, device=choose_device(cfg.device))
     table = accuracy_table(
         reward, splits, store, seed=cfg.seed, scores=read_scores(cfg.data), items_at_once=cfg.items_at_once
     )
-    write_table(cfg.out, table)
+    write_accuracy(cfg.out, table)
     print(f"{table_text(table)}\ntable: {cfg.out}")
 
 

@@ -1,9 +1,15 @@
 """Losses of reward training, as pure functions of head outputs.
 
-Shapes: B ranked rows, K items a row (best first), P ordered pairs of a batch. Source: the released system.
+Symbols: x an item, f = MLP(N(x)) its embedding (N the backbone), r_theta(x) its scalar reward, b its log strength,
+h the pairs head, sigma the logistic function, C(K, 2) = K (K - 1) / 2 the pairs of a row of K items; w better, l worse.
+Shapes: B ranked rows, K items a row (best first), P ordered pairs of a batch.
 
-Two published terms are left out because they do nothing: the norm of the strengths (weight 1e-8, taken of
-detached values, so without gradient) and the norm of the features (weight 0).
+    L = lambda_pairs L_pairs + lambda_scalar_rwd L_w + lambda_BT L_BT + lambda_recon L_recon
+
+L_w is the loss of the paper; the released system adds the others, and its weights make L_pairs the largest. Source:
+Sculpting NeRF Geometry (2026), reward training, and its released behaviour. Two released terms are left out because
+they do nothing: the norm of the strengths (weight 1e-8, taken of detached values, so without gradient) and the norm of
+the features (weight 0).
 """
 
 from __future__ import annotations
@@ -21,13 +27,13 @@ RECON_KINDS = ("l1", "mse")
 
 
 @dataclass
-class LossConfig:
+class RewardLossConfig:
     """Weights of the terms; the defaults are those of the published density experiment."""
 
-    lambda_pairs: float = 1.0  # cross-entropy of the pairs head
-    lambda_scalar_rwd: float = 1e-3  # -log logistic(s_winner - s_loser): the head that fine-tuning uses
-    lambda_BT: float = 1e-3  # Bradley-Terry: the same loss on the log strengths of the BT head
-    lambda_recon: float = 1e-2  # U-Net reconstruction against the normalised slab
+    lambda_pairs: float = 1.0  # of L_pairs
+    lambda_scalar_rwd: float = 1e-3  # of L_w: the head that fine-tuning uses
+    lambda_BT: float = 1e-3  # of L_BT
+    lambda_recon: float = 1e-2  # of L_recon; 0 for backbones that reconstruct nothing
     recon_kind: str = "l1"  # l1 or mse
     normalise_recon: bool = True  # both volumes as shares of the normalised range, so that the term is about 0..1
     # The released code takes one random order of each pair from epoch 3 on, in validation too. -1 = always both.
@@ -47,7 +53,7 @@ class RankedPairs(NamedTuple):
 
     first: Tensor  # [P] index of the better item
     second: Tensor  # [P] index of the worse item
-    weight: Tensor  # [P] float32: mean over rows of the mean over a row's pairs; sums to 1
+    weight: Tensor  # [P] float32: 1 / (B C(K, 2)), B rows that have pairs; sums to 1
 
 
 def ranked_pairs(index: Tensor) -> RankedPairs:
@@ -67,8 +73,9 @@ def ranked_pairs(index: Tensor) -> RankedPairs:
 def pairs_loss(
     logits_forward: Tensor, logits_backward: Tensor, weight: Tensor, *, takes_forward: Tensor | None = None
 ) -> Tensor:
-    """Cross-entropy of the pairs head in both orders, mean of the two.
+    """L_pairs = 1/C(K, 2) E [CE(h(f_w, f_l), 0) + CE(h(f_l, f_w), 1)] / 2: cross-entropy of both orders of each pair.
 
+    weight [P] of `ranked_pairs` holds 1/C(K, 2) and the mean over rows.
     logits_forward [P, 2] = head(better, worse), whose right class is 0; logits_backward [P, 2] =
     head(worse, better), whose right class is 1. Given bool takes_forward [P], only that order of each pair
     counts (the released single-order training).
@@ -87,18 +94,19 @@ def pairs_are_right(forward: Tensor, backward: Tensor) -> Tensor:
 
 
 def preference_loss(better: Tensor, worse: Tensor, weight: Tensor) -> Tensor:
-    """-log logistic(better - worse), weighted sum over pairs [P]; finite for any finite scores.
+    """L_w = -1/C(K, 2) E_{(x_w, x_l) ~ D} [log sigma(r_theta(x_w) - r_theta(x_l))], the paper's ranking loss.
 
-    On scalar rewards this is the paper's ranking loss; on log strengths b it is the Bradley-Terry loss
-    -log(exp(b_i) / (exp(b_i) + exp(b_j))).
+    better, worse [P]: the scores r_theta(x_w), r_theta(x_l) of each pair; weight [P] of `ranked_pairs` holds 1/C(K, 2)
+    and the mean over rows. Returns a scalar, finite for any finite scores. On log strengths it is the Bradley-Terry
+    loss L_BT = -1/C(K, 2) E [log(exp(b_w) / (exp(b_w) + exp(b_l)))].
     """
     return (weight * F.softplus(worse - better)).sum()
 
 
 def reconstruction_loss(recon: Tensor, target: Tensor, *, kind: str, upper: float = 1.0) -> Tensor:
-    """L1 or mean squared difference of two volumes of one shape, both divided by `upper` first.
+    """L_recon: L1 or mean squared difference of two tensors of one shape [N, ...], both divided by `upper` first.
 
-    `target` is the normalised slab, 0..upper; the result is then a share of its range.
+    `target` is what the network was shown, up to `upper`; the result, a scalar, is then a share of that range.
     """
     difference = (recon - target) / upper
     return difference.abs().mean() if kind == "l1" else difference.square().mean()

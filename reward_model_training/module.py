@@ -1,21 +1,23 @@
 """Lightning module of reward training: steps, metrics and the optimiser, nothing else.
 
-Shapes: M slabs of a batch, B rows, K items a row, P pairs. Source: the released system.
+Shapes: M items of a batch, B rows, K items a row, P pairs. Source: the released system.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from eg3d.representations.sigma_field import normalise_sigma_self, to_network_axes
 from reward_model_training.data.dataset import RankedBatch
+from reward_model_training.data.transforms import TransformConfig, to_network_input, upper_end
 from reward_model_training.losses import (
-    LossConfig,
     RankedPairs,
+    RewardLossConfig,
     pairs_are_right,
     pairs_loss,
     preference_loss,
@@ -23,8 +25,11 @@ from reward_model_training.losses import (
     ranked_pairs,
     reconstruction_loss,
 )
-from reward_model_training.models import SigmaRewardModel
+from reward_model_training.models import RewardModel
 from reward_model_training.optimiser import OptimiserConfig
+
+MOST_SKIPPED = 10  # steps in a row without finite loss and gradient, after which a run ends
+log = logging.getLogger(__name__)
 
 
 class Outputs(NamedTuple):
@@ -38,31 +43,32 @@ class Outputs(NamedTuple):
 
 
 class RewardModule(LightningModule):
-    """Trains `model`; `upper` is the upper end of the slab normalisation."""
+    """Trains `model` on what `transform` makes of the ranked representations."""
 
     def __init__(
         self,
-        model: SigmaRewardModel,
-        loss: LossConfig,
+        model: RewardModel,
+        transform: TransformConfig,
+        loss: RewardLossConfig,
         optimiser: OptimiserConfig,
         *,
         seed: int,
-        upper: float = 100.0,
     ) -> None:
         super().__init__()
-        self.model, self.loss_cfg, self.optimiser_cfg = model, loss, optimiser
-        self.seed, self.upper = seed, upper
+        self.model, self.transform_cfg, self.loss_cfg, self.optimiser_cfg = model, transform, loss, optimiser
+        self.seed = seed
+        self.num_skipped = 0  # steps in a row that were not taken
 
     def outputs(self, batch: RankedBatch, pairs: RankedPairs) -> Outputs:
-        """Encode every slab of a batch once and apply the heads; the reconstruction loss comes along."""
+        """Encode every item of a batch once and apply the heads; the reconstruction loss comes along."""
         cfg, embeddings, recon = self.loss_cfg, [], []
-        for slabs in batch.slabs.split(self.optimiser_cfg.items_at_once):
-            x = to_network_axes(normalise_sigma_self(slabs.float(), 0.0, self.upper))
-            feature, volume = self.model.encode(x)
+        for items in batch.x.split(self.optimiser_cfg.items_at_once):
+            x = to_network_input(items, self.transform_cfg)
+            feature, made = self.model.encode(x)
             embeddings.append(self.model.trunk(feature))
-            if cfg.lambda_recon > 0:
-                scale = self.upper if cfg.normalise_recon else 1.0
-                recon.append(len(x) * reconstruction_loss(volume, x, kind=cfg.recon_kind, upper=scale))
+            if cfg.lambda_recon > 0 and made is not None:
+                upper = upper_end(self.transform_cfg) if cfg.normalise_recon else 1.0
+                recon.append(len(x) * reconstruction_loss(made, x, kind=cfg.recon_kind, upper=upper))
         f = torch.cat(embeddings)
         first, second = f[pairs.first], f[pairs.second]
         return Outputs(
@@ -74,7 +80,7 @@ class RewardModule(LightningModule):
         )
 
     def terms(self, out: Outputs, pairs: RankedPairs) -> dict[str, Tensor]:
-        """Unweighted loss terms and their weighted sum `loss`."""
+        """Unweighted loss terms and their weighted sum `loss`, all scalars."""
         cfg, orders = self.loss_cfg, None
         if 0 <= cfg.single_order_from_epoch <= self.current_epoch:
             orders = random_orders(len(pairs.first), seed=self.seed, step=self.global_step, device=out.forward.device)
@@ -90,6 +96,7 @@ class RewardModule(LightningModule):
         return terms
 
     def training_step(self, batch: RankedBatch, _: int) -> Tensor:
+        """The weighted sum of the loss terms of a batch, a scalar."""
         return self._step(batch, "train")
 
     def validation_step(self, batch: RankedBatch, _: int) -> None:
@@ -99,12 +106,30 @@ class RewardModule(LightningModule):
         cfg = self.optimiser_cfg
         return torch.optim.Adam(self.model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay)
 
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """A step, unless its loss or gradient is not finite: it then counts, but leaves weights and moments alone.
+
+        Raises RuntimeError after MOST_SKIPPED such steps in a row.
+        """
+        loss = optimizer_closure() if optimizer_closure is not None else None
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        size = torch.nn.utils.get_total_norm(gradients)
+        if torch.isfinite(size) and (loss is None or torch.isfinite(loss)):
+            self.num_skipped = 0
+            optimizer.step()
+            return
+        self.num_skipped += 1
+        what = f"step {self.global_step + 1}: loss {loss}, norm of its gradient {size}"
+        if self.num_skipped >= MOST_SKIPPED:
+            raise RuntimeError(f"{what}: not finite {MOST_SKIPPED} times in a row; lower optimiser.lr")
+        log.warning("%s: not finite, the step is skipped", what)
+
     def _step(self, batch: RankedBatch, stage: str) -> Tensor:
         pairs = ranked_pairs(batch.index)
         out = self.outputs(batch, pairs)
         terms = self.terms(out, pairs)
-        if stage == "train" and not torch.isfinite(terms["loss"]):
-            raise RuntimeError(f"the loss is {terms['loss'].item()} at step {self.global_step}; lower optimiser.lr")
         logged = {f"{stage}/{name}": value.detach() for name, value in terms.items()}
         logged |= {f"{stage}/{name}": value for name, value in accuracies(out, pairs).items()}
         self.log_dict(logged, batch_size=len(batch.index), on_step=False, on_epoch=True)
@@ -114,7 +139,7 @@ class RewardModule(LightningModule):
 
 
 def accuracies(out: Outputs, pairs: RankedPairs) -> dict[str, Tensor]:
-    """Share of the pairs of a batch that each head orders rightly, rows weighted equally."""
+    """Share of the pairs of a batch that each head orders rightly, rows weighted equally: scalars, 0 to 1."""
     with torch.no_grad():
         return {
             "pairs_accuracy": (pairs.weight * pairs_are_right(out.forward, out.backward)).sum(),

@@ -1,4 +1,4 @@
-"""Settings of the optimiser of reward training, and how many slabs pass the encoder at once."""
+"""Settings of the optimiser of reward training, and how many items pass the encoder at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class OptimiserConfig:
 
     lr: float = 1e-5
     weight_decay: float = 1e-4  # L2 in the gradient
-    items_at_once: int = 1  # slabs per encoder pass (published 1): memory and speed, the same numbers
+    items_at_once: int = 1  # items per encoder pass (published 1): memory and speed, the same numbers
 
     def validate(self) -> list[str]:
         """All faults of this config, one string each."""

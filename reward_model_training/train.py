@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eg3d.config_checks import one_of
 from eg3d.hydra_command import hydra_command
+from eg3d.samples import AUTO, SampleConfig
+from reward_model_training.card import RewardCard, misfits
 from reward_model_training.data.dataset import DataConfig, Splits, make_splits
-from reward_model_training.losses import LossConfig
+from reward_model_training.data.transforms import NormaliseSigmaSelfConfig, TransformConfig
+from reward_model_training.losses import RewardLossConfig
 from reward_model_training.models import ModelConfig
+from reward_model_training.models.backbones.registry import backbones
 from reward_model_training.optimiser import OptimiserConfig
 from reward_model_training.preferences.rankings import read_rankings
 
 if TYPE_CHECKING:
-    from pytorch_lightning import Trainer
-
-    from reward_model_training.bundle import Reward
-    from reward_model_training.data.slab_store import SlabStore
+    from reward_model_training.bundle import BundledReward
+    from reward_model_training.data.representation_store import RepresentationStore
     from reward_model_training.evaluate import Accuracy
 
-MONITORS = {"pairs": "val/pairs_loss", "scalar": "val/scalar_loss"}
-DIVERGENCE_THRESHOLD = 2.0  # published: a monitored loss above it ends the run
-HARMLESS_WARNINGS = (
-    "does not have many workers",
-    "treespec",
-    "Checkpoint directory",
-    "smaller than the logging interval",
-    "dataloader is not resumable",  # it is: PlannedBatches starts at the step that comes next
-)
+MONITORS = ("pairs", "scalar")
+METRICS_FILE = "final_metrics.csv"
 CENTRED_ROWS = 200  # training rows whose mean score is put at 0
 # Settings that may change when a stopped run continues: they do not touch the numbers of a step.
 FREE = (
     *("out", "centre_scores", "max_epochs", "patience", "device", "num_threads", "state_every_n_steps"),
-    *("shows_progress", "data.storage", "data.slab_dir", "data.num_workers"),
+    *("shows_progress", "data.storage", "data.store_dir", "data.num_workers"),
 )
 
 
@@ -47,7 +40,8 @@ class RewardTrainConfig:
     out: str = "runs/reward"  # folder of the run; run again to continue
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    transform: TransformConfig = field(default_factory=NormaliseSigmaSelfConfig)
+    loss: RewardLossConfig = field(default_factory=RewardLossConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     max_epochs: int = 10
     patience: int = 3  # epochs without a better monitored loss before stopping
@@ -62,8 +56,12 @@ class RewardTrainConfig:
 
     def validate(self) -> list[str]:
         """All faults of this config, one string each."""
-        faults = one_of("monitor", self.monitor, tuple(MONITORS))
+        faults = one_of("monitor", self.monitor, MONITORS)
         faults += self.data.missing_inputs("data.")
+        faults += misfits(self.data.representation, self.transform, self.model.backbone)
+        entry = backbones().get(self.model.backbone.name)
+        if entry is not None and not entry.reconstructs and self.loss.lambda_recon > 0:
+            faults.append(f"loss.lambda_recon: {self.model.backbone.name} reconstructs nothing; give 0")
         for name in ("max_epochs", "patience"):
             if getattr(self, name) < 1:
                 faults.append(f"{name}: must be at least 1, got {getattr(self, name)}")
@@ -77,6 +75,7 @@ class RewardRun:
     folder: Path
     metrics_csv: Path
     table: list[Accuracy]
+    end: str  # how the epochs ended
 
 
 def train(cfg: RewardTrainConfig) -> RewardRun:
@@ -86,19 +85,20 @@ def train(cfg: RewardTrainConfig) -> RewardRun:
     """
     import torch
 
-    from eg3d.run_folder import RunFolder
-    from reward_model_training.evaluate import open_store
+    from eg3d.run_folder import RunFolder, choose_device
+    from reward_model_training.fit import fit
 
     if cfg.num_threads:
         torch.set_num_threads(cfg.num_threads)
     rankings = read_rankings(cfg.data.rankings)
     splits = make_splits(rankings, cfg.data, seed=cfg.seed)
-    cfg = replace(cfg, data=replace(cfg.data, slab=replace(cfg.data.slab, psi=splits.psi)))
-    store = open_store(cfg.data, device=cfg.device)
+    cfg = replace(cfg, data=replace(cfg.data, sample=_ranked_samples(cfg.data.sample, splits.psi)))
+    store = cfg.data.open_store(cfg.data.representation, cfg.data.sample, device=choose_device(cfg.device))
     annotators = ", ".join(sorted({ranking.annotator for ranking in rankings}))
     with RunFolder.claim(cfg.out, cfg, seed=cfg.seed, inputs=_inputs(cfg.data), free=FREE) as run:
-        _fit(cfg, splits, store, run.path)
-        return _finish(cfg, splits, store, run.path, annotators)
+        end = fit(cfg, splits, store, run.path)
+        table = _finish(cfg, splits, store, run.path, annotators)
+    return RewardRun(run.path, run.path / METRICS_FILE, table, end)
 
 
 def _inputs(data: DataConfig) -> dict[str, Path | None]:
@@ -111,89 +111,30 @@ def _inputs(data: DataConfig) -> dict[str, Path | None]:
     return {"data.rankings": rankings, "data.generator": generator, "data.scores": scores if scores.is_file() else None}
 
 
-def _fit(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, folder: Path) -> None:
-    import torch
-
-    from reward_model_training.data.datamodule import PreferenceData
-    from reward_model_training.lightning_state import was_stopped_early
-    from reward_model_training.models import build_model
-    from reward_model_training.module import RewardModule
-
-    state = folder / "last.ckpt"
-    if state.is_file() and was_stopped_early(state):
-        return
-    torch.manual_seed(cfg.seed)
-    module = RewardModule(build_model(cfg.model), cfg.loss, cfg.optimiser, seed=cfg.seed)
-    data = PreferenceData(cfg.data, splits, store, seed=cfg.seed)
-    with warnings.catch_warnings():
-        for text in HARMLESS_WARNINGS:
-            warnings.filterwarnings("ignore", f".*{text}.*")
-        trainer = _trainer(cfg, folder)
-        trainer.fit(module, datamodule=data, ckpt_path=str(state) if state.is_file() else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+def _ranked_samples(sample: SampleConfig, psi: float) -> SampleConfig:
+    """How the ranked samples were made: psi as their table says, and the camera by its name."""
+    return replace(sample, psi=psi, conditioning="generator" if sample.conditioning == AUTO else sample.conditioning)
 
 
-def _trainer(cfg: RewardTrainConfig, folder: Path) -> Trainer:
-    from pytorch_lightning import Trainer
-    from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-    from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-
+def _finish(
+    cfg: RewardTrainConfig, splits: Splits, store: RepresentationStore, folder: Path, annotators: str
+) -> list[Accuracy]:
+    """Evaluate the best weights, write the table and the bundle; returns the table."""
+    from eg3d.checkpoints.store import fill_module
     from eg3d.run_folder import choose_device
-    from reward_model_training.lightning_progress import StepsBar
-    from reward_model_training.lightning_state import AtomicCheckpoints, RunState
-
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    monitor, device = MONITORS[cfg.monitor], choose_device(cfg.device)
-    callbacks = [
-        # Both at the end of the validation, so that the state written after the epoch knows their verdict.
-        EarlyStopping(
-            monitor,
-            patience=cfg.patience,
-            divergence_threshold=DIVERGENCE_THRESHOLD,
-            check_on_train_epoch_end=False,
-        ),
-        ModelCheckpoint(
-            folder,
-            "best",
-            monitor=monitor,
-            save_weights_only=True,
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,
-        ),
-        RunState(folder / "last.ckpt", every_n_steps=cfg.state_every_n_steps),
-    ]
-    if cfg.shows_progress:
-        callbacks.append(StepsBar())
-    return Trainer(
-        accelerator=device.type,
-        devices=[device.index or 0] if device.type == "cuda" else 1,
-        max_epochs=cfg.max_epochs,
-        logger=[CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard", version="")],
-        callbacks=callbacks,
-        plugins=[AtomicCheckpoints()],
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
-        enable_model_summary=False,
-        enable_progress_bar=False,  # Lightning's own
-    )
-
-
-def _finish(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, folder: Path, annotators: str) -> RewardRun:
-    """Evaluate the best weights, write the table and the bundle."""
-    from eg3d.checkpoints.store import load_state
-    from eg3d.run_folder import choose_device
-    from reward_model_training.bundle import Reward, RewardCard, save_reward
-    from reward_model_training.evaluate import accuracy_table, read_scores, write_table
+    from reward_model_training.bundle import BundledReward, save_reward
+    from reward_model_training.evaluate import accuracy_table, read_scores, write_accuracy
+    from reward_model_training.fit import BEST_FILE
     from reward_model_training.lightning_state import read_state
     from reward_model_training.models import build_model
 
-    model, best = build_model(cfg.model), read_state(folder / "best.ckpt")
+    model, best = build_model(cfg.model), read_state(folder / BEST_FILE)
     tensors = {name.removeprefix("model."): value for name, value in best["state_dict"].items()}
-    load_state(model, tensors, str(folder / "best.ckpt"))
-    card = RewardCard(model=cfg.model, slab=cfg.data.slab, **_provenance(cfg, splits, store, annotators))  # type: ignore[arg-type]
-    card.training["best_epoch"] = int(best["epoch"])
-    reward = Reward(model, card).to(choose_device(cfg.device))
+    fill_module(model, tensors, str(folder / BEST_FILE))
+    provenance = _provenance(cfg, splits, store, annotators)
+    provenance["training"]["best_epoch"] = int(best["epoch"])
+    card = RewardCard(cfg.model, cfg.data.representation, cfg.data.sample, cfg.transform, provenance)
+    reward = BundledReward(model, card).to(choose_device(cfg.device))
     table = accuracy_table(
         reward,
         splits,
@@ -204,14 +145,13 @@ def _finish(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, folder: Pa
     )
     card.metrics = [asdict(row) for row in table]
     if cfg.centre_scores:
-        card.training["score_shift"] = centre_scores(reward, splits, store)
-    metrics_csv = folder / "final_metrics.csv"
-    write_table(metrics_csv, table)
+        provenance["training"]["score_shift"] = centre_scores(reward, splits, store)
+    write_accuracy(folder / METRICS_FILE, table)
     save_reward(folder, model, card)
-    return RewardRun(folder, metrics_csv, table)
+    return table
 
 
-def centre_scores(reward: Reward, splits: Splits, store: SlabStore) -> float:
+def centre_scores(reward: BundledReward, splits: Splits, store: RepresentationStore) -> float:
     """Shift the scalar head so that the mean score of training samples is 0; returns the shift, in score units.
 
     Rankings fix scores up to a constant only, and fine-tuning clips the score to an interval around 0: an arbitrary
@@ -222,13 +162,15 @@ def centre_scores(reward: Reward, splits: Splits, store: SlabStore) -> float:
     keys = dict.fromkeys(item for row in splits.rows["train"][:CENTRED_ROWS] for item in row.items)
     device = next(reward.parameters()).device
     with torch.no_grad():
-        scores = [reward(store.slab(key)[None].float().to(device)) for key in keys]
+        scores = [reward(store.batch([key]).to(device)) for key in keys]
         shift = -float(torch.cat(scores).mean())
         reward.model.scalar_rwd_head.output_layer.bias.add_(shift)
     return shift
 
 
-def _provenance(cfg: RewardTrainConfig, splits: Splits, store: SlabStore, annotators: str) -> dict[str, dict[str, Any]]:
+def _provenance(
+    cfg: RewardTrainConfig, splits: Splits, store: RepresentationStore, annotators: str
+) -> dict[str, dict[str, Any]]:
     """What a bundle says about its making: names and hashes, no paths of this machine."""
     from eg3d.file_hash import sha256_of
     from eg3d.run_folder import versions
@@ -255,7 +197,7 @@ def main(cfg: RewardTrainConfig) -> None:
     from reward_model_training.evaluate import table_text
 
     run = train(cfg)
-    print(f"{table_text(run.table)}\nreward:  {run.folder}\nmetrics: {run.metrics_csv}")
+    print(f"{table_text(run.table)}\nepochs:  {run.end}\nreward:  {run.folder}\nmetrics: {run.metrics_csv}")
 
 
 if __name__ == "__main__":

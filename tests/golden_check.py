@@ -177,11 +177,10 @@ def run_discriminator(file: str, golden: Golden, salt: str) -> Arrays:
 
 def run_density(file: str, golden: Golden, salt: str) -> Arrays:
     """The published slab and the 64^3 grid of the consistency loss, on the skewed grid."""
-    from reward_model_training.data.transforms import normalise_sigma_self
-
     from eg3d.ops.density_grid.grid import GridSpec
     from eg3d.representations.sigma_field import SigmaField
     from eg3d.samples import SampleConfig, sample_seeds
+    from reward_model_training.data.transforms import normalise_sigma_self
 
     G = _generator("ffhq512-128", salt)
     seed = int(re.search(r"seed(\d+)", file).group(1))

@@ -16,7 +16,7 @@ from tiny import tiny_discriminator_config, tiny_generator_config
 
 from eg3d.checkpoints.store import save_networks
 from eg3d.config_checks import faults_of
-from eg3d.finetuning.config import FinetuneConfig, RewardSource
+from eg3d.finetuning.config import FinetuneConfig
 from eg3d.finetuning.loop import finetune
 from eg3d.generators.eg3d import GeneratorConfig, TriPlaneGenerator
 from eg3d.hydra_command import CONFIG_DIR, compose_config, experiments_for
@@ -155,7 +155,7 @@ def _toy(cfg: TrainConfig, out: Path, data: Path) -> Any:
         "warm_start": dataclasses.replace(cfg.warm_start, discriminator_kimg=0.0),
     }  # fmt: skip
     if isinstance(cfg, FinetuneConfig):
-        changes["reward"] = RewardSource(_target_="toy_reward.load", path="toy")
+        changes["reward"] = {"_target_": "toy_reward.load"}
         changes["consistency"] = dataclasses.replace(cfg.consistency, resolution=6)
         changes["tracking"] = dataclasses.replace(cfg.tracking, num_seeds=2)
     return dataclasses.replace(cfg, **changes)

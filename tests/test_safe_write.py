@@ -37,6 +37,16 @@ def test_files_get_the_rights_of_any_new_file(tmp_path: Path, mask: int) -> None
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no such rights there")
+def test_a_file_that_is_replaced_keeps_its_rights(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for rights in (0o600, 0o664, 0o444):
+        write_text(path, "x")
+        path.chmod(rights)
+        write_text(path, "y")
+        assert path.stat().st_mode & 0o777 == rights and path.read_text() == "y"
+
+
 def test_only_writable_handles_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows refuses fsync on a handle that was opened for reading only; folders, which it cannot open, go without."""
     fcntl, sync, synced = pytest.importorskip("fcntl"), os.fsync, []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import multiprocessing
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,16 +22,20 @@ from dataset_preprocessing.archive import create_archive, encode_png
 from dataset_preprocessing.synthetic_heads.render import FFHQ_FOCAL, contact_sheet, depth_views, render_views
 from dataset_preprocessing.synthetic_heads.shape import CODE_NAMES, head_codes, head_parameters
 from eg3d.cameras import camera_label, intrinsics, lookat_c2w
+from eg3d.child_processes import in_processes, worker_faults
+from eg3d.config_checks import faults_of, in_range
 from eg3d.progress import Advance, ignore
 from eg3d.safe_write import atomic_path
 
 HEADS_PER_SEED = 1_000_000  # head i of data set s has the head seed s * HEADS_PER_SEED + i
 GROUP = 16  # heads rendered together; part of the recipe, since rounding may depend on it
+MOST_RESOLUTION = 1024  # pixels a side
+LEAST_SHARE = 0.01  # of a camera's normal draws that must lie within its maximum, or drawing one might never end
 CAMERA_STREAM = 7  # separates the cameras' random numbers from the heads'
 
 
 @dataclass
-class HeadsConfig:
+class SyntheticHeadsConfig:
     """Synthetic heads: posed portraits with camera labels in the EG3D format."""
 
     out: str = "data/heads64.zip"  # .zip or a new folder
@@ -50,21 +54,31 @@ class HeadsConfig:
 
     def validate(self) -> list[str]:
         """All faults, one line each."""
-        faults = [
-            f"{name}: {getattr(self, name)} must be at least 1"
-            for name in ("views_per_head", "workers", "contact_heads")
-            if getattr(self, name) < 1
-        ]
-        if self.num_images < (0 if self.contact_sheet else 1):
-            faults.append(f"num_images: {self.num_images} must be at least 1, or 0 with a contact_sheet only")
-        if self.resolution < 8 or self.resolution & (self.resolution - 1):
-            faults.append(f"resolution: {self.resolution} must be a power of two, 8 or more")
+        faults = in_range(self, 1, 1000, "views_per_head", "contact_heads") + worker_faults(self.workers)
+        if not self.out:
+            faults.append("out: is empty; give a .zip file or a new folder")
+        if self.contact_sheet and Path(self.contact_sheet) == Path(self.out):
+            faults.append(f"contact_sheet: {self.contact_sheet} is the data set's own path; give a .png file")
+        most = HEADS_PER_SEED * max(self.views_per_head, 1)
+        if not (0 if self.contact_sheet else 1) <= self.num_images <= most:
+            faults.append(f"num_images: {self.num_images} must be from 1 to {most}, or 0 with a contact_sheet only")
+        if not 8 <= self.resolution <= MOST_RESOLUTION or self.resolution & (self.resolution - 1):
+            faults.append(f"resolution: {self.resolution} must be a power of two, 8 to {MOST_RESOLUTION}")
         if not 0 <= self.seed < 2**32 // HEADS_PER_SEED:
             faults.append(f"seed: {self.seed} must be from 0 to {2**32 // HEADS_PER_SEED - 1}")
-        for name in ("yaw", "pitch"):
-            if getattr(self, f"{name}_std") < 0 or not 0 <= getattr(self, f"{name}_max") <= 1.2:
-                faults.append(f"{name}_std must be >= 0 and {name}_max in [0, 1.2] radians")
-        return faults
+        return (
+            faults
+            + _angle_faults("yaw", self.yaw_std, self.yaw_max)
+            + _angle_faults("pitch", self.pitch_std, self.pitch_max)
+        )
+
+
+def _angle_faults(name: str, std: float, limit: float) -> list[str]:
+    if not (std >= 0 and 0 <= limit <= 1.2):
+        return [f"{name}_std must be >= 0 and {name}_max in [0, 1.2] radians"]
+    if std > 0 and limit > 0 and math.erf(limit / (std * math.sqrt(2))) < LEAST_SHARE:
+        return [f"{name}_std: {std} is so far beyond {name}_max {limit} that hardly any draw would lie within it"]
+    return []
 
 
 def head_seed(seed: int, head: int) -> int:
@@ -72,7 +86,7 @@ def head_seed(seed: int, head: int) -> int:
     return seed * HEADS_PER_SEED + head
 
 
-def head_cameras(cfg: HeadsConfig, head: int) -> torch.Tensor:
+def head_cameras(cfg: SyntheticHeadsConfig, head: int) -> torch.Tensor:
     """Labels [views_per_head, 25] of one head: yaw and pitch from normals truncated at their maxima."""
     rng = np.random.RandomState([CAMERA_STREAM, cfg.seed, head])
     angles = [
@@ -99,7 +113,7 @@ class Portrait(NamedTuple):
     depth: np.ndarray | None  # float32 [R, R] world units, 0 = background
 
 
-def portraits(cfg: HeadsConfig, group: int) -> list[Portrait]:
+def portraits(cfg: SyntheticHeadsConfig, group: int) -> list[Portrait]:
     """Every view of the heads of one group; depends on the config and `group` only."""
     num_heads = -(-cfg.num_images // cfg.views_per_head)
     heads = range(group * GROUP, min((group + 1) * GROUP, num_heads))
@@ -115,12 +129,12 @@ def portraits(cfg: HeadsConfig, group: int) -> list[Portrait]:
     return [Portrait(encode_png(image), label.tolist(), depth) for image, label, depth in views]
 
 
-def make_heads(cfg: HeadsConfig, *, advance: Advance = ignore) -> Path:
+def make_heads(cfg: SyntheticHeadsConfig, *, advance: Advance = ignore) -> Path:
     """Write the data set of `cfg`; `advance(count)` after every `count` images. Returns the path written.
 
     Raises ValueError with all faults of the config, or if a destination folder is not empty.
     """
-    faults = cfg.validate()
+    faults = faults_of(cfg)
     if faults:
         raise ValueError("; ".join(faults))
     num_heads = -(-cfg.num_images // cfg.views_per_head)
@@ -128,8 +142,8 @@ def make_heads(cfg: HeadsConfig, *, advance: Advance = ignore) -> Path:
     seeds = [head_seed(cfg.seed, int(h)) for h in heads]
     depths: list[np.ndarray] = []
     left = cfg.num_images
-    with create_archive(cfg.out) as archive:
-        for views in _all_portraits(cfg, -(-num_heads // GROUP)):
+    with create_archive(cfg.out) as archive, _all_portraits(cfg, -(-num_heads // GROUP)) as groups:
+        for views in groups:
             for view in views[:left]:
                 archive.add_image(view.png, view.label)
                 depths += [] if view.depth is None else [view.depth]
@@ -143,7 +157,7 @@ def make_heads(cfg: HeadsConfig, *, advance: Advance = ignore) -> Path:
     return Path(cfg.out)
 
 
-def _recipe(cfg: HeadsConfig, seeds: list[int]) -> dict:
+def _recipe(cfg: SyntheticHeadsConfig, seeds: list[int]) -> dict:
     skip = ("out", "workers", "contact_sheet", "contact_heads")  # nothing that leaves the content as it is
     settings = {k: v for k, v in asdict(cfg).items() if k not in skip}
     return {
@@ -155,14 +169,18 @@ def _recipe(cfg: HeadsConfig, seeds: list[int]) -> dict:
     }
 
 
-def _all_portraits(cfg: HeadsConfig, num_groups: int) -> Iterator[list[Portrait]]:
+@contextlib.contextmanager
+def _all_portraits(cfg: SyntheticHeadsConfig, num_groups: int) -> Iterator[Iterator[list[Portrait]]]:
+    """Portraits of every group in order, from this process or from workers; for a `with` block."""
     if cfg.workers == 1:
         with _one_thread():
-            yield from (portraits(cfg, group) for group in range(num_groups))
+            yield (portraits(cfg, group) for group in range(num_groups))
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(cfg.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.imap(functools.partial(portraits, cfg), range(num_groups))
+    work = functools.partial(portraits, cfg)
+    with in_processes(
+        work, range(num_groups), workers=cfg.workers, prepare=torch.set_num_threads, arguments=(1,)
+    ) as groups:
+        yield groups
 
 
 @contextlib.contextmanager
@@ -176,7 +194,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def save_contact_sheet(path: str | Path, cfg: HeadsConfig, *, resolution: int = 128) -> None:
+def save_contact_sheet(path: str | Path, cfg: SyntheticHeadsConfig, *, resolution: int = 128) -> None:
     """PNG of the first heads of a data set, one row each, from the front and from the extreme poses."""
     seeds = [head_seed(cfg.seed, i) for i in range(cfg.contact_heads)]
     with _one_thread(), atomic_path(path) as temporary:

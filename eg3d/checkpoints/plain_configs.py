@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from eg3d.checkpoints.tensor_rules import listed, shown_name
+from eg3d.config_families import is_family, member_class
 
 Config = TypeVar("Config")
 LARGEST_INT = 2**63 - 1
@@ -26,11 +27,14 @@ class _WrongType(Exception):
 def config_from_data(cls: type[Config], data: Any, source: str) -> Config:
     """An instance of a config dataclass, nested ones too, from plain data.
 
-    Keys that are absent take their defaults, so that files outlive new fields. Raises ValueError, one line that begins
+    Keys that are absent take their defaults, so that files outlive new fields. Where one of a family of configs is
+    expected, the data's `name` says which. Raises ValueError, one line that begins
     with `source`, for unknown keys, and with all of them for values of the wrong type; numbers must be finite.
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{source}: expected a table of the settings of {cls.__name__}, found {_shown(data)}")
+    if is_family(cls):
+        cls = member_class(cls, data, source)  # type: ignore[type-var]
     hints = typing.get_type_hints(cls)
     known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     unknown = [str(key) for key in data if key not in known]

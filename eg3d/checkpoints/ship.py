@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,8 @@ import yaml
 
 from eg3d.checkpoints.manifest import MANIFEST, read_manifest
 from eg3d.checkpoints.store import read_metadata
+from eg3d.data_files import DataFiles
+from eg3d.data_labels import read_table
 from eg3d.file_hash import sha256_of
 from eg3d.hydra_command import hydra_command
 from eg3d.run_folder import code_version
@@ -113,15 +114,13 @@ def data_facts(path: str | Path) -> dict[str, Any]:
     hashed = path / "dataset.json" if path.is_dir() else path
     if not hashed.is_file():
         raise FileNotFoundError(f"data: no data set at {path}")
-    if path.is_dir():
-        table = json.loads(hashed.read_text(encoding="utf-8"))
-    else:
-        with zipfile.ZipFile(path) as handle:
-            table = json.loads(handle.read("dataset.json"))
-    recipe = {key: value for key, value in table.get("recipe", {}).items() if key != "head_seeds"}
+    table = read_table(DataFiles(path, what="data: ", hint="give a data set"))
+    if table is None:
+        raise ValueError(f"data: {path} has no dataset.json; give a data set")
+    recipe = {key: value for key, value in table.recipe.items() if key != "head_seeds"}
     maker = recipe.get("maker", "")
     command = f"python -m {maker} out={path.name}" if maker else ""
-    facts = {"file": path.name, "sha256": sha256_of(hashed), "images": len(table["labels"]), "recipe": recipe}
+    facts = {"file": path.name, "sha256": sha256_of(hashed), "images": len(table.names), "recipe": recipe}
     return facts | ({"command": command + _words(recipe)} if command else {})
 
 
@@ -158,8 +157,9 @@ def _reward_facts(folder: Path) -> dict[str, Any]:
     card = yaml.safe_load((folder / "reward.yaml").read_text(encoding="utf-8"))
     if not isinstance(card, Mapping) or card.get("weights_sha256") != sha256_of(folder / "reward.safetensors"):
         raise ValueError(f"source: {folder}/reward.yaml does not describe the weights beside it; make the bundle again")
-    keys = ("model", "slab", "normalisation")
-    provenance = {key: card.get(key, {}) for key in ("generator", "rankings")}
+    keys = ("model", "representation", "sample", "transform")
+    made_of = card.get("provenance", {})
+    provenance = {key: made_of.get(key, {}) for key in ("generator", "rankings")}
     return {"kind": "reward", "config": {key: card.get(key) for key in keys}, "trained_on": provenance}
 
 

@@ -6,6 +6,7 @@ Fine-tuning never knows what a reward is made of. Shape letters: N samples.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from eg3d.generators.protocol import Generator
+from eg3d.progress import Advance, ignore
 from eg3d.representations.protocol import Representation, representation_from
 from eg3d.samples import AUTO, Sample, SampleConfig, sample_seed_batches
 
@@ -107,9 +109,40 @@ def scores_of(reward: Reward, G: Generator, sample: Sample) -> Tensor:
     return scores
 
 
+def name_of(reward: Reward) -> str:
+    """What a reward is called in messages: the dotted name of its function, or of its class."""
+    named = reward.function if isinstance(reward, FunctionReward) else type(reward)
+    return f"{named.__module__}.{getattr(named, '__qualname__', type(named).__qualname__)}"
+
+
+def require_finite_scores(values: list[float], source: str, *, of: Sequence[str] = ()) -> None:
+    """Raise ValueError, naming the reward `source`, when a score is not finite; `of` names what each score is of."""
+    wrong = [number for number, value in enumerate(values) if not math.isfinite(value)]
+    if wrong:
+        whose = f" (first: {of[wrong[0]]})" if of else ""
+        raise ValueError(
+            f"reward: {source} gave {values[wrong[0]]} for {len(wrong)} of {len(values)} samples{whose}; expected "
+            "finite scores: mend the reward, or what it is given"
+        )
+
+
 @torch.no_grad()
-def score_seeds(G: Generator, reward: Reward, seeds: Sequence[int], cfg: SampleConfig, *, batch: int = 4) -> Tensor:
-    """Scores [len(seeds)] on the CPU of the shapes that `seeds` name: the one way to score, tracked or by hand."""
-    batches = sample_seed_batches(G, seeds, sampled_for(reward, cfg), batch=batch)
-    scores = [scores_of(reward, G, sample).cpu() for _, sample in batches]
+def score_seeds(
+    G: Generator,
+    reward: Reward,
+    seeds: Sequence[int],
+    cfg: SampleConfig,
+    *,
+    batch: int = 4,
+    advance: Advance = ignore,
+) -> Tensor:
+    """Scores [len(seeds)] on the CPU of the shapes that `seeds` name: the one way to score, tracked or by hand.
+
+    Raises ValueError, naming the reward and the seed, for a score that is not finite.
+    """
+    scores = []
+    for part, sample in sample_seed_batches(G, seeds, sampled_for(reward, cfg), batch=batch):
+        scores.append(scores_of(reward, G, sample).cpu())
+        require_finite_scores(scores[-1].tolist(), name_of(reward), of=[f"seed {seed}" for seed in part])
+        advance(len(part))
     return torch.cat(scores) if scores else torch.empty(0)

@@ -21,18 +21,18 @@ from eg3d.samples import Sample
 class PointCloud(Representation):
     """Ends of the expected depths of the canonical camera's rays, thinned evenly. Source: released behaviour."""
 
-    name: ClassVar[str] = "point_cloud"
-    kind: ClassVar[str] = "points"
+    input_kind: ClassVar[str] = "points"
 
+    name: str = "point_cloud"
     resolution_px: int = 128  # R of the depth map behind it
     num_points: int = 2048  # P
 
     def validate(self) -> list[str]:
         num_rays = self.resolution_px**2
-        is_right = 1 <= self.num_points <= num_rays
-        return (
-            [] if is_right else [f"num_points: must lie in 1 to {num_rays}, the rays behind it, got {self.num_points}"]
-        )
+        faults = super().validate()
+        if not 1 <= self.num_points <= num_rays:
+            faults.append(f"num_points: must lie in 1 to {num_rays}, the rays behind it, got {self.num_points}")
+        return faults
 
     def shape(self, G: Generator | None = None) -> tuple[int, int]:
         """(P, 3)."""

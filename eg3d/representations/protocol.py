@@ -1,6 +1,7 @@
 """What a reward looks at: a tensor made of a sample. Its settings are plain data that travel with every reward.
 
-A new representation is a dataclass in a module of this package, decorated with `register`, and a line in MODULES.
+A new representation is a dataclass in a module of this package, decorated with `register`, and a line in MODULES. They
+are a family of configs: a command chooses one as `data/representation=NAME`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
+from eg3d.config_families import FamilyConfig
 from eg3d.generators.protocol import Generator
 from eg3d.samples import Sample
 
@@ -25,12 +27,18 @@ MODULES = (
 
 
 @dataclass
-class Representation:
-    """Base of all representations: the fields of a subclass are its settings, its methods say what they mean."""
+class Representation(FamilyConfig):
+    """Base of all representations: the fields of a subclass are its settings, its methods say what they mean.
 
-    name: ClassVar[str]  # in configs, bundles and tables
-    kind: ClassVar[str]  # what its tensor is: volume | maps | points | images; which backbones can read it
+    The field `name` is its name in configs, bundles and tables.
+    """
+
+    input_kind: ClassVar[str]  # what its tensor is: volume | maps | points | images; which backbones can read it
     is_differentiable: ClassVar[bool] = True  # whether gradients reach the generator
+
+    @classmethod
+    def members(cls) -> dict[str, type[FamilyConfig]]:
+        return dict(representations())
 
     def extract(self, G: Generator, sample: Sample) -> Tensor:
         """The representation [N, *shape] of N samples of `G`, float32 (float64 where the field is)."""
@@ -40,13 +48,9 @@ class Representation:
         """Shape of one sample's tensor. `G` is needed only where its sizes decide."""
         raise NotImplementedError
 
-    def validate(self) -> list[str]:
-        """All faults of the settings, one line each."""
-        return []
-
     def settings(self) -> dict[str, Any]:
         """Name and settings as plain data; `representation_from` makes the same representation of it."""
-        return {"name": self.name, **asdict(self)}
+        return asdict(self)
 
     def key(self) -> str:
         """Short text that differs wherever the numbers may."""
@@ -54,21 +58,21 @@ class Representation:
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-Kind = TypeVar("Kind", bound=type[Representation])
-_kinds: dict[str, type[Representation]] = {}
+RepresentationClass = TypeVar("RepresentationClass", bound=type[Representation])
+_known: dict[str, type[Representation]] = {}
 
 
-def register(kind: Kind) -> Kind:
+def register(made: RepresentationClass) -> RepresentationClass:
     """Class decorator: make a representation known by its name."""
-    _kinds[kind.name] = kind
-    return kind
+    _known[made().name] = made
+    return made
 
 
 def representations() -> dict[str, type[Representation]]:
     """All known representations by name."""
     for module in MODULES:
         importlib.import_module(module)
-    return dict(_kinds)
+    return dict(_known)
 
 
 def representation_from(settings: dict[str, Any]) -> Representation:

@@ -18,14 +18,14 @@ from eg3d.samples import Sample
 class RgbViews(Representation):
     """What people usually look at: the generator's own pictures."""
 
-    name: ClassVar[str] = "rgb"
-    kind: ClassVar[str] = "images"
+    input_kind: ClassVar[str] = "images"
 
+    name: str = "rgb"
     yaws: list[float] = field(default_factory=lambda: [0.0])  # radians from the frontal camera, one a view
     pitch: float = 0.0  # radians
 
     def validate(self) -> list[str]:
-        return [] if self.yaws else ["yaws: give at least one view"]
+        return super().validate() + ([] if self.yaws else ["yaws: give at least one view"])
 
     def shape(self, G: Generator | None = None) -> tuple[int, int, int, int]:
         """(V, 3, S, S); S is the generator's."""

@@ -17,15 +17,17 @@ from eg3d.ops.density_grid.grid import GRIDS, GridSpec, Slices
 from eg3d.representations.protocol import Representation, register
 from eg3d.samples import Sample
 
+MOST_POINTS = 1024  # per side: 4 GiB a volume
+
 
 @register
 @dataclass
 class SigmaField(Representation):
     """The density slab: which grid, and which part of it."""
 
-    name: ClassVar[str] = "sigma_field"
-    kind: ClassVar[str] = "volume"
+    input_kind: ClassVar[str] = "volume"
 
+    name: str = "sigma_field"
     resolution: int = 256  # grid points per side of the cube
     grid: str = "skewed"  # "skewed": the published grid (needed by released rewards) | "exact"
     rhs: float = 0.25  # fraction trimmed at low x
@@ -36,9 +38,11 @@ class SigmaField(Representation):
     front: float = 0.1  # fraction trimmed at high z, the camera's side
 
     def validate(self) -> list[str]:
-        faults = []
-        if self.resolution < 2:
-            faults.append(f"resolution: a grid needs at least 2 points per side, got {self.resolution}")
+        faults = super().validate()
+        if not 2 <= self.resolution <= MOST_POINTS:
+            faults.append(
+                f"resolution: a grid needs at least 2 points per side and at most {MOST_POINTS}, got {self.resolution}"
+            )
         if self.grid not in GRIDS:
             faults.append(f"grid: {self.grid!r} is not one of {', '.join(GRIDS)}")
         for low, high in (("rhs", "lhs"), ("bot", "top"), ("rear", "front")):

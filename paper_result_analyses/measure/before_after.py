@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 from eg3d.progress import Advance, ignore, progress_bar
+from eg3d.representations.sigma_field import SigmaField
 from eg3d.samples import sample_seeds
 from paper_result_analyses.arms import CONTROL, START
 from paper_result_analyses.figures import charts
@@ -29,7 +30,7 @@ from reward_model_training.intervals import Share, wilson
 
 if TYPE_CHECKING:
     from eg3d.generators.protocol import Generator
-    from reward_model_training.bundle import Reward
+    from reward_model_training.bundle import BundledReward
     from reward_model_training.preferences.simulated_annotator import SimulatedAnnotator
 
 REQUIRED_ROSE, REQUIRED_PREFERRED = 0.95, 0.70
@@ -109,7 +110,7 @@ class BeforeAfterConfig:
 @torch.no_grad()
 def before_after(
     networks: Mapping[str, Generator],
-    reward: Reward,
+    reward: BundledReward,
     annotator: SimulatedAnnotator,
     cfg: BeforeAfterConfig,
     *,
@@ -121,13 +122,16 @@ def before_after(
     """
     if START not in networks:
         raise ValueError(f"networks: expected one called {START!r}, found {', '.join(networks) or 'none'}")
+    representation = reward.representation
+    if not isinstance(representation, SigmaField):
+        raise ValueError(f"before_after: the annotator judges density slabs, this reward reads a {representation.name}")
     shown = reward.sample if cfg.psi is None else replace(reward.sample, psi=cfg.psi)
     rows = []
     for arm, G in networks.items():
         for seed in range(cfg.first_seed, cfg.first_seed + cfg.num_seeds):
             sample = sample_seeds(G, [seed], shown)
-            slab = reward.representation.extract(G, sample)
-            voxel = reward.representation.voxel(sample.field.box_warp)
+            slab = representation.extract(G, sample)
+            voxel = representation.voxel(sample.field.box_warp)
             judged = asdict(annotator.score(slab[0], voxel=voxel))
             judged["simulated_score"] = judged.pop("score")
             rows.append({"arm": arm, "seed": seed, **judged, "reward": float(reward(slab)[0])})

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from eg3d.data import ImageDataset
     from eg3d.generators.protocol import Generator
-    from reward_model_training.bundle import Reward
+    from reward_model_training.bundle import BundledReward
     from reward_model_training.preferences.simulated_annotator import AnnotatorConfig, SimulatedAnnotator
 
 RUN_FILES = ("trajectories.csv",)  # of a fine-tuning run: what measures may read there
@@ -81,7 +81,7 @@ class Context:
         return self._generator(self._experiment.networks[START])
 
     @cached_property
-    def reward(self) -> Reward:
+    def reward(self) -> BundledReward:
         """The reward of the experiment."""
         from reward_model_training.bundle import load_reward
 

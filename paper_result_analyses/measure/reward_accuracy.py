@@ -33,7 +33,7 @@ COLUMNS = {
 
 def reward_accuracy(card_yaml: str | Path) -> pd.DataFrame:
     """The accuracy table (COLUMNS) of a bundle's reward.yaml; without rows where the bundle reports none."""
-    from reward_model_training.bundle import read_card
+    from reward_model_training.card import read_card
 
     card, _ = read_card(card_yaml)
     return pd.DataFrame(card.metrics, columns=list(COLUMNS))

@@ -1,1 +1,1 @@
-"""Slabs of seeds, rows of ranked seeds, and the Lightning data module."""
+"""Representations of seeds, rows of ranked seeds, and the Lightning data module."""

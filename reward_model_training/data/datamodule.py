@@ -6,18 +6,18 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from reward_model_training.data.dataset import DataConfig, PlannedBatches, RankedSeeds, Splits, collate
-from reward_model_training.data.slab_store import SlabStore
+from reward_model_training.data.representation_store import RepresentationStore
 
 
 class PreferenceData(LightningDataModule):
-    """Rows [anchor, winner, ..., loser] with their slabs. Validation rows and their anchors never change."""
+    """Rows [anchor, winner, ..., loser] with their representations. Validation rows and their anchors never change."""
 
-    def __init__(self, cfg: DataConfig, splits: Splits, store: SlabStore, *, seed: int) -> None:
+    def __init__(self, cfg: DataConfig, splits: Splits, store: RepresentationStore, *, seed: int) -> None:
         super().__init__()
         self.cfg, self.splits, self.store, self.seed = cfg, splits, store, seed
 
     def prepare_data(self) -> None:
-        """Make the slabs that are not stored yet, before any loader process starts."""
+        """Make the representations that are not stored yet, before any loader process starts."""
         self.store.fill(self.splits.keys("train") + self.splits.keys("val"))
 
     def train_dataloader(self) -> DataLoader:

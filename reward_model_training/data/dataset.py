@@ -1,7 +1,7 @@
-"""Rows of ranked seeds with their slabs, and their plan: which rows, with which anchors, in which batch.
+"""Rows of ranked seeds with their representations, and their plan: which rows, with which anchors, in which batch.
 
 Everything random is named by (seed, epoch, row), so that a resumed run sees the same rows as an unbroken one.
-Shapes: B rows, K items a row (best first), M distinct slabs of a batch. Source: the released system.
+Shapes: B rows, K items a row (best first), M distinct items of a batch. Source: the released system.
 """
 
 from __future__ import annotations
@@ -15,48 +15,36 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from eg3d.config_checks import one_of
-from eg3d.representations.sigma_field import SigmaFieldConfig
-from reward_model_training.data.slab_store import STORAGES, SlabKey, SlabStore
+from eg3d.child_processes import worker_faults
+from eg3d.config_checks import at_least, one_of
+from eg3d.representations.protocol import Representation
+from eg3d.representations.sigma_field import SigmaField
+from eg3d.samples import SampleConfig
+from reward_model_training.data.representation_store import STORAGES, RepresentationStore, SampleKey, open_store
 from reward_model_training.preferences.anchors import AnchorConfig, anchor_split, draw_anchor
-from reward_model_training.preferences.pairs import SPLITS, split_by_batch
 from reward_model_training.preferences.rankings import Ranking
+from reward_model_training.preferences.splits import SPLITS, inseparable, split_by_batch
 
 REDUCTIONS = ("best_worst", "all")
 
 
 @dataclass
-class DataConfig:
-    """Rankings, the generator behind their seeds, and how their slabs are kept."""
+class RankedDataConfig:
+    """Rankings, the generator behind their seeds, and how its samples are kept."""
 
     rankings: str = ""  # table of rankings (.csv); given on the command line
     generator: str = ""  # network file, or a name in checkpoints/manifest.json
     scores: str = ""  # optional scores.csv of the simulated annotator; empty = beside the rankings, if there
-    slab: SigmaFieldConfig = field(default_factory=SigmaFieldConfig)  # psi is taken from the rankings
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
-    anchor_probability: float = 1.0  # share of training rows with an anchor in front
-    reduction: str = "best_worst"  # items of a training row: best_worst (published) or all
     proportion: float = 1.0  # share of each split's rows that is used
     storage: str = "disk"  # memory, disk or on_the_fly: the same numbers
-    slab_dir: str = "runs/slabs"  # folder of the disk cache
-    batch_size: int = 1  # training rows a step
-    eval_batch_size: int = 1  # rows a step in validation; no rows are dropped
-    num_workers: int = 0  # loader processes; more than 0 needs storage=disk
+    store_dir: str = "runs/representations"  # folder of the disk cache
 
     def validate(self) -> list[str]:
         """All faults of this config, one string each."""
-        faults = one_of("reduction", self.reduction, REDUCTIONS) + one_of("storage", self.storage, STORAGES)
-        if not 0 <= self.anchor_probability <= 1:
-            faults.append(f"anchor_probability: must lie in 0 to 1, got {self.anchor_probability}")
+        faults = one_of("storage", self.storage, STORAGES)
         if not 0 < self.proportion <= 1:
             faults.append(f"proportion: must lie above 0 and up to 1, got {self.proportion}")
-        for name in ("batch_size", "eval_batch_size"):
-            if getattr(self, name) < 1:
-                faults.append(f"{name}: must be at least 1, got {getattr(self, name)}")
-        if self.num_workers < 0:
-            faults.append(f"num_workers: must be 0 or more, got {self.num_workers}")
-        if self.num_workers > 0 and self.storage != "disk":
-            faults.append(f"num_workers: {self.num_workers} needs storage=disk, got {self.storage}")
         return faults
 
     def missing_inputs(self, prefix: str) -> list[str]:
@@ -64,27 +52,60 @@ class DataConfig:
         names = ("rankings", "generator")
         return [f"{prefix}{name}: give {prefix}{name}=PATH" for name in names if not getattr(self, name)]
 
+    def open_store(
+        self, representation: Representation, sample: SampleConfig, *, device: torch.device
+    ) -> RepresentationStore:
+        """The representations of these rankings' samples."""
+        return open_store(
+            self.generator, representation, sample, storage=self.storage, folder=self.store_dir, device=device
+        )
+
+
+@dataclass
+class DataConfig(RankedDataConfig):
+    """What a reward learns from: the representation of the ranked samples, and the rows of each step."""
+
+    representation: Representation = field(default_factory=SigmaField)
+    sample: SampleConfig = field(default_factory=SampleConfig)  # as for the rankings; psi is taken from their table
+    anchor_probability: float = 1.0  # share of training rows with an anchor in front
+    reduction: str = "best_worst"  # items of a training row: best_worst (published) or all
+    batch_size: int = 1  # training rows a step
+    eval_batch_size: int = 1  # rows a step in validation; no rows are dropped
+    num_workers: int = 0  # loader processes; more than 0 needs storage=disk
+
+    def validate(self) -> list[str]:
+        """All faults of this config, one string each."""
+        faults = super().validate() + one_of("reduction", self.reduction, REDUCTIONS)
+        if not 0 <= self.anchor_probability <= 1:
+            faults.append(f"anchor_probability: must lie in 0 to 1, got {self.anchor_probability}")
+        faults += at_least(self, 1, "batch_size", "eval_batch_size")
+        if self.num_workers:
+            faults += worker_faults(self.num_workers, name="num_workers")
+            if self.storage != "disk":
+                faults.append(f"num_workers: {self.num_workers} needs storage=disk, got {self.storage}")
+        return faults
+
 
 @dataclass(frozen=True)
 class RankedRow:
     """Samples of one ranking batch, best first."""
 
-    items: tuple[SlabKey, ...]
+    items: tuple[SampleKey, ...]
     batch: int
 
 
-class Sample(NamedTuple):
-    """One row with its slabs."""
+class LoadedRow(NamedTuple):
+    """One row with the representations of its items."""
 
-    items: tuple[SlabKey, ...]  # best first, an anchor in front where there is one
-    slabs: list[Tensor]  # [X, Y, Z] each, raw density, float16
+    items: tuple[SampleKey, ...]  # best first, an anchor in front where there is one
+    tensors: list[Tensor]  # one an item, as stored
 
 
 class RankedBatch(NamedTuple):
     """Rows of one step; every sample is there once, however many rows name it."""
 
-    slabs: Tensor  # [M, X, Y, Z] raw density, float16
-    index: Tensor  # type: ignore[assignment]  # [B, K] rows of `slabs`, best first, padded with -1
+    x: Tensor  # [M, ...] representations, as stored
+    index: Tensor  # type: ignore[assignment]  # [B, K] rows of `x`, best first, padded with -1
 
 
 @dataclass(frozen=True)
@@ -96,30 +117,34 @@ class Splits:
     psi: float  # of the ranked samples
     anchor_psi: float
 
-    def keys(self, split: str) -> list[SlabKey]:
+    def keys(self, split: str) -> list[SampleKey]:
         """Every sample that a split can touch, once."""
         ranked = [item for row in self.rows[split] for item in row.items]
-        anchors = [SlabKey(int(seed), self.anchor_psi) for seed in self.anchors[split]]
+        anchors = [SampleKey(int(seed), self.anchor_psi) for seed in self.anchors[split]]
         return list(dict.fromkeys(ranked + anchors))
 
 
-def make_splits(rankings: Sequence[Ranking], cfg: DataConfig, *, seed: int) -> Splits:
-    """70/15/15 by ranking batch in the published way. Raises ValueError when psi differs between rankings."""
+def make_splits(rankings: Sequence[Ranking], cfg: RankedDataConfig, *, seed: int) -> Splits:
+    """70/15/15 by ranking batch in the published way; rankings that share a batch or a shape stay together.
+
+    Raises ValueError when psi differs between rankings, or fewer than 4 of them can be separated.
+    """
     strengths = sorted({ranking.psi for ranking in rankings})
     if len(strengths) != 1:
         raise ValueError(f"rankings must share one psi, found {strengths}; train on a table of one of them")
-    rows = [RankedRow(tuple(SlabKey(s, strengths[0]) for s in r.seeds), r.batch) for r in rankings]
-    positions = split_by_batch(len(rows))
+    rows = [RankedRow(tuple(SampleKey(s, strengths[0]) for s in r.seeds), r.batch) for r in rankings]
+    groups = inseparable(rankings)
+    positions = split_by_batch(len(groups))
     chosen = {split: _share(positions[split], cfg.proportion, seed) for split in SPLITS}
     return Splits(
-        rows={split: [rows[i] for i in chosen[split]] for split in SPLITS},
+        rows={split: [rows[row] for group in chosen[split] for row in groups[group]] for split in SPLITS},
         anchors=anchor_split(cfg.anchors),
         psi=strengths[0],
         anchor_psi=cfg.anchors.psi,
     )
 
 
-def reduced(row: RankedRow, reduction: str) -> tuple[SlabKey, ...]:
+def reduced(row: RankedRow, reduction: str) -> tuple[SampleKey, ...]:
     """Items of a row that are used: all of them, or best and worst."""
     return row.items if reduction == "all" else (row.items[0], row.items[-1])
 
@@ -132,35 +157,35 @@ def row_anchor(anchors: np.ndarray, *, seed: int, epoch: int, row: int, probabil
     return draw_anchor(anchors, rng)
 
 
-class RankedSeeds(Dataset[Sample]):
+class RankedSeeds(Dataset[LoadedRow]):
     """Rows of one split; an index is the pair (epoch, row)."""
 
-    def __init__(self, splits: Splits, split: str, store: SlabStore, cfg: DataConfig, *, seed: int) -> None:
+    def __init__(self, splits: Splits, split: str, store: RepresentationStore, cfg: DataConfig, *, seed: int) -> None:
         self.rows, self.anchors, self.anchor_psi = splits.rows[split], splits.anchors[split], splits.anchor_psi
         self.store, self.cfg, self.seed = store, cfg, seed
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def items(self, epoch: int, row: int) -> tuple[SlabKey, ...]:
+    def items(self, epoch: int, row: int) -> tuple[SampleKey, ...]:
         """Samples of a row in an epoch, best first."""
         anchor = row_anchor(self.anchors, seed=self.seed, epoch=epoch, row=row, probability=self.cfg.anchor_probability)
-        front = () if anchor is None else (SlabKey(anchor, self.anchor_psi),)
+        front = () if anchor is None else (SampleKey(anchor, self.anchor_psi),)
         return front + reduced(self.rows[row], self.cfg.reduction)
 
-    def __getitem__(self, index: tuple[int, int]) -> Sample:
+    def __getitem__(self, index: tuple[int, int]) -> LoadedRow:
         items = self.items(*index)
-        return Sample(items, [self.store.slab(key) for key in items])
+        return LoadedRow(items, [self.store.get(key) for key in items])
 
 
-def collate(samples: Sequence[Sample]) -> RankedBatch:
+def collate(rows: Sequence[LoadedRow]) -> RankedBatch:
     """Rows -> one batch; a sample that several rows name is stored (and later encoded) once."""
-    slabs = {key: slab for sample in samples for key, slab in zip(sample.items, sample.slabs, strict=True)}
-    number = {key: i for i, key in enumerate(slabs)}
-    index = torch.full((len(samples), max(len(sample.items) for sample in samples)), -1)
-    for row, sample in enumerate(samples):
-        index[row, : len(sample.items)] = torch.tensor([number[key] for key in sample.items])
-    return RankedBatch(torch.stack(list(slabs.values())), index)
+    tensors = {key: tensor for row in rows for key, tensor in zip(row.items, row.tensors, strict=True)}
+    number = {key: i for i, key in enumerate(tensors)}
+    index = torch.full((len(rows), max(len(row.items) for row in rows)), -1)
+    for at, row in enumerate(rows):
+        index[at, : len(row.items)] = torch.tensor([number[key] for key in row.items])
+    return RankedBatch(torch.stack(list(tensors.values())), index)
 
 
 def epoch_order(num_rows: int, *, seed: int, epoch: int) -> np.ndarray:

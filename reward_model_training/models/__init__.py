@@ -1,5 +1,5 @@
-"""Reward models: `ModelConfig`, `SigmaRewardModel`, `build_model`."""
+"""Reward models: `ModelConfig`, `RewardModel`, `build_model`."""
 
-from reward_model_training.models.reward_model import ModelConfig, SigmaRewardModel, build_model
+from reward_model_training.models.reward_model import ModelConfig, RewardModel, build_model
 
-__all__ = ["ModelConfig", "SigmaRewardModel", "build_model"]
+__all__ = ["ModelConfig", "RewardModel", "build_model"]

@@ -18,6 +18,7 @@ from eg3d.config_checks import one_of
 # The published block adds the input layer's output to the input of the last hidden layer. With two hidden
 # sizes nothing lies in between, so the sum is the same vector twice. Released weights were trained so.
 PUBLISHED_RESIDUAL = "doubled"
+WIDEST = 2**16  # beyond it a width can only be a mistake
 RESIDUALS = ("doubled", "none")
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -28,7 +29,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass
-class HeadsConfig:
+class ScoreHeadsConfig:
     """Sizes of the trunk and of the three heads; the defaults are the published ones."""
 
     trunk_hidden: list[int] = field(default_factory=lambda: [512, 512])  # widths
@@ -42,12 +43,12 @@ class HeadsConfig:
         faults = []
         for name in ("trunk_hidden", "head_hidden"):
             widths = list(getattr(self, name))
-            if len(widths) < 2 or min(widths) < 1:
-                faults.append(f"{name}: {widths} needs at least two positive widths")
+            if len(widths) < 2 or min(widths) < 1 or max(widths) > WIDEST:
+                faults.append(f"{name}: {widths} needs at least two widths from 1 to {WIDEST}")
             elif len(set(widths[:-1])) > 1:
                 faults.append(f"{name}: {widths} must have equal widths before the last, for the residual sum")
-        if self.trunk_out < 1:
-            faults.append(f"trunk_out: {self.trunk_out} must be at least 1")
+        if not 1 <= self.trunk_out <= WIDEST:
+            faults.append(f"trunk_out: {self.trunk_out} must be from 1 to {WIDEST}")
         faults += one_of("activation", self.activation, tuple(ACTIVATIONS))
         return faults + one_of("residual", self.residual, RESIDUALS)
 
@@ -93,7 +94,7 @@ class RewardHeads(nn.Module):
     `pairs` (f_i, f_j) [P, D] -> logits [P, 2], class 0 = the first is better.
     """
 
-    def __init__(self, feature_size: int, cfg: HeadsConfig) -> None:
+    def __init__(self, feature_size: int, cfg: ScoreHeadsConfig) -> None:
         super().__init__()
         options = {"activation": cfg.activation, "residual": cfg.residual}
         hidden, width = list(cfg.head_hidden), cfg.trunk_out

@@ -1,7 +1,4 @@
-"""Reward models: an encoder of one representation, then the shared trunk and heads.
-
-A backbone is named in `BACKBONES`; a new one adds its module, its config field and its model class here.
-"""
+"""A reward model: the chosen backbone, then the trunk and the heads that all reward models share."""
 
 from __future__ import annotations
 
@@ -9,47 +6,44 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from eg3d.config_checks import faults_of, one_of
-from reward_model_training.models.backbones.sigma_unet3d import SigmaUNet3D, SigmaUNetConfig
-from reward_model_training.models.heads import HeadsConfig, RewardHeads
+from eg3d.config_checks import faults_of
+from reward_model_training.models.backbones.registry import BackboneConfig, Encoding, backbones
+from reward_model_training.models.backbones.sigma_unet3d import SigmaUNetConfig
+from reward_model_training.models.heads import RewardHeads, ScoreHeadsConfig
 
 
 @dataclass
 class ModelConfig:
-    """Which backbone, its sizes, and the sizes of trunk and heads."""
+    """The backbone with its settings, and the sizes of trunk and heads."""
 
-    backbone: str = "sigma_unet3d"  # a name of BACKBONES
-    sigma_unet3d: SigmaUNetConfig = field(default_factory=SigmaUNetConfig)
-    heads: HeadsConfig = field(default_factory=HeadsConfig)
-
-    def validate(self) -> list[str]:
-        """Faults of this config itself; those of its parts are theirs."""
-        return one_of("backbone", self.backbone, tuple(BACKBONES))
+    backbone: BackboneConfig = field(default_factory=SigmaUNetConfig)
+    heads: ScoreHeadsConfig = field(default_factory=ScoreHeadsConfig)
 
 
-class SigmaRewardModel(RewardHeads):
-    """Density slab -> reward. Published state dict: 179 tensors, 12,686,699 parameters, no prefix."""
+class RewardModel(RewardHeads):
+    """Network input of the backbone's kind -> reward. Letters: N items, F feature length, D embedding width.
 
-    def __init__(self, cfg: ModelConfig | None = None) -> None:
-        cfg = cfg or ModelConfig()
-        super().__init__(cfg.sigma_unet3d.final_size_out, cfg.heads)
-        self.cfg = cfg
-        self.Conv3DModule = SigmaUNet3D(cfg.sigma_unet3d)
+    With the density U-Net of the published size its state dict is the published one: 179 tensors, 12,686,699
+    parameters, no prefix.
+    """
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [N, 1, Z, Y, X] in [0, 100] -> feature [N, F], reconstruction [N, 1, Z, Y, X]."""
-        return self.Conv3DModule(x)
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__(cfg.backbone.feature_size, cfg.heads)
+        entry = backbones()[cfg.backbone.name]
+        self.cfg, self._prefix = cfg, entry.state_prefix
+        self.add_module(entry.state_prefix, entry.network(cfg.backbone))  # after the heads, as a seed's weights say
+
+    def encode(self, x: Tensor) -> Encoding:
+        """x [N, ...] of the backbone's kind -> feature [N, F], and the reconstruction of x where there is one."""
+        return self.get_submodule(self._prefix)(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [N, 1, Z, Y, X] in [0, 100] -> scalar reward [N]; differentiable."""
-        return self.scalar(self.trunk(self.encode(x)[0]))
+        """x [N, ...] of the backbone's kind -> scalar reward [N]; differentiable."""
+        return self.scalar(self.trunk(self.encode(x).feature))
 
 
-BACKBONES = {"sigma_unet3d": SigmaRewardModel}
-
-
-def build_model(cfg: ModelConfig) -> SigmaRewardModel:
+def build_model(cfg: ModelConfig) -> RewardModel:
     """The model that a config names, with fresh weights. Raises ValueError naming every fault."""
     if faults := faults_of(cfg):
         raise ValueError("model config: " + "; ".join(faults))
-    return BACKBONES[cfg.backbone](cfg)
+    return RewardModel(cfg)

@@ -10,18 +10,21 @@ Schema of `rankings.csv` (UTF-8, header line, one ranking a row):
 | rank1 ... rank6 | seeds, best first; 2 to 6 of them, then blank cells |
 
 A seed occurs once in a row, and a pair of annotator and batch once in a table. The released `rankedseedsall.csv`
-(header `,rank1,rank2`) is read as well: its running index is the batch, its psi is 1.
+(header `,rank1,rank2`) is read as well: its running index is the batch, its psi is 1. So are tables that went through a
+spreadsheet or pandas: whole numbers as `12.0`, rows without any text, a running index in front.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from eg3d.safe_write import write_text
+from eg3d.seeds import LARGEST_SEED
 
 MIN_ITEMS, MAX_ITEMS = 2, 6
 RANK_COLUMNS = tuple(f"rank{i}" for i in range(1, MAX_ITEMS + 1))
@@ -44,8 +47,8 @@ class Ranking:
             raise ValueError(f"batch {self.batch}: expected {MIN_ITEMS} to {MAX_ITEMS} seeds, got {len(self.seeds)}")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"batch {self.batch}: a seed is ranked twice in {self.seeds}")
-        if min(self.seeds) < 0:
-            raise ValueError(f"batch {self.batch}: seeds must be 0 or more, got {min(self.seeds)}")
+        if min(self.seeds) < 0 or max(self.seeds) > LARGEST_SEED:
+            raise ValueError(f"batch {self.batch}: seeds must be 0 to {LARGEST_SEED}, got {self.seeds}")
         if not self.annotator.strip():
             raise ValueError(f"batch {self.batch}: the annotator has no name")
         if not 0 <= self.psi <= 2:  # also refuses NaN
@@ -61,13 +64,16 @@ def read_rankings(path: str | Path) -> list[Ranking]:
         rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: not a UTF-8 CSV table ({error})") from None
-    header = tuple(rows[0]) if rows else ()
+    header = tuple("" if re.fullmatch(r"Unnamed: \d+", cell) else cell.strip() for cell in rows[0]) if rows else ()
+    if header == ("", *COLUMNS):  # the running index that pandas puts in front
+        header, rows = COLUMNS, [row[1:] for row in rows]
     if header not in (COLUMNS, RELEASED_COLUMNS):
         raise ValueError(
             f"{path}: expected the header {','.join(COLUMNS)!r} or {','.join(RELEASED_COLUMNS)!r}, "
             f"found {','.join(header)!r}"
         )
-    rankings = [_parse(row, header, f"{path}, line {line}") for line, row in enumerate(rows[1:], start=2)]
+    filled = ((line, row) for line, row in enumerate(rows[1:], start=2) if any(cell.strip() for cell in row))
+    rankings = [_parse(row, header, f"{path}, line {line}") for line, row in filled]
     _check_unique(rankings, path)
     return rankings
 
@@ -96,13 +102,20 @@ def _parse(row: list[str], header: tuple[str, ...], where: str) -> Ranking:
     is_released = header == RELEASED_COLUMNS
     try:
         return Ranking(
-            batch=int(cells["" if is_released else "batch"]),
-            seeds=tuple(int(cell) for cell in filled),
+            batch=_whole(cells["" if is_released else "batch"]),
+            seeds=tuple(_whole(cell) for cell in filled),
             annotator=RELEASED_ANNOTATOR if is_released else cells["annotator"],
             psi=1.0 if is_released else float(cells["psi"]),
         )
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _whole(cell: str) -> int:
+    """A whole number, also as a float column writes it. Raises ValueError for any other text."""
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}(\.0*)?", cell):
+        raise ValueError(f"expected a whole number, found {cell!r}")
+    return int(cell.partition(".")[0])
 
 
 def _check_unique(rankings: list[Ranking], path: str | Path) -> None:

@@ -7,10 +7,9 @@ those of a run folder, which say of which generator, slab and annotator the scor
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -19,11 +18,14 @@ import torch
 
 from eg3d.checkpoints.manifest import resolve
 from eg3d.checkpoints.store import load_generator
-from eg3d.generators.eg3d import TriPlaneGenerator
+from eg3d.child_processes import in_processes, worker_faults
+from eg3d.generators.protocol import Generator
 from eg3d.progress import Advance, ignore
-from eg3d.representations.sigma_field import SigmaFieldConfig, seed_slab
+from eg3d.representations.sigma_field import SigmaField
 from eg3d.run_folder import RunFolder
 from eg3d.safe_write import write_text
+from eg3d.samples import SampleConfig, sample_seeds
+from eg3d.seeds import LARGEST_SEED, MOST_SEEDS
 from reward_model_training.preferences.rankings import MAX_ITEMS, MIN_ITEMS, Ranking
 from reward_model_training.preferences.simulated_annotator import (
     ANNOTATOR_NAME,
@@ -32,6 +34,7 @@ from reward_model_training.preferences.simulated_annotator import (
     SurfaceScore,
 )
 
+SEEDS_AT_ONCE = 8  # that travel to a worker process together
 # What may change when more seeds are scored: which seeds, and how the scores become rankings.
 FREE = (
     *("out", "first_seed", "count", "batch_size", "workers", "device"),
@@ -52,7 +55,8 @@ class RankConfig:
     workers: int = 1  # processes, one core each
     device: str = "cpu"
     accept_code_change: bool = False  # add to scores although the code is no longer the one that made the first
-    slab: SigmaFieldConfig = field(default_factory=SigmaFieldConfig)
+    slab: SigmaField = field(default_factory=SigmaField)  # what the annotator is shown
+    sample: SampleConfig = field(default_factory=SampleConfig)
     annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
 
     def validate(self) -> list[str]:
@@ -63,8 +67,9 @@ class RankConfig:
             faults.append(f"batch_size: must be {MIN_ITEMS} to {MAX_ITEMS}, got {self.batch_size}")
         elif self.count < MIN_ITEMS or self.count % self.batch_size == 1:
             faults.append(f"count: {self.count} seeds leave one alone; give a multiple of batch_size {self.batch_size}")
-        if self.workers < 1:
-            faults.append(f"workers: must be at least 1, got {self.workers}")
+        elif self.first_seed + self.count - 1 > LARGEST_SEED or self.count > MOST_SEEDS:
+            faults.append(f"first_seed, count: at most {MOST_SEEDS} seeds up to {LARGEST_SEED}, got {self.count}")
+        faults += worker_faults(self.workers)
         if Path(self.out).suffix != ".csv":
             faults.append(f"out: expected the path of a .csv file, got {self.out!r}")
         return faults
@@ -73,17 +78,18 @@ class RankConfig:
         return range(self.first_seed, self.first_seed + self.count)
 
 
-def score_seed(G: TriPlaneGenerator, seed: int, slab: SigmaFieldConfig, annotator: SimulatedAnnotator) -> SurfaceScore:
+@torch.no_grad()
+def score_seed(G: Generator, seed: int, cfg: RankConfig, annotator: SimulatedAnnotator) -> SurfaceScore:
     """Simulated score of the shape that `seed` names."""
-    voxel = G.cfg.rendering.box_warp / (slab.resolution - 1)
-    return annotator.score(seed_slab(G, seed, slab), voxel=voxel)
+    sample = sample_seeds(G, [seed], cfg.sample)
+    return annotator.score(cfg.slab.extract(G, sample)[0].float(), voxel=cfg.slab.voxel(sample.field.box_warp))
 
 
-def score_seeds(cfg: RankConfig, *, advance: Advance = ignore) -> dict[int, SurfaceScore]:
+def annotate_seeds(cfg: RankConfig, *, advance: Advance = ignore) -> dict[int, SurfaceScore]:
     """Scores of all seeds of `cfg`, by seed; those already in scores.csv are taken from there.
 
     `advance` counts seeds, beginning with the number of those. Raises ValueError if the folder's scores are of another
-    generator, slab or annotator.
+    generator, slab, sample or annotator.
     """
     inputs = {"generator": resolve(cfg.generator)}
     with RunFolder.claim(Path(cfg.out).parent, cfg, seed=cfg.annotator.seed, inputs=inputs, free=FREE) as run:
@@ -92,8 +98,8 @@ def score_seeds(cfg: RankConfig, *, advance: Advance = ignore) -> dict[int, Surf
         done = {seed: score for seed, score in read_scores(scores_csv).items() if seed in cfg.seeds()}
         missing = [seed for seed in cfg.seeds() if seed not in done]
         advance(len(done))
-        with open(scores_csv, "a", encoding="utf-8", newline="") as file:
-            for seed, score in _scored(G, missing, cfg):
+        with open(scores_csv, "a", encoding="utf-8", newline="") as file, _scored(G, missing, cfg) as scores:
+            for seed, score in zip(missing, scores, strict=True):
                 file.write(_row(seed, score))
                 file.flush()
                 done[seed] = score
@@ -146,24 +152,27 @@ def _row(seed: int, score: SurfaceScore) -> str:
 _worker: dict[str, object] = {}  # what a worker process loads once
 
 
-def _scored(G: TriPlaneGenerator, seeds: list[int], cfg: RankConfig) -> Iterator[tuple[int, SurfaceScore]]:
+@contextlib.contextmanager
+def _scored(G: Generator, seeds: list[int], cfg: RankConfig) -> Iterator[Iterator[SurfaceScore]]:
+    """Scores of `seeds` in their order, from this process or from workers; for a `with` block."""
     if cfg.workers == 1 or len(seeds) < 2:
         annotator = SimulatedAnnotator(cfg.annotator)
-        yield from ((seed, score_seed(G, seed, cfg.slab, annotator)) for seed in seeds)
+        yield (score_seed(G, seed, cfg, annotator) for seed in seeds)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(cfg.workers, context, initializer=_start_worker, initargs=(cfg,)) as pool:
-        yield from zip(seeds, pool.map(_work, seeds, chunksize=8), strict=True)
+    with in_processes(
+        _work, seeds, workers=cfg.workers, prepare=_start_worker, arguments=(cfg,), chunk=SEEDS_AT_ONCE
+    ) as scores:
+        yield scores
 
 
 def _start_worker(cfg: RankConfig) -> None:
     torch.set_num_threads(1)
     G = load_generator(cfg.generator, device=cfg.device)
-    _worker.update(G=G, slab=cfg.slab, annotator=SimulatedAnnotator(cfg.annotator))
+    _worker.update(G=G, cfg=cfg, annotator=SimulatedAnnotator(cfg.annotator))
 
 
 def _work(seed: int) -> SurfaceScore:
-    return score_seed(_worker["G"], seed, _worker["slab"], _worker["annotator"])  # type: ignore[arg-type]
+    return score_seed(_worker["G"], seed, _worker["cfg"], _worker["annotator"])  # type: ignore[arg-type]
 
 
 def summary(scores: Iterable[SurfaceScore]) -> str:

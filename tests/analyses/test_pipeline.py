@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 import pytest
 
+from eg3d.folder_lock import FolderLock
 from eg3d.hydra_command import ConfigError, compose_config, help_text
 from paper_result_analyses.figures.drawing import canvas, save
 from paper_result_analyses.measure.protocol import Figure, Finding, Input, Measure, Section, Table
@@ -16,7 +17,6 @@ from paper_result_analyses.measure.tables import Tables
 from paper_result_analyses.pipeline import main, run_pipeline
 from paper_result_analyses.pipeline_config import pipeline_schema, stage_names
 from paper_result_analyses.registry import MEASURES, figures, register
-from paper_result_analyses.training_stages import check_run_folder
 from tests.analyses.tiny_run import SIDE, save_tiny_networks, save_tiny_reward
 
 SHORT = (
@@ -117,6 +117,10 @@ def test_the_pipelines_compose(name):
 def test_faults_are_one_line():
     with pytest.raises(ConfigError, match="measures: speed is not one of"):
         compose_config("pipeline", pipeline_schema(), ["pipeline=demo", "measures=[speed]"])
+    with pytest.raises(ConfigError, match="two are called geometry"):
+        compose_config("pipeline", pipeline_schema(), ["pipeline=demo", "measures=[geometry,geometry]"])
+    with pytest.raises(ConfigError, match="two are called tuned"):
+        compose_config("pipeline", pipeline_schema(), ["pipeline=twin", "+pretraining.tuned=x"])
     with pytest.raises(ConfigError, match="nothing to fine-tune"):
         compose_config("pipeline", pipeline_schema())
 
@@ -133,18 +137,13 @@ def test_missing_networks_are_named_before_any_work(tmp_path):
     assert not (tmp_path / "heads.zip").exists()
 
 
-def test_runs_begun_by_hand_are_taken_over_only_with_the_same_settings(tmp_path):
-    from eg3d.run_folder import RunFolder
-    from eg3d.training.config import TrainConfig
-
-    original = save_tiny_networks(tmp_path / "a.safetensors")
-    copy = tmp_path / "b.safetensors"
-    copy.write_bytes(original.read_bytes())
-    begun = TrainConfig(out=str(tmp_path / "run"), start=str(original))
-    RunFolder.claim(begun.out, begun, seed=0).release()
-    check_run_folder(replace(begun, start=str(copy), threads=3))
-    with pytest.raises(ValueError, match=r"other settings \(batch\)"):
-        check_run_folder(replace(begun, batch=1))
+def test_a_second_pipeline_in_the_folder_is_refused(overrides, settled):
+    lock = FolderLock(settled.parent)
+    try:
+        with pytest.raises(RuntimeError, match=r"another process.*is at work there"):
+            run_pipeline(compose_config("pipeline", pipeline_schema(), overrides[1]))
+    finally:
+        lock.release()
 
 
 def test_the_folder_of_a_run_can_be_moved(overrides, settled, tmp_path, caplog):
@@ -269,7 +268,7 @@ def test_a_new_measure_is_configured_run_and_reported(overrides, settled, toy, c
 def test_names_of_measures_tables_and_figures_are_taken_once(toy):
     with pytest.raises(ValueError, match="another measure has measure 'toy', table 'toy_table', figure 'toys'"):
         register(toy)
-    register(replace(toy, name="redo", tables=(), figures=()))
+    register(replace(toy, name="redo", Config=None, tables=(), figures=()))
     try:
         with pytest.raises(ValueError, match="the pipeline's own settings: redo"):
             pipeline_schema()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from eg3d.safe_write import remove_leftovers
 from paper_result_analyses.report import write_report
 from paper_result_analyses.stages import Stage, StageRunner, read_record, read_records
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_stopped_stage_adds_up_its_sessions(tmp_path):
@@ -66,13 +72,35 @@ def test_a_damaged_record_is_one_line_that_names_it(tmp_path, damage):
     finished(tmp_path)  # as the line says
 
 
-def test_what_a_kill_leaves_is_passed_over_and_removed(tmp_path):
+KILLED_WRITER = """
+import os, signal, sys
+from pathlib import Path
+import pandas as pd
+from eg3d.safe_write import write_json
+from paper_result_analyses.measure.tables import write_table
+
+def killed(event, arguments):
+    if event == "os.rename":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(killed)
+folder = Path(sys.argv[1])
+if sys.argv[2] == "record":
+    write_json(folder / "stages" / "report.json", {"stage": "report"})
+write_table(folder / "tables" / "toy.csv", pd.DataFrame({"a": [1]}), columns={"a": ""}, inputs={})
+"""
+
+
+@pytest.mark.parametrize("what", ["record", "table"])
+def test_what_a_kill_leaves_is_passed_over_and_removed(tmp_path, what):
+    """A kill between the making of a temporary file and its rename."""
     path = finished(tmp_path)
-    (tmp_path / "tables").mkdir()
-    left = [path.with_name(".report-abcd1234.json"), tmp_path / "tables" / ".before_after-abcd1234.csv"]
-    for file in left:
-        file.write_text("")
+    command = [sys.executable, "-c", KILLED_WRITER, str(tmp_path), what]
+    assert subprocess.run(command, cwd=ROOT, timeout=120).returncode == -signal.SIGKILL
+    folder = tmp_path / ("stages" if what == "record" else "tables")
+    (left,) = [file for file in folder.iterdir() if file.name.startswith(".")]
     assert [record["stage"] for record in read_records(path.parent)] == ["one"]
-    assert "before_after" not in write_report(tmp_path, title="x").read_text()
+    assert "toy" not in write_report(tmp_path, title="x").read_text()
+    remove_leftovers(tmp_path / "tables")
     StageRunner(tmp_path, ["one"])
-    assert not left[0].exists() and path.exists()
+    assert not left.exists() and path.exists()

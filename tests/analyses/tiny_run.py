@@ -10,7 +10,7 @@ from eg3d.checkpoints.store import save_networks
 from eg3d.generators.eg3d import GeneratorConfig, TriPlaneGenerator
 from eg3d.networks.discriminator import DiscriminatorConfig, DualDiscriminator
 from eg3d.rendering.renderer import RenderingConfig
-from eg3d.representations.sigma_field import SigmaFieldConfig
+from eg3d.representations.sigma_field import SigmaField
 
 SIDE = 16  # px of the images
 
@@ -49,15 +49,16 @@ def save_tiny_networks(path: Path, seed: int = 0) -> Path:
 
 
 def save_tiny_reward(folder: Path) -> Path:
-    from reward_model_training.bundle import RewardCard, save_reward
+    from reward_model_training.bundle import save_reward
+    from reward_model_training.card import RewardCard
     from reward_model_training.models import ModelConfig, build_model
     from reward_model_training.models.backbones.sigma_unet3d import SigmaUNetConfig
-    from reward_model_training.models.heads import HeadsConfig
+    from reward_model_training.models.heads import ScoreHeadsConfig
 
     torch.manual_seed(1)
     unet = SigmaUNetConfig(f_maps=[2, 4], num_groups=1, final_size_out=8)
-    model = ModelConfig(sigma_unet3d=unet, heads=HeadsConfig(trunk_hidden=[8, 8], trunk_out=8, head_hidden=[8, 4]))
-    slab = SigmaFieldConfig(resolution=16, grid="exact")
+    model = ModelConfig(backbone=unet, heads=ScoreHeadsConfig(trunk_hidden=[8, 8], trunk_out=8, head_hidden=[8, 4]))
+    slab = SigmaField(resolution=16, grid="exact")
     metric = {
         "split": "test",
         "filter": "no_goodseeds",
@@ -70,4 +71,4 @@ def save_tiny_reward(folder: Path) -> Path:
         "ci_low": 0.6,
         "ci_high": 0.98,
     }
-    return save_reward(folder, build_model(model), RewardCard(model=model, slab=slab, metrics=[metric]))
+    return save_reward(folder, build_model(model), RewardCard(model=model, representation=slab, metrics=[metric]))

@@ -1,23 +1,24 @@
-"""The EG3D archive format: round trip, one-line errors, mirrored labels."""
+"""The EG3D archive format: round trip, one-line errors, destinations, what killed runs leave."""
 
 import json
 import zipfile
 
 import numpy as np
 import pytest
+import torch
 
 from dataset_preprocessing.archive import check_archive, create_archive, encode_png
+from eg3d.cameras import camera_label, intrinsics, lookat_c2w
 from eg3d.data import ImageDataset
 
-LABEL = np.arange(25, dtype=np.float32) / 7
-LABEL[12:16] = 0, 0, 0, 1  # the last row of a pose
+LABELS = camera_label(lookat_c2w(torch.tensor([0.1, -0.2, 0.3]), torch.tensor([0.0, 0.1, 0.2])), intrinsics(4.2647))
 
 
 def write(path, *, count=3, codes=None, depths=None):
     rng = np.random.RandomState(0)
     with create_archive(path) as archive:
         for index in range(count):
-            archive.add_image(encode_png(rng.randint(0, 256, (8, 8, 3), dtype=np.uint8)), LABEL * (index + 1))
+            archive.add_image(encode_png(rng.randint(0, 256, (8, 8, 3), dtype=np.uint8)), LABELS[index].tolist())
         archive.finish(recipe={"maker": "test"}, codes=codes, depths=depths)
     return path
 
@@ -30,7 +31,7 @@ def test_round_trip(tmp_path, name):
     summary = check_archive(path)
     assert summary.names == tuple(f"00000/img0000000{i}.png" for i in range(3))
     assert summary.resolution == 8 and summary.recipe == {"maker": "test"}
-    np.testing.assert_array_equal(summary.labels, np.stack([LABEL * (i + 1) for i in range(3)]))
+    np.testing.assert_array_equal(summary.labels, LABELS.numpy())
     np.testing.assert_array_equal(summary.codes, codes)
     np.testing.assert_array_equal(summary.depths, depths)
     np.testing.assert_array_equal(ImageDataset(path).labels.numpy(), summary.labels)
@@ -119,9 +120,9 @@ def _broken_image(files):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_without_entry, "img00000001.png is in dataset.json but not in the data set"),
-        (_without_label, "img00000002.png has no label"),
-        (_short_label, "has 24 numbers, expected 25"),
+        (_without_entry, "names 00000/img00000001.png, which is not in the set"),
+        (_without_label, r"images without a label: 1 \(00000/img00000002.png\)"),
+        (_short_label, "must have 25 numbers .*, got 24 values"),
         (_other_size, "16x16, expected 8x8"),
         (_odd_size, "power-of-two"),
         (_no_table, "no dataset.json"),

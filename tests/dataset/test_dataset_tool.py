@@ -75,7 +75,11 @@ def test_images_are_cropped_resized_and_keep_their_labels(source, tmp_path):
     assert len(summary.names) == report.num_images == 9 and summary.resolution == 8
     numbers = [int(Path(name).stem) for name in ORDER]
     np.testing.assert_allclose(summary.labels, np.array([label(number) for number in numbers]), rtol=1e-6)
-    assert report.others == ("notes.txt",) and report.lines() == ["not images, left out: 1 (notes.txt)"]
+    assert report.others == ("notes.txt",)
+    assert report.lines() == [
+        "not images, left out: 1 (notes.txt)",
+        "labels: written as they were for 9 cropped images; they must be the cameras of the crops",
+    ]
     dataset = ImageDataset(tmp_path / "set.zip")
     middle = PIL.Image.fromarray(picture(2, 12, 20)[:, 4:16]).resize((8, 8), PIL.Image.Resampling.LANCZOS)
     np.testing.assert_array_equal(dataset.images([1])[0].permute(1, 2, 0), np.asarray(middle))
@@ -220,11 +224,11 @@ def _rewritten(path: Path, change) -> None:
         (lambda s: (s / "dataset.json").write_text("{"), ["--resolution", "8x8"], 1, "dataset.json is not JSON"),
         (
             lambda s: _rewritten(s / "dataset.json", lambda t: t["labels"][0][1].pop()),
-            ["--resolution", "8x8"], 1, "the label of 8.png is not 25 finite numbers",
+            ["--resolution", "8x8"], 1, "the label of 8.png must have 25 numbers",
         ),
         (
             lambda s: _rewritten(s / "dataset.json", lambda t: t["labels"][0].__setitem__(1, ["x"] * 25)),
-            ["--resolution", "8x8"], 1, "the label of 8.png is not 25 finite numbers",
+            ["--resolution", "8x8"], 1, "the label of 8.png must have 25 numbers",
         ),
         (
             lambda s: PIL.Image.fromarray(picture(0, 8, 8, 1)[..., 0]).save(s / "8.png"),
@@ -283,7 +287,11 @@ def test_as_a_user_runs_it(tmp_path, source):
         "--workers=1",
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["not images, left out: 1 (notes.txt)", "data set: set.zip (18 images)"]
+    assert done.stdout.splitlines() == [
+        "not images, left out: 1 (notes.txt)",
+        "labels: written as they were for 9 cropped images; they must be the cameras of the crops",
+        "data set: set.zip (18 images)",
+    ]
     assert len(ImageDataset(tmp_path / "set.zip")) == 18
 
 

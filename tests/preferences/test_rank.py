@@ -14,10 +14,10 @@ from eg3d.checkpoints.store import save_networks
 from eg3d.file_hash import sha256_of
 from eg3d.generators.eg3d import GeneratorConfig, TriPlaneGenerator
 from eg3d.rendering.renderer import RenderingConfig
-from eg3d.representations.sigma_field import SigmaFieldConfig
+from eg3d.representations.sigma_field import SigmaField
 from reward_model_training.preferences.rankings import read_rankings
 from reward_model_training.preferences.simulated_annotator import AnnotatorConfig, SimulatedAnnotator
-from reward_model_training.preferences.simulated_rankings import RankConfig, rank_batches, read_scores, score_seeds
+from reward_model_training.preferences.simulated_rankings import RankConfig, annotate_seeds, rank_batches, read_scores
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,29 +41,29 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _config(generator: Path, out: Path, **changes: object) -> RankConfig:
-    slab = SigmaFieldConfig(resolution=20, grid="exact")
+    slab = SigmaField(resolution=20, grid="exact")
     return RankConfig(generator=str(generator), count=6, batch_size=3, out=str(out / "r.csv"), slab=slab, **changes)
 
 
 def test_scores_resume_and_do_not_depend_on_the_stop(generator: Path, tmp_path: Path) -> None:
-    whole = score_seeds(_config(generator, tmp_path / "a"))
+    whole = annotate_seeds(_config(generator, tmp_path / "a"))
     assert list(whole) == list(range(20000, 20006))
-    score_seeds(_config(generator, tmp_path / "b"))
+    annotate_seeds(_config(generator, tmp_path / "b"))
     table = tmp_path / "b" / "scores.csv"
     lines = table.read_text().splitlines(keepends=True)
     table.write_text("".join(lines[:3]) + lines[3][:9])  # stopped in the middle of a row
     calls: list[int] = []
-    assert score_seeds(_config(generator, tmp_path / "b"), advance=lambda count=1: calls.append(count)) == whole
+    assert annotate_seeds(_config(generator, tmp_path / "b"), advance=lambda count=1: calls.append(count)) == whole
     assert calls == [2, 1, 1, 1, 1], "the two whole rows are taken from disk"
     assert read_scores(table) == whole
 
 
 def test_scores_of_other_settings_are_not_mixed(generator: Path, tmp_path: Path) -> None:
-    score_seeds(_config(generator, tmp_path))
+    annotate_seeds(_config(generator, tmp_path))
     with pytest.raises(ValueError, match=r"annotator\.smoothing: the run has 0\.\d+, now 0\.08; give what the run has"):
-        score_seeds(_config(generator, tmp_path, annotator=AnnotatorConfig(smoothing=0.08)))
+        annotate_seeds(_config(generator, tmp_path, annotator=AnnotatorConfig(smoothing=0.08)))
     noisy = AnnotatorConfig(temperature=1.0)  # the noise of the order is no setting of the scores
-    score_seeds(_config(generator, tmp_path, annotator=noisy))
+    annotate_seeds(_config(generator, tmp_path, annotator=noisy))
 
 
 def test_batches_are_ordered_by_score_and_labelled_as_simulated() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from reward_model_training.preferences.anchors import AnchorConfig, anchor_split, draw_anchor
-from reward_model_training.preferences.pairs import Pair, shuffle_split, split_by_batch, to_pairs
 from reward_model_training.preferences.rankings import Ranking, read_rankings, write_rankings
+from reward_model_training.preferences.splits import inseparable, shuffle_split, split_by_batch
 
 HEADER = "batch,annotator,psi,rank1,rank2,rank3,rank4,rank5,rank6\n"
 
@@ -43,7 +44,10 @@ def test_the_released_format_is_read(tmp_path: Path) -> None:
         ("0,a,1.0,5,3\n", "expected 9 cells, found 5"),
         ("0,a,nan,5,3,,,,\n", "psi"),
         ("0,,1.0,5,3,,,,\n", "no name"),
-        ("0,a,1.0,5,-3,,,,\n", "0 or more"),
+        ("0,a,1.0,5,-3,,,,\n", "seeds must be 0 to"),
+        ("0,a,1.0,5,4294967296,,,,\n", "seeds must be 0 to"),
+        ("0,a,1.0,5,3.5,,,,\n", "line 2.*whole number, found '3.5'"),
+        ("0,a,1.0,5,1e3,,,,\n", "whole number"),
     ],
 )
 def test_bad_rows_are_named(tmp_path: Path, body: str, word: str) -> None:
@@ -64,10 +68,39 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         read_rankings(tmp_path / "r.csv")
 
 
-def test_pairs() -> None:
-    rankings = [Ranking(4, (7, 8, 9), "a"), Ranking(5, (1, 2), "a")]
-    assert to_pairs(rankings) == [Pair(7, 9, 4), Pair(1, 2, 5)]
-    assert to_pairs(rankings, all_pairs=True) == [Pair(7, 8, 4), Pair(7, 9, 4), Pair(8, 9, 4), Pair(1, 2, 5)]
+def test_a_table_that_went_through_pandas_or_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    """Blank cells make a column of floats there, and a file may end in empty lines."""
+    rankings = [Ranking(0, (1, 2, 3), "ann"), Ranking(1, (4, 5), "ann")]
+    write_rankings(tmp_path / "a.csv", rankings)
+    text = (tmp_path / "a.csv").read_text()
+    table = pd.read_csv(tmp_path / "a.csv")
+    table.to_csv(tmp_path / "pandas.csv", index=False)
+    table.to_csv(tmp_path / "indexed.csv")
+    assert "3.0" in (tmp_path / "pandas.csv").read_text()
+    (tmp_path / "blank.csv").write_text(text + "\n" + "," * 8 + "\n")
+    (tmp_path / "windows.csv").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    for name in ("pandas", "indexed", "blank", "windows"):
+        assert read_rankings(tmp_path / f"{name}.csv") == rankings, name
+    (tmp_path / "released.csv").write_text(",rank1,rank2\n0,35539,23763\n1,36390,34268\n")
+    pd.read_csv(tmp_path / "released.csv").to_csv(tmp_path / "again.csv", index=False)
+    assert read_rankings(tmp_path / "again.csv") == read_rankings(tmp_path / "released.csv")
+
+
+def test_rankings_of_one_batch_or_with_a_common_shape_are_inseparable() -> None:
+    def ranking(batch: int, *seeds: int, annotator: str = "ann", psi: float = 1.0) -> Ranking:
+        return Ranking(batch, seeds, annotator, psi)
+
+    rankings = [
+        ranking(0, 1, 2),
+        ranking(1, 3, 4),
+        ranking(2, 5, 6),
+        ranking(0, 2, 1, annotator="bob"),  # the same batch
+        ranking(7, 6, 8, annotator="bob"),  # a shape of batch 2
+        ranking(8, 8, 9, annotator="eve"),  # which leads on to this one
+        ranking(9, 3, 10, psi=0.7),  # seed 3 is another shape there
+    ]
+    assert inseparable(rankings) == [[0, 3], [1], [2, 4, 5], [6]]
+    assert inseparable([ranking(n, 2 * n, 2 * n + 1) for n in range(50)]) == [[n] for n in range(50)]
 
 
 @pytest.mark.parametrize("n", [4, 10, 11, 101, 4346])

@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from dataset_preprocessing.synthetic_heads.shape import true_sdf
-from eg3d.representations.sigma_field import grid_points, slab_shape, slab_slices
+from eg3d.ops.density_grid.grid import grid_points
 from reward_model_training.preferences.simulated_annotator import (
     NO_SURFACE,
     AnnotatorConfig,
@@ -24,8 +24,8 @@ CLEAN = surface_quality(density(head()))
 
 def true_head(seed: int) -> np.ndarray:
     """Raw density [X, Y, Z] of the synthetic head that `seed` names."""
-    points = grid_points(SLAB.resolution, grid=SLAB.grid, slices=slab_slices(SLAB))
-    return density(true_sdf(seed)(points).reshape(slab_shape(SLAB)).numpy())
+    points = grid_points(SLAB.spec())
+    return density(true_sdf(seed)(points).reshape(SLAB.shape()).numpy())
 
 
 def test_a_clean_head_is_nearly_perfect() -> None:

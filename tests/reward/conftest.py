@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eg3d.representations.sigma_field import SigmaFieldConfig
+from eg3d.representations.sigma_field import SigmaField
 from reward_model_training.data.dataset import DataConfig
-from reward_model_training.losses import LossConfig
+from reward_model_training.losses import RewardLossConfig
 from reward_model_training.models import ModelConfig
 from reward_model_training.models.backbones.sigma_unet3d import SigmaUNetConfig
-from reward_model_training.models.heads import HeadsConfig
+from reward_model_training.models.heads import ScoreHeadsConfig
 from reward_model_training.optimiser import OptimiserConfig
 from reward_model_training.preferences.anchors import AnchorConfig
 from reward_model_training.preferences.rankings import Ranking, write_rankings
 from reward_model_training.train import RewardTrainConfig
 
-SLAB = SigmaFieldConfig(resolution=12, grid="exact")
+SLAB = SigmaField(resolution=12, grid="exact")
 MODEL = ModelConfig(
-    sigma_unet3d=SigmaUNetConfig(f_maps=[2, 4], num_groups=2, final_size_out=8), heads=HeadsConfig([4, 4], 4, [3, 3])
+    backbone=SigmaUNetConfig(f_maps=[2, 4], num_groups=2, final_size_out=8), heads=ScoreHeadsConfig([4, 4], 4, [3, 3])
 )
 
 
@@ -43,14 +43,14 @@ def rankings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def slab_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One disk cache of slabs for all tests."""
-    return tmp_path_factory.mktemp("slabs")
+def store_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One disk cache of representations for all tests."""
+    return tmp_path_factory.mktemp("representations")
 
 
 @pytest.fixture
 def reward_config(
-    tmp_path: Path, rankings: Path, toy_networks: Path, slab_cache: Path
+    tmp_path: Path, rankings: Path, toy_networks: Path, store_dir: Path
 ) -> Callable[..., RewardTrainConfig]:
     """Makes a config of 4 steps an epoch, 3 epochs."""
 
@@ -60,17 +60,17 @@ def reward_config(
             data=DataConfig(
                 rankings=str(rankings),
                 generator=str(toy_networks),
-                slab=SLAB,
+                representation=SLAB,
                 anchors=AnchorConfig(num_train=4, num_val=2, num_test=2),
                 anchor_probability=0.5,
                 reduction="all",
                 storage="disk",
-                slab_dir=str(slab_cache),
+                store_dir=str(store_dir),
                 batch_size=4,
                 eval_batch_size=2,
             ),
             model=MODEL,
-            loss=LossConfig(lambda_scalar_rwd=1.0, single_order_from_epoch=1),
+            loss=RewardLossConfig(lambda_scalar_rwd=1.0, single_order_from_epoch=1),
             optimiser=OptimiserConfig(lr=1e-2, items_at_once=5),
             max_epochs=3,
             device="cpu",

@@ -11,38 +11,41 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from eg3d.file_hash import sha256_of
-from eg3d.representations.sigma_field import SigmaFieldConfig, slab_shape
-from reward_model_training.bundle import Reward, RewardCard, load_reward, read_card, save_reward
+from eg3d.representations.sigma_field import SigmaField
+from eg3d.samples import SampleConfig
+from reward_model_training.bundle import BundledReward, load_reward, save_reward
+from reward_model_training.card import RewardCard, read_card
 from reward_model_training.models import ModelConfig, build_model
 from reward_model_training.models.backbones.sigma_unet3d import SigmaUNetConfig
-from reward_model_training.models.heads import HeadsConfig
+from reward_model_training.models.heads import ScoreHeadsConfig
 
-SLAB = SigmaFieldConfig(resolution=12, grid="exact", psi=0.7)
+SLAB = SigmaField(resolution=12, grid="exact")
+SAMPLE = SampleConfig(psi=0.7, conditioning="published")
 MODEL = ModelConfig(
-    sigma_unet3d=SigmaUNetConfig(f_maps=[2, 4], num_groups=2, final_size_out=8), heads=HeadsConfig([4, 4], 4, [3, 3])
+    backbone=SigmaUNetConfig(f_maps=[2, 4], num_groups=2, final_size_out=8), heads=ScoreHeadsConfig([4, 4], 4, [3, 3])
 )
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     torch.manual_seed(3)
-    card = RewardCard(MODEL, SLAB, generator={"name": "toy", "sha256": "00"}, metrics=[{"split": "test"}])
+    card = RewardCard(MODEL, SLAB, SAMPLE, provenance={"generator": {"name": "toy"}}, metrics=[{"split": "test"}])
     return save_reward(tmp_path / "reward", build_model(MODEL), card)
 
 
 @pytest.fixture
 def slabs() -> torch.Tensor:
-    return 200 * torch.rand(3, *slab_shape(SLAB), generator=torch.Generator().manual_seed(0)) - 50
+    return 200 * torch.rand(3, *SLAB.shape(), generator=torch.Generator().manual_seed(0)) - 50
 
 
 def test_a_bundle_loads_alone_with_the_same_scores(bundle, slabs):
     torch.manual_seed(3)
-    expected = Reward(build_model(MODEL), RewardCard(MODEL, SLAB))(slabs)
+    expected = BundledReward(build_model(MODEL), RewardCard(MODEL, SLAB))(slabs)
     for path in (bundle, bundle / "reward.yaml", bundle / "reward.safetensors"):
         reward = load_reward(path)
         torch.testing.assert_close(reward(slabs), expected, rtol=0, atol=0)
-    assert reward.slab == SLAB
-    assert reward.card.generator == {"name": "toy", "sha256": "00"}
+    assert (reward.representation, reward.sample) == (SLAB, SAMPLE)
+    assert reward.card.provenance == {"generator": {"name": "toy"}}
     assert reward.features(slabs).shape == (3, 4)
     assert str(bundle.parent) not in (bundle / "reward.yaml").read_text()
 
@@ -64,7 +67,7 @@ def test_scores_ignore_affine_changes_of_density(bundle, slabs):
 
 
 def test_a_constant_slab_has_a_finite_score(bundle):
-    assert torch.isfinite(load_reward(bundle)(torch.full((1, *slab_shape(SLAB)), 5.0))).all()
+    assert torch.isfinite(load_reward(bundle)(torch.full((1, *SLAB.shape()), 5.0))).all()
 
 
 def edit(bundle: Path, change) -> None:
@@ -110,17 +113,33 @@ def test_weights_of_another_bundle_are_refused(bundle):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda d: d.update(format="reward-bundle-9"), "expected format 'reward-bundle-1'"),
+        (lambda d: d.update(format="reward-bundle-9"), "expected format 'reward-bundle-2'"),
         (lambda d: d.update(_target_="os.system"), "unknown keys: _target_"),
         (lambda d: d["model"].update(_target_="os.system"), "_target_"),
-        (lambda d: d["model"].update(backbone="os.system"), "backbone: 'os.system' is not one of sigma_unet3d"),
-        (lambda d: d["model"].update(sigma_unet3d=3), "sigma_unet3d"),
-        (lambda d: d["model"]["sigma_unet3d"].update(f_maps=["a", "b"]), "f_maps"),
-        (lambda d: d["slab"].update(resolution="12"), "resolution"),
-        (lambda d: d["slab"].update(grid="round"), "grid"),
-        (lambda d: d["normalisation"].update(name="log"), "normalise_sigma_self"),
-        (lambda d: d["normalisation"].update(low=200.0), "low"),
-        (lambda d: d.pop("slab"), "missing keys: slab"),
+        (lambda d: d["model"]["backbone"].update(name="os.system"), "name: 'os.system' is not one of sigma_unet3d"),
+        (lambda d: d["model"]["backbone"].pop("name"), "is not one of sigma_unet3d"),
+        (lambda d: d["model"].update(backbone=3), "backbone"),
+        (
+            lambda d: d["model"]["backbone"].update(f_maps=["a", "b"]),
+            "f_maps must be a list in which",
+        ),
+        (lambda d: d["model"]["backbone"].update(f_maps=[2**30, 2**31]), "f_maps"),
+        (lambda d: d["model"]["heads"].update(trunk_out=10**9), "trunk_out"),
+        (lambda d: d["model"]["heads"].update(trunk_out=True), "trunk_out must be a whole number, found True"),
+        (lambda d: d["representation"].update(resolution="12"), "resolution must be a whole number, found '12'"),
+        (lambda d: d["representation"].update(grid="round"), "grid"),
+        (lambda d: d["sample"].update(psi=float("nan")), "psi must be a finite number, found nan"),
+        (lambda d: d["sample"].update(conditioning="auto"), "conditioning"),
+        (
+            lambda d: d.update(representation={"name": "depth_map"}),
+            "normalise_sigma_self reads volume, depth_map is maps",
+        ),
+        (lambda d: d["representation"].update(resolution=10**6), "resolution"),
+        (lambda d: d["transform"].update(name="log"), "name: 'log' is not one of normalise_sigma_self"),
+        (lambda d: d["transform"].update(low=200.0), "low below high"),
+        (lambda d: d.update(provenance=3), "provenance"),
+        (lambda d: d.update(metrics={}), "metrics"),
+        (lambda d: d.pop("representation"), "missing keys: representation"),
     ],
 )
 def test_a_wrong_card_is_one_line(bundle, change, text):
@@ -157,4 +176,55 @@ def test_a_damaged_weights_file_is_named(bundle):
 def test_the_card_keeps_every_field(bundle):
     card, _ = read_card(bundle / "reward.yaml")
     assert card.model == MODEL
-    assert card.slab == SLAB
+    assert (card.representation, card.sample) == (SLAB, SAMPLE)
+
+
+EARLIER = """
+format: reward-bundle-1
+model:
+  backbone: sigma_unet3d
+  sigma_unet3d: {f_maps: [2, 4], num_groups: 2, final_size_out: 8}
+  heads: {trunk_hidden: [4, 4], trunk_out: 4, head_hidden: [3, 3]}
+slab: {resolution: 12, grid: exact, psi: 0.7, truncation_cutoff: 14}
+normalisation: {name: normalise_sigma_self, low: 0.0, high: 100.0}
+weights_sha256: DIGEST
+generator: {name: toy}
+metrics: [{split: test}]
+"""
+
+
+def test_a_bundle_of_the_first_format_loads_with_the_same_scores(bundle, slabs):
+    expected = load_reward(bundle)(slabs)
+    today, digest = read_card(bundle / "reward.yaml")
+    (bundle / "reward.yaml").write_text(EARLIER.replace("DIGEST", digest))
+    assert read_card(bundle / "reward.yaml") == (today, digest)
+    torch.testing.assert_close(load_reward(bundle)(slabs), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "line", ["  backbone: sigma_unet3d\n", "slab: {resolution: 12, grid: exact, psi: 0.7, truncation_cutoff: 14}\n"]
+)
+def test_a_broken_card_of_the_first_format_is_one_line(bundle, line):
+    assert line in EARLIER
+    (bundle / "reward.yaml").write_text(EARLIER.replace(line, ""))
+    assert "reward-bundle-1" in fault_of(bundle)
+
+
+def test_weights_that_are_not_finite_are_refused(bundle):
+    rewritten(bundle, lambda t: t["MLP.input_layer.bias"].fill_(float("nan")))
+    assert "MLP.input_layer.bias" in fault_of(bundle)
+    assert "not finite" in fault_of(bundle)
+
+
+def test_the_shipped_reward_scores_as_it_did():
+    """Measured before its card was rewritten in today's format, on the slabs of the published camera."""
+    from eg3d.checkpoints.store import load_generator
+    from eg3d.finetuning.rewards import score_seeds
+
+    reward, G = load_reward("twin_reward"), load_generator("twin")
+    wanted = {0: -0.105377, 1: 0.371025, 300007: 1.597481}
+    for cfg in (reward.sample, SampleConfig()):  # as it was learnt, and as tracking asks
+        found = score_seeds(G, reward, list(wanted), cfg)
+        assert found.tolist() == pytest.approx(list(wanted.values()), abs=2e-4)
+    own = score_seeds(G, reward, list(wanted), SampleConfig(conditioning="generator"))
+    assert (own - found).abs().max() > 5e-5  # the generator's own focal length is another camera

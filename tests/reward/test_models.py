@@ -12,16 +12,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reward_model_training.models import ModelConfig, SigmaRewardModel, build_model
+from reward_model_training.models import ModelConfig, RewardModel, build_model
 from reward_model_training.models.backbones.sigma_unet3d import SigmaUNetConfig, depth_profile_feature
-from reward_model_training.models.heads import PUBLISHED_RESIDUAL, HeadsConfig, MLPBlock
+from reward_model_training.models.heads import PUBLISHED_RESIDUAL, MLPBlock, ScoreHeadsConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "reward_sigma_unet.npz"
 TINY = SigmaUNetConfig(f_maps=[2, 4, 8], num_groups=2, final_size_out=20)
 
 
 def tiny_config() -> ModelConfig:
-    return ModelConfig(sigma_unet3d=TINY, heads=HeadsConfig([6, 6], 5, [4, 3]))
+    return ModelConfig(backbone=TINY, heads=ScoreHeadsConfig([6, 6], 5, [4, 3]))
 
 
 def published_names() -> dict[str, list[int]]:
@@ -61,7 +61,7 @@ def published_names() -> dict[str, list[int]]:
 
 def test_published_names_shapes_and_counts():
     with torch.device("meta"):
-        model = SigmaRewardModel()
+        model = RewardModel(ModelConfig())
     found = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     assert found == published_names()
     assert len(found) == 179
@@ -71,7 +71,7 @@ def test_published_names_shapes_and_counts():
 
 @pytest.mark.skipif(not GOLDEN.is_file(), reason="tests/golden/reward_sigma_unet.npz is not there")
 def test_small_golden_array():
-    model, golden = SigmaRewardModel(), np.load(GOLDEN)
+    model, golden = RewardModel(ModelConfig()), np.load(GOLDEN)
     for name, tensor in model.state_dict().items():
         base = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(tensor.shape))
         base = torch.from_numpy(base.astype(np.float32))
@@ -116,7 +116,7 @@ def test_feature_carries_one_number_per_slice():
 
 def test_doubled_residual():
     """Published weights need v = 2u before the last hidden layer; `none` is v = u."""
-    assert PUBLISHED_RESIDUAL == HeadsConfig().residual == "doubled"
+    assert PUBLISHED_RESIDUAL == ScoreHeadsConfig().residual == "doubled"
     block = MLPBlock(3, [4, 5], 2)
     x = torch.randn(7, 3)
     hidden = block.hidden_layers[0][0]
@@ -158,7 +158,7 @@ def test_speed_options_keep_the_numbers(option):
     cfg = tiny_config()
     model = build_model(cfg)
     other_cfg = tiny_config()
-    other_cfg.sigma_unet3d = SigmaUNetConfig(**{**vars(TINY), option: True})
+    other_cfg.backbone = SigmaUNetConfig(**{**vars(TINY), option: True})
     other = build_model(other_cfg)
     other.load_state_dict(model.state_dict())
     x = 100 * torch.rand(2, 1, 9, 8, 7)
@@ -200,9 +200,10 @@ def test_wrong_input_is_refused(shape, text):
 
 
 def test_faults_of_a_config_are_all_named():
-    cfg = ModelConfig("sigma_unet4d", SigmaUNetConfig(f_maps=[8, 12], precision="fp8"), HeadsConfig(activation="tanh"))
+    unet = SigmaUNetConfig(name="sigma_unet4d", f_maps=[8, 12], precision="fp8")
+    cfg = ModelConfig(unet, ScoreHeadsConfig(activation="tanh"))
     with pytest.raises(ValueError) as error:
         build_model(cfg)
-    for name in ("backbone", "sigma_unet3d.f_maps", "sigma_unet3d.precision", "heads.activation"):
+    for name in ("backbone.name", "backbone.f_maps", "backbone.precision", "heads.activation"):
         assert name in str(error.value)
     assert "\n" not in str(error.value)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from eg3d.representations.sigma_field import SigmaFieldConfig, slab_shape
+from eg3d.representations.depth_map import DepthMap
+from eg3d.representations.sigma_field import SigmaField
+from eg3d.samples import SampleConfig
 from reward_model_training.data.dataset import (
     DataConfig,
     PlannedBatches,
@@ -19,81 +21,106 @@ from reward_model_training.data.dataset import (
     make_splits,
     row_anchor,
 )
-from reward_model_training.data.slab_store import SlabKey, SlabStore, cache_key, generator_slabs
+from reward_model_training.data.representation_store import RepresentationStore, SampleKey, open_store
 from reward_model_training.preferences.anchors import AnchorConfig
 from reward_model_training.preferences.rankings import Ranking
 
-SLAB = SigmaFieldConfig(resolution=10, grid="exact")
+SLAB = SigmaField(resolution=10, grid="exact")
+SAMPLE = SampleConfig(conditioning="generator")
 
 
-def made_slab(seed: int, cfg: SigmaFieldConfig) -> torch.Tensor:
+def made_slab(seed: int, cfg: SampleConfig) -> torch.Tensor:
     """Stand-in for a generator: another volume for every seed and psi, not representable in half."""
     rng = np.random.RandomState(seed)
-    return torch.from_numpy(cfg.psi * rng.uniform(-90, 250, slab_shape(cfg)).astype(np.float32))
+    return torch.from_numpy(cfg.psi * rng.uniform(-90, 250, SLAB.shape()).astype(np.float32))
 
 
-def store(storage: str = "memory", folder: Path | None = None, source: str = "a") -> SlabStore:
-    return SlabStore(made_slab, SLAB, source=source, storage=storage, folder=folder)
+def store(
+    storage: str = "memory", folder: Path | None = None, source: str = "a", slab=SLAB, sample=SAMPLE
+) -> RepresentationStore:
+    return RepresentationStore(made_slab, slab, sample, source=source, storage=storage, folder=folder)
 
 
 def test_every_storage_gives_the_same_numbers(tmp_path):
-    keys = [SlabKey(seed, psi) for seed in (1, 2) for psi in (1.0, 0.25)]
+    keys = [SampleKey(seed, psi) for seed in (1, 2) for psi in (1.0, 0.25)]
     stores = [store("on_the_fly"), store("memory"), store("disk", tmp_path), store("disk", tmp_path)]
     for key in keys:
-        found = [s.slab(key) for s in stores]
+        found = [s.get(key) for s in stores]
         assert all(f.dtype == torch.float16 for f in found)
         assert all(torch.equal(f, found[0]) for f in found)
-        torch.testing.assert_close(found[0], made_slab(key.seed, dataclasses.replace(SLAB, psi=key.psi)).half())
+        torch.testing.assert_close(found[0], made_slab(key.seed, dataclasses.replace(SAMPLE, psi=key.psi)).half())
 
 
-def test_a_real_generator_gives_the_same_numbers_each_way(toy_networks, tmp_path):
-    make, sha256 = generator_slabs(str(toy_networks))
-    slabs = [
-        SlabStore(make, SLAB, source=sha256, storage=storage, folder=tmp_path).slab(SlabKey(5, 0.7))
+@pytest.mark.parametrize(
+    ("representation", "dtype"), [(SLAB, torch.float16), (DepthMap(resolution_px=6, yaws=[0.3, 0.0]), torch.float32)]
+)
+def test_a_real_generator_gives_the_same_numbers_each_way(toy_networks, tmp_path, representation, dtype):
+    found = [
+        open_store(str(toy_networks), representation, SAMPLE, storage=storage, folder=tmp_path, device="cpu").get(
+            SampleKey(5, 0.7)
+        )
         for storage in ("on_the_fly", "memory", "disk", "disk")
     ]
-    assert all(torch.equal(slab, slabs[0]) for slab in slabs)
-    assert slabs[0].float().std() > 0
+    assert all(torch.equal(x, found[0]) for x in found)
+    assert found[0].shape == representation.shape() and found[0].dtype == dtype
+    assert found[0].float().std() > 0
 
 
 def test_disk_cache_is_kept_and_keyed(tmp_path):
-    keys = [SlabKey(seed, 1.0) for seed in range(3)]
+    keys = [SampleKey(seed, 1.0) for seed in range(3)]
     assert store("disk", tmp_path).fill(keys) == 3
     assert store("disk", tmp_path).fill(keys) == 0
-    assert store("disk", tmp_path, source="b").fill(keys) == 3  # another generator
-    assert cache_key("a", SLAB) != cache_key("a", dataclasses.replace(SLAB, grid="skewed"))
-    assert cache_key("a", SLAB) != cache_key("a", dataclasses.replace(SLAB, psi=0.5))
-    names = sorted(path.name for path in store("disk", tmp_path).path(keys[0]).parent.iterdir())
-    assert names == ["s_0.npy", "s_1.npy", "s_2.npy", "slabs.json"]  # no temporary files are left
+    others = [
+        store("disk", tmp_path, source="b"),  # another generator
+        store("disk", tmp_path, slab=dataclasses.replace(SLAB, grid="skewed")),
+        store("disk", tmp_path, sample=dataclasses.replace(SAMPLE, conditioning="published")),
+        store("disk", tmp_path, sample=dataclasses.replace(SAMPLE, truncation_cutoff=None)),
+    ]
+    for other in others:
+        assert other.fill(keys) == 3
+    first = store("disk", tmp_path)
+    assert first.path(keys[0]).parent != first.path(SampleKey(0, 0.5)).parent
+    assert len({s.path(keys[0]).parent for s in [first, *others]}) == 5
+    names = sorted(path.name for path in first.path(keys[0]).parent.iterdir())
+    assert names == ["about.json", "s_0.npy", "s_1.npy", "s_2.npy"]  # no temporary files are left
 
 
 @pytest.mark.parametrize("damage", ["cut", "shape", "type", "pickle", "empty"])
 def test_damaged_cache_files_are_named(tmp_path, damage):
-    disk, key = store("disk", tmp_path), SlabKey(1, 1.0)
-    disk.slab(key)
+    disk, key = store("disk", tmp_path), SampleKey(1, 1.0)
+    disk.get(key)
     path = disk.path(key)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-7])
     elif damage == "empty":
         path.write_bytes(b"")
     else:
-        array = np.zeros((2, 3, 4), np.float16) if damage == "shape" else np.zeros(slab_shape(SLAB), np.float64)
+        array = np.zeros((2, 3, 4), np.float16) if damage == "shape" else np.zeros(SLAB.shape(), np.float64)
         np.save(path, np.array([{}], dtype=object) if damage == "pickle" else array, allow_pickle=True)
     with pytest.raises(ValueError, match=r"s_1\.npy.*delete it") as error:
-        disk.slab(key)
+        disk.get(key)
     assert "\n" not in str(error.value)
 
 
 def test_density_beyond_half_is_refused():
-    bad = SlabStore(lambda seed, cfg: torch.full(slab_shape(cfg), 1e6), SLAB, source="a")
-    with pytest.raises(ValueError, match=r"seed 3.*half precision"):
-        bad.slab(SlabKey(3, 1.0))
+    bad = RepresentationStore(lambda seed, cfg: torch.full(SLAB.shape(), 1e6), SLAB, SAMPLE, source="a")
+    with pytest.raises(ValueError, match=r"seed 3: its sigma_field is not finite \(limit 65504\)"):
+        bad.get(SampleKey(3, 1.0))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "[["])
+def test_a_damaged_description_is_named(tmp_path, text):
+    disk, key = store("disk", tmp_path), SampleKey(1, 1.0)
+    disk.fill([key])
+    (disk.path(key).parent / "about.json").write_text(text)
+    with pytest.raises(ValueError, match=r"about\.json: cannot be read.*delete the folder"):
+        store("disk", tmp_path).get(key)
 
 
 def test_store_arguments():
     with pytest.raises(ValueError, match="memory, disk, on_the_fly"):
         store("tape")
-    with pytest.raises(ValueError, match=r"data\.slab_dir"):
+    with pytest.raises(ValueError, match=r"data\.store_dir"):
         store("disk")
 
 
@@ -102,7 +129,7 @@ def ranked(num: int, size: int = 2, psi: float = 1.0) -> list[Ranking]:
 
 
 def config(**changes) -> DataConfig:
-    return DataConfig(slab=SLAB, anchors=AnchorConfig(num_train=5, num_val=2, num_test=2), **changes)
+    return DataConfig(representation=SLAB, anchors=AnchorConfig(num_train=5, num_val=2, num_test=2), **changes)
 
 
 def test_published_split_sizes_and_disjoint_seeds():
@@ -111,6 +138,21 @@ def test_published_split_sizes_and_disjoint_seeds():
     assert [len(splits.anchors[s]) for s in ("train", "val", "test")] == [700, 150, 150]
     seeds = [set(splits.keys(s)) for s in ("train", "val", "test")]
     assert sum(len(s) for s in seeds) == len(set.union(*seeds)) == 2 * 4346 + 1000
+
+
+def test_no_shape_of_two_annotators_is_on_two_sides():
+    """Both rank the same 40 batches, and the second one some shapes once more, in other batches."""
+    both = [dataclasses.replace(r, annotator=who) for who in ("ann", "bob") for r in ranked(40)]
+    both += [Ranking(100 + n, (10 * n, 10 * (n + 1)), "bob") for n in range(0, 10, 2)]
+    splits = make_splits(both, config(), seed=42)
+    assert sum(len(rows) for rows in splits.rows.values()) == len(both)
+    shapes = {name: {item for row in rows for item in row.items} for name, rows in splits.rows.items()}
+    batches = {name: {row.batch for row in rows} for name, rows in splits.rows.items()}
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        assert not shapes[one] & shapes[other]
+        assert not batches[one] & batches[other]
+    with pytest.raises(ValueError, match="without a shape in common, got 1"):
+        make_splits([Ranking(n, (7, 10 + n), "ann") for n in range(9)], config(), seed=42)
 
 
 def test_rows_are_anchor_winner_loser():
@@ -141,7 +183,7 @@ def test_batches_hold_each_sample_once_and_pad():
     samples = [rows[(0, row)] for row in range(len(rows))]
     batch = collate(samples)
     keys = list(dict.fromkeys(key for sample in samples for key in sample.items))
-    assert len(batch.slabs) == len(keys)
+    assert len(batch.x) == len(keys)
     for sample, index in zip(samples, batch.index.tolist(), strict=True):
         assert [keys[i] for i in index if i >= 0] == list(sample.items)
         assert index[len(sample.items) :] == [-1] * (3 - len(sample.items))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from reward_model_training.losses import (
-    LossConfig,
+    RewardLossConfig,
     pairs_are_right,
     pairs_loss,
     preference_loss,
@@ -20,7 +20,7 @@ from reward_model_training.losses import (
 
 
 def test_published_weights():
-    cfg = LossConfig()
+    cfg = RewardLossConfig()
     weights = (cfg.lambda_pairs, cfg.lambda_scalar_rwd, cfg.lambda_BT, cfg.lambda_recon)
     assert weights == (1.0, 1e-3, 1e-3, 1e-2)
     assert cfg.single_order_from_epoch == -1
@@ -118,7 +118,7 @@ def test_pair_accuracy_is_strict_and_averages_both_orders():
 
 
 def test_faults_of_a_loss_config():
-    faults = LossConfig(lambda_pairs=0, lambda_scalar_rwd=0, lambda_BT=0, recon_kind="l3").validate()
+    faults = RewardLossConfig(lambda_pairs=0, lambda_scalar_rwd=0, lambda_BT=0, recon_kind="l3").validate()
     assert any("nothing learns" in fault for fault in faults)
     assert any("recon_kind" in fault for fault in faults)
-    assert LossConfig(lambda_recon=-1).validate()
+    assert RewardLossConfig(lambda_recon=-1).validate()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,10 @@ from safetensors.torch import load_file
 from eg3d.hydra_command import compose_config
 from reward_model_training.bundle import load_reward
 from reward_model_training.data.dataset import RankedBatch
+from reward_model_training.data.transforms import NormaliseSigmaSelfConfig
 from reward_model_training.evaluate import table_text
 from reward_model_training.lightning_state import RunState, read_state
-from reward_model_training.losses import LossConfig, ranked_pairs
+from reward_model_training.losses import RewardLossConfig, ranked_pairs
 from reward_model_training.models import build_model
 from reward_model_training.module import RewardModule
 from reward_model_training.optimiser import OptimiserConfig
@@ -61,8 +64,9 @@ def test_a_run_leaves_a_bundle_and_its_accuracy(unbroken, reward_config, tmp_pat
     run = unbroken_run(unbroken, reward_config, tmp_path_factory)
     reward = load_reward(run.folder)
     card = reward.card
-    assert card.rankings["annotator"] == "simulated"
-    assert len(card.generator["sha256"]) == len(card.rankings["sha256"]) == 64
+    made_of = card.provenance
+    assert made_of["rankings"]["annotator"] == "simulated"
+    assert len(made_of["generator"]["sha256"]) == len(made_of["rankings"]["sha256"]) == 64
     table = pd.read_csv(run.metrics_csv)
     assert card.metrics == [dataclasses.asdict(row) for row in run.table]
     assert set(table.split) == {"val", "test"}
@@ -154,14 +158,103 @@ def test_storages_train_the_same_weights(unbroken, reward_config, tmp_path_facto
     assert same(weights(train(config).folder), weights(expected.folder))
 
 
-def test_early_stopping_ends_a_run_for_good(reward_config):
-    """With a rate of almost 0 the validation loss soon stops improving; a restart adds no epoch."""
-    config = reward_config(max_epochs=30, patience=1, monitor="pairs", optimiser=OptimiserConfig(lr=0.5))
-    train(config)
-    steps = read_state(Path(config.out) / "last.ckpt")["global_step"]
-    assert steps < 30 * STEPS_AN_EPOCH
-    train(config)
-    assert read_state(Path(config.out) / "last.ckpt")["global_step"] == steps
+def steps_of(folder: str) -> int:
+    return read_state(Path(folder) / "last.ckpt")["global_step"]
+
+
+def test_early_stopping_ends_a_run_with_a_word_and_more_patience_continues_it(reward_config, tmp_path):
+    """At this rate the validation loss soon gets worse; the same call again adds no epoch, more patience does."""
+
+    def run(patience: int, out: str = "run"):
+        optimiser = OptimiserConfig(lr=0.02)
+        return train(reward_config(out=str(tmp_path / out), max_epochs=30, patience=patience, optimiser=optimiser))
+
+    first = run(1)
+    steps = steps_of(first.folder)
+    epochs = steps // STEPS_AN_EPOCH
+    assert epochs < 20
+    assert first.end.startswith(f"stopped after epoch {epochs} of 30: no val/pairs_loss below ")
+    assert first.end.endswith("for 1 epochs (patience 1)")
+    assert run(1).end == first.end and steps_of(first.folder) == steps
+    second = run(3)
+    assert steps_of(second.folder) >= steps + 2 * STEPS_AN_EPOCH
+    whole = run(3, out="whole")
+    assert second.end == whole.end
+    assert same(last_weights(second.folder), last_weights(whole.folder))
+    assert same(weights(second.folder), weights(whole.folder))
+
+
+def test_a_diverged_run_says_so_whatever_the_patience(reward_config):
+    ends = []
+    for patience in (1, 50):
+        run = train(reward_config(max_epochs=30, patience=patience, optimiser=OptimiserConfig(lr=2.0)))
+        ends.append((run.end, steps_of(run.folder)))
+    assert ends[0] == ends[1]
+    assert "it diverged: val/pairs_loss" in ends[0][0] and "lower optimiser.lr" in ends[0][0]
+
+
+def test_a_moved_folder_picks_the_same_best_epoch(reward_config, tmp_path, monkeypatch):
+    """The best epoch is made to be the first one, so that the state of the second must remember it."""
+    terms = RewardModule.terms
+
+    def worsening(self, out, pairs):
+        found = terms(self, out, pairs)
+        return found if self.training else found | {"pairs_loss": torch.tensor(0.5 + 0.1 * self.current_epoch)}
+
+    monkeypatch.setattr(RewardModule, "terms", worsening)
+
+    def run(out: str, max_epochs: int):
+        return train(reward_config(out=str(tmp_path / out), max_epochs=max_epochs, patience=9))
+
+    unbroken = run("unbroken", 4)
+    (tmp_path / "elsewhere").mkdir()
+    run("begun", 2).folder.rename(tmp_path / "elsewhere" / "moved")
+    moved = run("elsewhere/moved", 4)
+    best = [read_state(r.folder / "best.ckpt")["epoch"] for r in (unbroken, moved)]
+    assert best == [0, 0]
+    assert same(weights(moved.folder), weights(unbroken.folder))
+    assert str(tmp_path) not in str(read_state(moved.folder / "last.ckpt")["callbacks"])
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, is_spoilt) -> None:
+    """Makes the loss NaN at the training steps for which is_spoilt(step) holds."""
+    terms = RewardModule.terms
+
+    def spoilt(self, out, pairs):
+        found = terms(self, out, pairs)
+        if self.training and is_spoilt(self.global_step):
+            found["loss"] = found["loss"] * float("nan")
+        return found
+
+    monkeypatch.setattr(RewardModule, "terms", spoilt)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counts(reward_config, monkeypatch, caplog):
+    spoil(monkeypatch, lambda step: step in (2, 3, 9))
+    run = train(reward_config())
+    assert steps_of(run.folder) == 3 * STEPS_AN_EPOCH
+    assert all(torch.isfinite(value).all() for value in weights(run.folder).values())
+    said = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
+    assert [text.split(":")[0] for text in said] == ["step 3", "step 4", "step 10"]
+
+
+def test_steps_that_stay_not_finite_end_the_run_with_the_last_good_state(reward_config, monkeypatch):
+    spoil(monkeypatch, lambda step: step >= 2)
+    with pytest.raises(RuntimeError, match=r"step 12: loss nan.*not finite 10 times in a row") as error:
+        train(reward_config(max_epochs=9))
+    assert "\n" not in str(error.value)
+    assert all(torch.isfinite(value).all() for value in last_weights(Path(reward_config().out)).values())
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_run(reward_config, monkeypatch):
+    terms = RewardModule.terms
+
+    def spoilt(self, out, pairs):
+        return {name: value * (1 if self.training else float("nan")) for name, value in terms(self, out, pairs).items()}
+
+    monkeypatch.setattr(RewardModule, "terms", spoilt)
+    with pytest.raises(RuntimeError, match=r"val/pairs_loss is nan after epoch 1; lower optimiser\.lr"):
+        train(reward_config())
 
 
 def test_a_folder_of_another_run_is_refused(unbroken, reward_config, tmp_path_factory):
@@ -178,17 +271,30 @@ def test_damaged_state_is_one_line(reward_config, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_flipped_byte_in_a_state_is_one_line(reward_config):
+    """In the middle of the first layer's weights, where the file itself would not notice."""
+    run = train(reward_config(max_epochs=1))
+    path = run.folder / "last.ckpt"
+    weight = read_state(path)["state_dict"]["model.MLP.input_layer.weight"].numpy().tobytes()
+    content = bytearray(path.read_bytes())
+    content[content.index(weight) + len(weight) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"last\.ckpt: damaged training state \(its checksum differs\); delete it"):
+        train(reward_config(max_epochs=2))
+
+
 def test_training_learns_a_made_up_order():
     """Brighter peaks win: the loss of a tiny model falls on a fixed batch, and every head gets it right."""
     torch.manual_seed(0)
     from reward_model_training.models import ModelConfig
     from reward_model_training.models.backbones.sigma_unet3d import SigmaUNetConfig
-    from reward_model_training.models.heads import HeadsConfig
+    from reward_model_training.models.heads import ScoreHeadsConfig
 
     net = SigmaUNetConfig(f_maps=[4, 8], num_groups=4, final_size_out=8)
     module = RewardModule(
-        build_model(ModelConfig(sigma_unet3d=net, heads=HeadsConfig([16, 16], 8, [8, 8]))),
-        LossConfig(lambda_scalar_rwd=1.0, lambda_BT=1.0),
+        build_model(ModelConfig(backbone=net, heads=ScoreHeadsConfig([16, 16], 8, [8, 8]))),
+        NormaliseSigmaSelfConfig(),
+        RewardLossConfig(lambda_scalar_rwd=1.0, lambda_BT=1.0),
         OptimiserConfig(lr=1e-2, items_at_once=16),
         seed=0,
     )
@@ -211,14 +317,15 @@ def test_training_learns_a_made_up_order():
 def test_items_at_once_keeps_the_numbers():
     from reward_model_training.models import ModelConfig
     from reward_model_training.models.backbones.sigma_unet3d import SigmaUNetConfig
-    from reward_model_training.models.heads import HeadsConfig
+    from reward_model_training.models.heads import ScoreHeadsConfig
 
     torch.manual_seed(0)
     net = SigmaUNetConfig(f_maps=[2, 4], num_groups=2, final_size_out=8)
-    model = build_model(ModelConfig(sigma_unet3d=net, heads=HeadsConfig([4, 4], 4, [3, 3])))
+    model = build_model(ModelConfig(backbone=net, heads=ScoreHeadsConfig([4, 4], 4, [3, 3])))
     batch = RankedBatch(torch.rand(5, 6, 6, 6).half(), torch.tensor([[0, 1, 2], [3, 4, -1]]))
     pairs = ranked_pairs(batch.index)
-    modules = [RewardModule(model, LossConfig(), OptimiserConfig(items_at_once=n), seed=0) for n in (1, 2, 5)]
+    parts = model, NormaliseSigmaSelfConfig(), RewardLossConfig()
+    modules = [RewardModule(*parts, OptimiserConfig(items_at_once=n), seed=0) for n in (1, 2, 5)]
     terms = [m.terms(m.outputs(batch, pairs), pairs) for m in modules]
     for other in terms[1:]:
         torch.testing.assert_close(other, terms[0])
@@ -231,7 +338,12 @@ def test_reported_experiment_has_the_published_values():
     loss = (cfg.loss.lambda_pairs, cfg.loss.lambda_scalar_rwd, cfg.loss.lambda_BT, cfg.loss.lambda_recon)
     assert loss == (1.0, 1e-3, 1e-3, 1e-2)
     assert (cfg.loss.recon_kind, cfg.loss.normalise_recon) == ("l1", True)
-    assert (cfg.data.slab.resolution, cfg.data.slab.grid, cfg.data.slab.psi) == (256, "skewed", 1.0)
+    assert (cfg.data.representation.resolution, cfg.data.representation.grid) == (256, "skewed")
+    assert (cfg.data.sample.psi, cfg.data.sample.truncation_cutoff, cfg.data.sample.conditioning) == (
+        1.0,
+        14,
+        "published",
+    )
     anchors = cfg.data.anchors
     assert (anchors.first_seed, anchors.psi) == (100000, 0.25)
     assert (anchors.num_train, anchors.num_val, anchors.num_test) == (700, 150, 150)
@@ -242,7 +354,7 @@ def test_reported_experiment_has_the_published_values():
 
 def test_twin_experiment_reads_the_twin_slab():
     cfg = compose_config("reward", RewardTrainConfig, ["experiment=reward_sigma64_twin"])
-    assert (cfg.data.slab.resolution, cfg.data.slab.grid) == (64, "exact")
+    assert (cfg.data.representation.resolution, cfg.data.representation.grid) == (64, "exact")
     assert cfg.loss.lambda_scalar_rwd == 1.0
     _, recon = build_model(cfg.model).encode(torch.rand(1, 1, 33, 36, 32))
     assert recon.shape == (1, 1, 33, 36, 32)
@@ -259,16 +371,16 @@ def run_arguments(cfg: RewardTrainConfig, out: Path) -> list[str]:
         f"out={out}",
         f"data.rankings={data.rankings}",
         f"data.generator={data.generator}",
-        "data.slab.resolution=12",
-        "data.slab.grid=exact",
+        "data.representation.resolution=12",
+        "data.representation.grid=exact",
         "data.anchors.num_train=4",
         "data.anchors.num_val=2",
         "data.anchors.num_test=2",
         "data.storage=memory",
         "data.batch_size=8",
-        "model.sigma_unet3d.f_maps=[2,4]",
-        "model.sigma_unet3d.num_groups=2",
-        "model.sigma_unet3d.final_size_out=8",
+        "model.backbone.f_maps=[2,4]",
+        "model.backbone.num_groups=2",
+        "model.backbone.final_size_out=8",
         "model.heads.trunk_hidden=[4,4]",
         "model.heads.trunk_out=4",
         "model.heads.head_hidden=[3,3]",
@@ -307,6 +419,31 @@ def test_help_and_bad_calls(module):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "sead" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "code", "said"), [("SIGTERM", 143, "SIGTERM"), ("SIGINT", 130, "keyboard")])
+def test_a_stopped_run_keeps_its_last_step_and_says_so(reward_config, tmp_path, name, code, said):
+    cfg, out = reward_config(), tmp_path / "stopped"
+    arguments = [
+        *run_arguments(cfg, out),
+        "max_epochs=5000",
+        "patience=5000",
+        "state_every_n_steps=1",
+        "data.batch_size=2",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "reward_model_training.train", *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    end = time.monotonic() + 240
+    while not (out / "last.ckpt").is_file() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert err.splitlines() == [f"stopped by {'the ' if name == 'SIGINT' else ''}{said}"]
+    assert read_state(out / "last.ckpt")["global_step"] >= 1
+    assert not (out / "reward.yaml").exists()
 
 
 def test_missing_rankings_are_one_line(reward_config, tmp_path):

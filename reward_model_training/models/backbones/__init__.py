@@ -1,1 +1,1 @@
-"""Encoders of the reward models, one module each; `models.reward_model.BACKBONES` lists them by name."""
+"""Encoders of the reward models, one module each; `registry.MODULES` lists them."""

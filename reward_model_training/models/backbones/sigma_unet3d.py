@@ -14,14 +14,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eg3d.config_checks import one_of
+from reward_model_training.models.backbones.registry import BackboneConfig, Encoding, backbone
 
+WIDEST, LONGEST_FEATURE = 2048, 2**20  # beyond them a config can only be a mistake
 RECON_BIAS_SPAN = 0.5e-2  # the reconstruction layer starts as the identity plus a bias in +-this
 
 
 @dataclass
-class SigmaUNetConfig:
+class SigmaUNetConfig(BackboneConfig):
     """Sizes of the density U-Net; the defaults are the published model."""
 
+    name: str = "sigma_unet3d"
     f_maps: list[int] = field(default_factory=lambda: [8, 16, 32, 64, 128, 256])  # channels of each level
     num_groups: int = 8  # groups of every group norm; one group where there are fewer channels
     num_recon_channels: int = 4  # output channels whose maximum is the reconstruction
@@ -33,7 +36,7 @@ class SigmaUNetConfig:
 
     def validate(self) -> list[str]:
         """All faults of this config, one string each."""
-        faults = []
+        faults = super().validate()
         if len(self.f_maps) < 2 or any(width < 1 for width in self.f_maps):
             faults.append(f"f_maps: {list(self.f_maps)} needs at least two positive channel counts")
         elif any(2 * a != b for a, b in zip(self.f_maps, self.f_maps[1:], strict=False)):
@@ -42,9 +45,17 @@ class SigmaUNetConfig:
             faults.append(f"f_maps: {list(self.f_maps)} must be multiples of num_groups {self.num_groups}")
         if self.num_groups < 1:
             faults.append(f"num_groups: {self.num_groups} must be at least 1")
+        if max(self.f_maps, default=0) > WIDEST or self.final_size_out > LONGEST_FEATURE:
+            faults.append(f"f_maps, final_size_out: at most {WIDEST} channels and {LONGEST_FEATURE} numbers")
+        if max(self.num_recon_channels, self.num_feature_channels) > WIDEST:
+            faults.append(f"num_recon_channels, num_feature_channels: at most {WIDEST}")
         if min(self.num_recon_channels, self.num_feature_channels, self.final_size_out) < 1:
             faults.append("num_recon_channels, num_feature_channels and final_size_out must be at least 1")
         return faults + one_of("precision", self.precision, ("fp32", "bf16"))
+
+    @property
+    def feature_size(self) -> int:
+        return self.final_size_out
 
     @property
     def smallest_side(self) -> int:
@@ -53,7 +64,7 @@ class SigmaUNetConfig:
 
 
 class NormConv(nn.Module):
-    """Group norm over the input channels, then a 3x3x3 convolution without bias (keys groupnorm, conv)."""
+    """Group norm of x [N, C, Z, Y, X], then a 3x3x3 convolution without bias to the same (keys groupnorm, conv)."""
 
     def __init__(self, channels: int, num_groups: int) -> None:
         super().__init__()
@@ -65,7 +76,7 @@ class NormConv(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """Scale of each channel from its mean over the volume (reduction ratio 1)."""
+    """Scale [N, C, 1, 1, 1] of each channel of x [N, C, Z, Y, X] from its mean over the volume (reduction ratio 1)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -78,7 +89,7 @@ class ChannelGate(nn.Module):
 
 
 class SpatialGate(nn.Module):
-    """Scale of each voxel from its channels."""
+    """Scale [N, 1, Z, Y, X] of each voxel of x [N, C, Z, Y, X] from its channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -89,7 +100,7 @@ class SpatialGate(nn.Module):
 
 
 class GatePair(nn.Module):
-    """Element-wise maximum of the channel-gated and the voxel-gated volume (scSE)."""
+    """Element-wise maximum of the channel-gated and the voxel-gated volume (scSE); [N, C, Z, Y, X] to the same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -101,7 +112,10 @@ class GatePair(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two norm-convolutions beside a 1x1x1 residual (identity if the widths agree), ReLU, scSE."""
+    """Two norm-convolutions beside a 1x1x1 residual (identity if the widths agree), ReLU, scSE.
+
+    [N, in_channels, Z, Y, X] to [N, channels, Z, Y, X].
+    """
 
     def __init__(self, in_channels: int, channels: int, num_groups: int) -> None:
         super().__init__()
@@ -118,7 +132,7 @@ class ResidualBlock(nn.Module):
 
 
 class EncoderLevel(nn.Module):
-    """2x max pooling (not on the first level), then a residual block."""
+    """2x max pooling (not on the first level), then a residual block; [N, in_channels, Z, Y, X] to half of Z, Y, X."""
 
     def __init__(self, in_channels: int, channels: int, num_groups: int, *, is_first: bool) -> None:
         super().__init__()
@@ -130,7 +144,7 @@ class EncoderLevel(nn.Module):
 
 
 class TransposedUpsample(nn.Module):
-    """Transposed convolution to size 2n - 1; holds the key `conv_transposed`."""
+    """Transposed convolution of x [N, in_channels, Z, Y, X] to sides 2n - 1, then to `size`; key `conv_transposed`."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -142,7 +156,7 @@ class TransposedUpsample(nn.Module):
 
 
 class Upsampling(nn.Module):
-    """Wrapper that gives the published key level `upsampling.upsample`."""
+    """Wrapper that gives the published key level `upsampling.upsample`; [N, in_channels, Z, Y, X] to `size`."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -153,7 +167,7 @@ class Upsampling(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """Upsample to the skip's size, add the skip, residual block."""
+    """Upsample to the size of the skip [N, channels, Z, Y, X], add the skip, residual block."""
 
     def __init__(self, in_channels: int, channels: int, num_groups: int) -> None:
         super().__init__()
@@ -175,6 +189,7 @@ def depth_profile_feature(m: Tensor, size: int) -> Tensor:
     return F.adaptive_max_pool1d(profile, size)
 
 
+@backbone(SigmaUNetConfig, input_kind="volume", reconstructs=True, state_prefix="Conv3DModule")  # published key
 class SigmaUNet3D(nn.Module):
     """Normalised slab -> global feature and reconstruction. Source: the released system."""
 
@@ -198,10 +213,6 @@ class SigmaUNet3D(nn.Module):
         if cfg.is_channels_last:
             self.to(memory_format=torch.channels_last_3d)
 
-    @property
-    def feature_size(self) -> int:
-        return self.cfg.final_size_out
-
     def _run(self, level: nn.Module, *inputs: Tensor) -> Tensor:
         if self.cfg.is_checkpointed and torch.is_grad_enabled():
             return checkpoint(level, *inputs, use_reentrant=False)
@@ -217,7 +228,7 @@ class SigmaUNet3D(nn.Module):
             x = self._run(level, x, skip)
         return self.final_conv(x)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Encoding:
         """x [N, 1, Z, Y, X] in [0, 100] -> feature [N, F], reconstruction [N, 1, Z, Y, X], both float32.
 
         Differentiable. Raises ValueError for another shape or a side below `cfg.smallest_side`.
@@ -230,14 +241,12 @@ class SigmaUNet3D(nn.Module):
         y = y.to(x.dtype)
         recon_part, feature_part = y.split([self.cfg.num_recon_channels, self.cfg.num_feature_channels], 1)
         recon = self.conv3d_for_recon(recon_part.max(1, keepdim=True).values)
-        return depth_profile_feature(feature_part.max(1).values, self.cfg.final_size_out), recon
+        return Encoding(depth_profile_feature(feature_part.max(1).values, self.cfg.final_size_out), recon)
 
 
 def _check_input(x: Tensor, cfg: SigmaUNetConfig) -> None:
     if x.ndim != 5 or x.shape[1] != 1:
-        raise ValueError(
-            f"slabs must be [N, 1, Z, Y, X], got {list(x.shape)}; pass them through to_network_axes() first"
-        )
+        raise ValueError(f"slabs must be [N, 1, Z, Y, X], got {list(x.shape)}; pass them through the transform first")
     if min(x.shape[2:]) < cfg.smallest_side:
         raise ValueError(
             f"slab sides {list(x.shape[2:])} are below {cfg.smallest_side} voxels, the least for "
