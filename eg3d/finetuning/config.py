@@ -46,7 +46,7 @@ class RewardTermConfig(SampleConfig):
 
 @dataclass
 class ConsistencyConfig(SampleConfig):
-    """lambda_c mean |sigma_G - sigma_G0| on a whole grid, same latents as the reward, G0 the frozen start."""
+    """lambda_c mean |sigma_raw_G - sigma_raw_G0| on a whole grid, same latents as the reward, G0 the frozen start."""
 
     psi: float = 0.7  # published code: 0.7, whatever the reward's
     weight: float = 0.01  # lambda_c; 0 = no consistency term

@@ -2,7 +2,7 @@
 
     L_G = 1/2 L_adv + lambda_r L_r + lambda_c L_c   (mode "joint"; the adversarial term here has no 1/2, as in the code)
     L_r = -clip(r, low, high) + 1e-6                r the mean score of a micro-batch, clip to [-10, 10]
-    L_c = E_z mean_x |sigma_G(x) - sigma_G0(x)|     x the points of a 64^3 grid, G0 the frozen start, raw density
+    L_c = E_z mean_x |sigma_raw_G(x) - sigma_raw_G0(x)|     x the points of a 64^3 grid, G0 the frozen start
 
 In mode "separate", the reported run, lambda_r L_r + lambda_c L_c has an Adam and a step of its own, so that only the
 ratio lambda_r : lambda_c and the learning rate count. The offset 1e-6 is the released code's and has no gradient.
@@ -48,7 +48,7 @@ class GeometryObjective:
         self.watch = ScoreWatch(cfg.reward_term, name_of(reward), counters)
 
     def reward(self, draw: Draw) -> Tensor:
-        """lambda_r L_r of a micro-batch."""
+        """lambda_r L_r of a micro-batch, a scalar."""
         term = self.cfg.reward_term
         scores = reward_scores(self.generator, self.reward_model, draw.z, term)
         self.watch.add(scores)
@@ -61,7 +61,7 @@ class GeometryObjective:
         move_average(self.generator, draw.z, sampled_for(self.reward_model, term), times=moves_of(term))
 
     def consistency(self, draw: Draw) -> Tensor:
-        """lambda_c L_c: L1 of raw density against the frozen generator."""
+        """lambda_c L_c, a scalar: L1 of raw density against the frozen generator."""
         difference = density_difference(self.generator, self.frozen, draw.z, self.cfg.consistency)
         self.stats.report("Reward/consistency", difference)
         return self.cfg.consistency.weight * difference
@@ -113,7 +113,10 @@ def move_average(generator: Generator, z: Tensor, sampling: SampleConfig, *, tim
 
 
 def density_difference(generator: Generator, frozen: Generator, z: Tensor, cfg: ConsistencyConfig) -> Tensor:
-    """L_c: mean |sigma_G - sigma_G0| of raw density over a D^3 grid of the box; gradients flow to `generator` only."""
+    """L_c: mean |sigma_raw_G - sigma_raw_G0| over a D^3 grid of the box, a scalar, for latents z [N, z_dim].
+
+    Gradients flow to `generator` only.
+    """
     made = _consistency_grid(generator, z, cfg)
     with torch.no_grad():
         wanted = _consistency_grid(frozen, z, cfg)

@@ -80,7 +80,7 @@ def load_training_state(
 
 
 def checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
-    """SHA-256 over the facts, and over name, type, shape and bytes of every tensor."""
+    """SHA-256 over the facts, and over name, type, shape and bytes of every tensor, of any shapes."""
     digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -24,7 +24,7 @@ class Stats:
         self._values: dict[str, list[Tensor | float]] = {}
 
     def report(self, name: str, value: Tensor | float) -> None:
-        """Add one value; tensors must have one element, and are read only when the tick ends."""
+        """Add one value; a tensor is a scalar or has one element, and is read only when the tick ends."""
         self._values.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else value)
 
     def collect(self, ranks: Ranks | None = None) -> Collected:
