@@ -63,6 +63,14 @@ def hydra_command(*, config_name: str, schema: type) -> Callable[[Callable[[Any]
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
         @functools.wraps(main)
         def command() -> None:
+            try:
+                with raised_stops():
+                    run()
+            except Stopped as stop:
+                print(stop, file=sys.stderr)
+                raise SystemExit(stop.exit_code) from None
+
+        def run() -> None:
             sys.argv[1:] = arguments = _renamed([_as_hydra_reads(argument) for argument in sys.argv[1:]])
             if any(argument in ("-h", "--help") for argument in arguments):
                 print(help_text(main, config_name, schema))
@@ -132,6 +140,13 @@ def help_text(main: Callable[[Any], None], config_name: str, schema: type) -> st
     return "\n".join(lines)
 
 
+def given_keys() -> frozenset[str]:
+    """Dotted names of the settings that this command line gives, whatever their values; none outside a command."""
+    if not HydraConfig.initialized():
+        return frozenset()
+    return frozenset(override.partition("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task)
+
+
 def log_to_console() -> None:
     """Show the library's log lines on stdout, as bare text; for entry points."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
@@ -147,8 +162,7 @@ def _run(main: Callable[[Any], None], cfg: Any, sweep: Sweep | None) -> None:
         value = _instance(cfg)
         if sweep is not None:
             value = dataclasses.replace(value, out=sweep.out(value.out, HydraConfig.get().overrides.task))
-        with raised_stops():
-            main(value)
+        main(value)
     except InstantiationException as error:  # of a `_target_`: what went wrong in it is the news
         cause = error.__cause__
         if cause is not None and not isinstance(cause, (*CLEAN_ERRORS, ImportError)):
@@ -158,9 +172,6 @@ def _run(main: Callable[[Any], None], cfg: Any, sweep: Sweep | None) -> None:
         if not is_clean(error):
             raise
         _fail(error)
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        raise SystemExit(stop.exit_code) from None
 
 
 def _fail(error: BaseException) -> NoReturn:

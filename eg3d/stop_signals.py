@@ -25,9 +25,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Stopped(BaseException):
     """The process was asked to stop; a BaseException, since no part of the work may take it for a fault of its own."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, note: str = "") -> None:
+        """`note` says what was saved, for the one line that the command ends with."""
         is_keyboard = number == signal.SIGINT
-        super().__init__("stopped by the keyboard" if is_keyboard else f"stopped by {signal.Signals(number).name}")
+        text = "stopped by the keyboard" if is_keyboard else f"stopped by {signal.Signals(number).name}"
+        super().__init__(f"{text}: {note}" if note else text)
         self.exit_code = 128 + number
 
 
@@ -46,7 +48,7 @@ class HeldStops:
     """Within the block a first signal waits until `raise_if_asked`; a second one is raised at once."""
 
     def __init__(self) -> None:
-        self._number: int | None = None
+        self.number: int | None = None  # of the signal that waits
         self._restore = contextlib.ExitStack()
 
     def __enter__(self) -> HeldStops:
@@ -63,17 +65,17 @@ class HeldStops:
     @property
     def is_asked(self) -> bool:
         """Whether a signal waits."""
-        return self._number is not None
+        return self.number is not None
 
     def raise_if_asked(self) -> None:
         """Raise `Stopped` if a signal waits."""
-        if self._number is not None:
-            raise Stopped(self._number)
+        if self.number is not None:
+            raise Stopped(self.number)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._number is not None:
+        if self.number is not None:
             raise Stopped(number)
-        self._number = number
+        self.number = number
 
 
 @contextlib.contextmanager

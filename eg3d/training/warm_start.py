@@ -85,7 +85,7 @@ def warm_start_phases(objective: ReconstructionObjective) -> list[Phase]:
         return warm.reconstruction_final_lr + cosine * (warm.reconstruction_lr - warm.reconstruction_final_lr)
 
     term = Term("reconstruction", objective.reconstruction)
-    return [Phase("Grec", generator, optimizer, [term], 1, 0, last, rate, after=[objective.style_average.move])]
+    return [Phase("Grec", generator, optimizer, [term], 1, 0, last, rate, objective.style_average)]
 
 
 def codes_to_latents(codes: Tensor, z_dim: int, rng: Rng) -> Tensor:
