@@ -32,7 +32,7 @@ _UNPROMISED = re.compile(
     r"|.*/tables/.*\.json|.*hparams\.yaml)"
 )
 _COUNTED = ((r"events\.out\..*", "events"), (r"version_\d+", "version"))  # names with a clock or a count in them
-LEFTOVER = re.compile(r"\..+-[a-z0-9_]{8}(\.[^.]*)?")
+LEFTOVER = re.compile(r"(^|/)\.[^/]+-[a-z0-9_]{8}(\.[^./]*)?(/|$)")
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def results_of(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.is_dir() or name.startswith("toys/") or name == "run/run.lock":
+        if path.is_dir() or name.startswith("toys/") or LEFTOVER.search(name):
             continue
         plain = name
         for pattern, word in _COUNTED:
@@ -226,4 +226,4 @@ _READERS: tuple[tuple[str, Callable[[Path], Any]], ...] = (
 
 def leftovers(folder: Path) -> list[str]:
     """Temporary files and folders that were left."""
-    return [str(path.relative_to(folder)) for path in folder.rglob("*") if LEFTOVER.fullmatch(path.name)]
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if LEFTOVER.search("/" + path.name)]
