@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import types
-import typing
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -68,37 +66,6 @@ def number_fault(name: str, value: Any) -> str:
 def _short(value: int) -> str:
     text = str(value) if abs(value) < 10**4000 else "a number of thousands of digits"
     return text if len(text) <= 40 else f"{text[:20]}... ({len(text)} digits)"
-
-
-def type_faults(value: Any, prefix: str = "") -> list[str]:
-    """All fields of a config, nested ones too, whose value is not of the declared type; for configs read from files."""
-    faults = []
-    hints = typing.get_type_hints(type(value))
-    for field in dataclasses.fields(value):
-        given, hint = getattr(value, field.name), hints[field.name]
-        if not _fits(given, hint):
-            name = getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
-            faults.append(f"{prefix}{field.name}: expected {name}, found {given!r}")
-        elif dataclasses.is_dataclass(given):
-            faults += type_faults(given, f"{prefix}{field.name}.")
-    return faults
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type as a config field declares it; whole numbers are floats, flags are no numbers."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, choice) for choice in inner)
-    if origin in (list, tuple):
-        items = inner[:1] * len(value) if origin is list or inner[1:] == (...,) else inner
-        return isinstance(value, origin) and len(items) == len(value) and all(map(_fits, value, items))
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
-    if hint is Any:
-        return True
-    if hint in (int, float):
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
-    return isinstance(value, hint)
 
 
 def one_of(name: str, value: str, choices: Sequence[str]) -> list[str]:

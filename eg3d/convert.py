@@ -29,6 +29,9 @@ def main(source: str, target: str, networks: str, force: bool) -> None:
         numbers = sum(tensor.numel for tensor in network.tensors.values()) / 1e6
         side = network.config.img_resolution
         click.echo(f"{net}: {len(network.tensors)} tensors, {numbers:.2f} million numbers, {side} pixels")
+    for net, reason in done.left_out.items():
+        others = ",".join(done.networks)
+        click.echo(f"left out: {net} ({reason}); --networks {others} asks for the others alone", err=True)
     click.echo(f"written: {target}")
 
 

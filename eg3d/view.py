@@ -21,15 +21,27 @@ from eg3d.viewing.options import network_options
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed to start with.")
 @click.option("--trunc", "psi", type=click.FloatRange(0, 1.5), default=0.7, help="Truncation psi to start with.")
 @click.option("--mode", type=click.Choice(MODES), default="image", help="What to show first.")
-@click.option("--host", default=HOST, help="Address to listen on; 0.0.0.0 lets other machines in.")
+@click.option(
+    "--host", default=HOST, help="Address to listen on; 0.0.0.0 lets in other machines that know the printed token."
+)
+@click.option("--allow-host", "allowed", multiple=True,
+              help="Another name by which browsers reach it: behind a proxy, in a container.")  # fmt: skip
 @click.option("--port", type=click.IntRange(1, 65535), default=PORT, help="The next free port is taken.")
 @network_options
 def main(
-    networks: tuple[str, ...], seed: int, psi: float, mode: str, host: str, port: int, net: str, device: str
+    networks: tuple[str, ...],
+    seed: int,
+    psi: float,
+    mode: str,
+    host: str,
+    allowed: tuple[str, ...],
+    port: int,
+    net: str,
+    device: str,
 ) -> None:
     """Serve a page with seed, truncation, an orbiting camera, images, depth and meshes of one or two networks.
 
-    No window is opened: follow the printed address. Ctrl+C ends it.
+    No window is opened: follow the printed address. Ctrl+C ends it. Pages of other sites are not answered.
     """
     if len(networks) > 2:
         raise click.UsageError(f"--network: at most two can be side by side, got {len(networks)}")
@@ -42,7 +54,7 @@ def main(
     gallery = Gallery(
         {name: load_generator(network, net=net, device=where) for name, network in zip(names, networks, strict=True)}
     )
-    viewer = Viewer(gallery, host=host, port=port, start=Choice(seed=seed, psi=psi, mode=mode))
+    viewer = Viewer(gallery, host=host, port=port, start=Choice(seed=seed, psi=psi, mode=mode), names=allowed)
     print(f"viewer: {viewer.url}", flush=True)
     try:
         viewer.server.sleep_forever()

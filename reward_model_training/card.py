@@ -22,8 +22,8 @@ from typing import Any
 
 import yaml
 
-from eg3d.checkpoints.store import config_from_data
-from eg3d.config_checks import faults_of, type_faults
+from eg3d.checkpoints.plain_configs import config_from_data
+from eg3d.config_checks import faults_of
 from eg3d.representations.protocol import Representation
 from eg3d.representations.sigma_field import SigmaField
 from eg3d.safe_write import write_text
@@ -133,7 +133,7 @@ def _card(data: Mapping[str, Any], source: str) -> RewardCard:
     values = {key: value for key, value in data.items() if key not in ("format", "weights_sha256")}
     try:
         card = config_from_data(RewardCard, values, source)
-        faults = type_faults(card) or faults_of(card)
+        faults = faults_of(card)
     except (TypeError, AttributeError) as error:
         raise ValueError(f"{source}: a value has the wrong type ({error})") from None
     if faults:

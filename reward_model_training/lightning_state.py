@@ -1,18 +1,21 @@
 """Exact resume of a Lightning run: when its state is written, and how it is written and read.
 
-The state file (`last.ckpt`) holds weights, optimiser, loop counters and the best epoch; it is replaced atomically and
-read with tensors-only unpickling. Data order and anchors need no state: they are named by step and epoch.
+The state file (`last.ckpt`) holds weights, optimiser, loop counters, the best epoch and a checksum; it is replaced
+atomically and read with tensors-only unpickling. Data order and anchors need no state: step and epoch name them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from eg3d.safe_write import atomic_path
 from eg3d.stop_signals import HeldStops
@@ -30,7 +33,30 @@ def read_state(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: unreadable training state ({reason}); {AGAIN}") from None
     if not isinstance(state, dict) or "state_dict" not in state:
         raise ValueError(f"{path}: not a training state of this program; {AGAIN}")
+    if state.pop("sha256", None) != checksum(state):
+        raise ValueError(f"{path}: damaged training state (its checksum differs); {AGAIN}")
     return state
+
+
+def checksum(state: Any) -> str:
+    """SHA-256 of nested dictionaries and lists of tensors and plain values: the same before writing and when read."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype} {list(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        elif isinstance(value, Mapping):
+            add([part for item in value.items() for part in item])
+        elif isinstance(value, (list, tuple)):
+            digest.update(f"{len(value)} parts".encode())
+            for part in value:
+                add(part)
+        else:
+            digest.update(repr(value).encode())
+
+    add(state)
+    return digest.hexdigest()
 
 
 class AtomicCheckpoints(CheckpointIO):
@@ -38,7 +64,7 @@ class AtomicCheckpoints(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         with atomic_path(path) as temporary:
-            torch.save(checkpoint, temporary)
+            torch.save({**checkpoint, "sha256": checksum(checkpoint)}, temporary)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None

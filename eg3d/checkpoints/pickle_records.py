@@ -19,6 +19,12 @@ from eg3d.checkpoints.inert_pickle import Inert, Limits, Names, RefusedPickleErr
 from eg3d.checkpoints.inert_tensors import tensor_names
 
 PERSISTENT_VERSION = 6
+_RELATIVES = {  # classes of other head generators that build on EG3D's code
+    "TriPlaneSingSphGenerator_flatten": "HyPlaneHead", "TriGridGenerator": "HyPlaneHead",
+    "SHDiscriminator": "HyPlaneHead", "HoloDiscriminator": "SphereHead",
+    "MaskDualDiscriminatorV2": "PanoHead", "MaskDualDiscriminator": "PanoHead",
+}  # fmt: skip
+_RELATIVE_PARTS = {"ConvA": "SphereHead", "t_mapping": "PanoHead", "bcg_synthesis": "PanoHead"}  # under EG3D's class
 _PLAIN_CLASSES = (
     ("torch.nn.modules.activation", "Softplus"),
     ("torch.nn.modules.container", "Sequential"),
@@ -98,9 +104,23 @@ def _top_level(data: memoryview, limits: Limits | None) -> dict[str, Any]:
     root, end = read_values(data, official_names(), limits=limits)
     if end != len(data):
         refuse(f"goes on for {len(data) - end} bytes after its end")
+    if isinstance(root, Record):
+        refuse_relatives(root)
+        refuse(
+            f"holds one network by itself ({shown(root.class_name)}), not the table of networks that training writes; "
+            "have the code that made it save {'G_ema': network} instead"
+        )
     if not isinstance(root, dict):
         refuse(f"holds a {type(root).__name__} instead of a table of networks")
     return root
+
+
+def refuse_relatives(network: Record) -> None:
+    """Refuse the networks of projects that share class names with EG3D, by the name that people know them by."""
+    parts = [family for part, family in _RELATIVE_PARTS.items() if part in network.children()]
+    family = _RELATIVES.get(network.class_name) or next(iter(parts), None)
+    if family is not None:
+        refuse(f"is a {family} network; it is not read yet, only networks of EG3D are")
 
 
 # ---------------------------------------------------------------------------------------------- names

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from eg3d.child_processes import end_with_parent
 from eg3d.metrics.measurements import Measurement, Rows
 from eg3d.progress import Advance, ignore
 from eg3d.safe_write import atomic_path
@@ -115,6 +116,7 @@ _work: _Shared | None = None  # set in worker processes only
 
 def _join_work(shared: _Shared, threads: int) -> None:
     global _work
+    end_with_parent()
     _work = shared
     torch.set_num_threads(threads)
 

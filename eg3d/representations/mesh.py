@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from eg3d.representations.flat_faces import without_flat_faces
 from eg3d.safe_write import atomic_path
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 LEVEL = 10.0  # raw density of the surface, as published
 BORDER_FILL = -1000.0  # raw density that hides the border, as published
 MESH_SUFFIXES = (".glb", ".ply", ".obj")
+_UNIT_TOLERANCE = 1e-4  # how far the length of a normal may be from 1; glTF's validator allows a little more
 
 
 class NoSurface(ValueError):
@@ -51,7 +53,10 @@ def extract_mesh(
 
 
 def surface(volume: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
-    """Marching cubes: vertices [V, 3] in voxels (float32), faces [F, 3] wound outward. NoSurface without one."""
+    """Marching cubes: vertices [V, 3] in voxels (float32), faces [F, 3] wound outward. NoSurface without one.
+
+    Every face has an area and every vertex a face, also where the density hits the level exactly.
+    """
     from skimage.measure import marching_cubes
 
     low, high = float(volume.min()), float(volume.max())
@@ -62,7 +67,10 @@ def surface(volume: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.nd
         )
     # "ascent" winds the faces outward for a density that rises inwards, whatever the name suggests (tested).
     vertices, faces, _, _ = marching_cubes(volume, level, gradient_direction="ascent", method="lewiner")
-    return vertices, faces
+    used, faces = without_flat_faces(vertices, faces)
+    if not len(faces):
+        raise NoSurface(f"no surface: density touches level {level:g} in points or lines only; give another level")
+    return vertices[used], faces
 
 
 def hide_border(
@@ -121,17 +129,49 @@ def export_mesh(mesh: trimesh.Trimesh, path: str | Path) -> None:
 def mesh_bytes(mesh: trimesh.Trimesh, suffix: str) -> bytes:
     """A mesh as the contents of a .glb, .ply or .obj file; ValueError for any other suffix.
 
-    Files carry vertex normals (mean of the faces around a vertex) and, if the mesh has them, vertex colours.
+    Files carry unit vertex normals (mean of the faces around a vertex) and, if the mesh has them, vertex colours. Faces
+    without area in float32, as files hold positions, and vertices that no face uses are left out.
     """
-    if suffix == ".ply":
-        data = mesh.export(file_type="ply", vertex_normal=True)
-    elif suffix == ".obj":
-        data = mesh.export(file_type="obj", include_normals=True)
-    elif suffix == ".glb":
-        data = _with_linear_colors(mesh).export(file_type="glb", include_normals=True, tree_postprocessor=_make_matt)
-    else:
+    if suffix not in MESH_SUFFIXES:
         raise ValueError(f"a mesh file ends in {', '.join(MESH_SUFFIXES)}, not in {suffix!r}")
+    written = _as_written(mesh, has_linear_colors=suffix == ".glb")
+    if suffix == ".ply":
+        data = written.export(file_type="ply", vertex_normal=True)
+    elif suffix == ".obj":
+        data = written.export(file_type="obj", include_normals=True)
+    else:
+        data = written.export(file_type="glb", include_normals=True, tree_postprocessor=_make_matt)
     return data.encode("utf-8") if isinstance(data, str) else bytes(data)  # type: ignore[arg-type]
+
+
+def _as_written(mesh: trimesh.Trimesh, *, has_linear_colors: bool) -> trimesh.Trimesh:
+    """The mesh with float32 positions, without what a file must not have, and with a unit normal at every vertex."""
+    import trimesh
+    from trimesh.visual import ColorVisuals
+
+    positions = np.asarray(mesh.vertices).astype(np.float32)
+    used, faces = without_flat_faces(positions, np.asarray(mesh.faces), shortest=0.0, least_area=0.0)
+    if not len(faces):
+        raise ValueError("there is no mesh to write: none of its faces has an area")
+    written = trimesh.Trimesh(vertices=positions[used], faces=faces, process=False)
+    written.vertex_normals = _unit_normals(written)  # type: ignore[method-assign]
+    if getattr(mesh.visual, "kind", None) == "vertex":
+        colors = np.asarray(mesh.visual.vertex_colors)[used, :3]  # type: ignore[union-attr]
+        written.visual = ColorVisuals(written, vertex_colors=_linear(colors) if has_linear_colors else colors)
+    return written
+
+
+def _unit_normals(mesh: trimesh.Trimesh) -> np.ndarray:
+    """Vertex normals [V, 3]; where the faces around a vertex cancel, as in a sheet without thickness, that of one."""
+    normals = np.array(mesh.vertex_normals)
+    lost = np.abs(np.linalg.norm(normals, axis=1) - 1) > _UNIT_TOLERANCE
+    if lost.any():
+        a, b, c = (np.asarray(mesh.vertices)[mesh.faces[:, corner]] for corner in range(3))
+        cross = np.cross(b - a, c - a)
+        one = np.empty(len(normals), dtype=np.int64)
+        one[mesh.faces.reshape(-1)] = np.repeat(np.arange(len(mesh.faces)), 3)
+        normals[lost] = cross[one[lost]] / np.linalg.norm(cross[one[lost]], axis=1, keepdims=True)
+    return normals
 
 
 def _make_matt(tree: dict[str, Any]) -> None:
@@ -142,14 +182,8 @@ def _make_matt(tree: dict[str, Any]) -> None:
             primitive["material"] = 0
 
 
-def _with_linear_colors(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
-    """glTF 2.0 (3.9.2) takes vertex colours as linear light; ours are display values, like those of images."""
-    if getattr(mesh.visual, "kind", None) != "vertex":
-        return mesh
-    from trimesh.visual import ColorVisuals
-
-    display = np.asarray(mesh.visual.vertex_colors)[:, :3] / 255.0  # type: ignore[union-attr]
+def _linear(colors: np.ndarray) -> np.ndarray:
+    """glTF 2.0 (3.9.2) takes vertex colours uint8 [V, 3] as linear light; ours are display values, like images'."""
+    display = colors / 255.0
     linear = np.where(display <= 0.04045, display / 12.92, ((display + 0.055) / 1.055) ** 2.4)
-    copied = mesh.copy()
-    copied.visual = ColorVisuals(copied, vertex_colors=(linear * 255 + 0.5).astype(np.uint8))
-    return copied
+    return (linear * 255 + 0.5).astype(np.uint8)

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from eg3d.checkpoints.tensor_rules import check_tensors
 from eg3d.safe_write import atomic_path
 from eg3d.training.counters import Counters
 from eg3d.training.snapshots import newest_snapshot
@@ -121,10 +122,8 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _load_network(name: str, network: nn.Module, found: dict[str, Tensor]) -> None:
-    try:
-        network.load_state_dict(found, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{name} does not fit this config ({' '.join(str(error).split())[:300]})") from None
+    check_tensors(found, network.state_dict(), name)
+    network.load_state_dict(found)
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, found: dict[str, Tensor]) -> None:

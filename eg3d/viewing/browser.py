@@ -11,16 +11,18 @@ import importlib.util
 import io
 import logging
 import math
+import secrets
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
 
-from eg3d.representations.mesh import LEVEL, NoSurface, mesh_bytes
-from eg3d.seeds import LARGEST_SEED
+from eg3d.representations.mesh import NoSurface, mesh_bytes
+from eg3d.viewing import controls as ranges
 from eg3d.viewing.gallery import MODES, Choice, Gallery, Pose, pose_from
 
 if TYPE_CHECKING:
@@ -32,9 +34,9 @@ log = logging.getLogger(__name__)
 
 HOST, PORT = "127.0.0.1", 8080
 INSTALL = "pip install 'sculpting-nerf-geometry[tools]'"
+TOKEN_BYTES = 24  # of chance in a token: more than anybody can try
 SLOW_SECONDS = 0.2  # a picture that takes longer gets a preview
 WIDEST = 1600  # px of what is sent
-GRID_SIDES = (64, 128, 256)  # points per side behind a mesh
 BACKDROP = 32  # grey around the pictures
 
 
@@ -56,24 +58,45 @@ def check_address(host: str) -> None:
         ) from None
 
 
-class Viewer:
-    """Serves a gallery from its construction until `close`; `url` says where."""
+def address(host: str, port: int, token: str | None) -> str:
+    """Where to point a browser: the name of this machine for an address that stands for all of its own."""
+    is_any = host in ("", "0.0.0.0", "::")
+    name = socket.gethostname() if is_any else f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}" + (f"/?token={token}" if token else "")
 
-    def __init__(self, gallery: Gallery, *, host: str = HOST, port: int = PORT, start: Choice | None = None) -> None:
+
+class Viewer:
+    """Serves a gallery from its construction until `close`; `url` says where, with the token if one is asked for.
+
+    Who gets in, and what pages may send: eg3d/viewing/gate.py. A token is asked for where other machines can connect.
+    """
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        *,
+        host: str = HOST,
+        port: int = PORT,
+        start: Choice | None = None,
+        names: Sequence[str] = (),
+    ) -> None:
         check_viser()
         check_address(host)
-        import viser
+        from eg3d.viewing.gate import Gate, is_local, open_server
 
         self.gallery = gallery
+        token = None if is_local(host) else secrets.token_urlsafe(TOKEN_BYTES)
         with contextlib.redirect_stdout(io.StringIO()):  # it greets on its own
-            self.server = viser.ViserServer(host=host, port=port, label="EG3D", verbose=False)
-        self.url = f"http://{host}:{self.server.get_port()}"
+            self.server = open_server(Gate(host, names=names, token=token), host=host, port=port, label="EG3D")
+        self.url = address(host, self.server.get_port(), token)
+        start = start or Choice()
+        self._start = ranges.clamped(vars(start), start)
         self._wake, self._is_closed = threading.Event(), threading.Event()
         self._shown: dict[int, tuple[Choice, Pose, tuple[int, int]]] = {}
         self._seconds = 0.0  # that the last full picture took
         self._meshes: dict[str, Choice] = {}
         self._build_scene()
-        self._controls = self._build_controls(start or Choice())
+        self._controls = self._build_controls()
         self.server.on_client_connect(self._greet)
         self.server.on_client_disconnect(self._forget)
         self._worker = threading.Thread(target=self._work, name="viewer", daemon=True)
@@ -98,20 +121,22 @@ class Viewer:
         server.initial_camera.up = (0.0, 1.0, 0.0)
         server.initial_camera.fov = 2 * math.atan(0.5 / camera.focal)
 
-    def _build_controls(self, start: Choice) -> dict[str, Any]:
-        gui, names = self.server.gui, self.gallery.names
+    def _build_controls(self) -> dict[str, Any]:
+        gui, names, start = self.server.gui, self.gallery.names, self._start
         if len(names) > 1:
             gui.add_markdown("From left to right: " + ", ".join(f"**{name}**" for name in names))
         controls: dict[str, Any] = {
-            "seed": gui.add_number("Seed", start.seed, min=0, max=LARGEST_SEED, step=1),
-            "psi": gui.add_slider("Truncation psi", 0.0, 1.5, 0.05, start.psi),
-            "truncation_cutoff": gui.add_number("Truncation cutoff", start.truncation_cutoff, min=0, max=64, step=1),
+            "seed": gui.add_number("Seed", start.seed, min=ranges.SEED[0], max=ranges.SEED[1], step=1),
+            "psi": gui.add_slider("Truncation psi", *ranges.PSI, 0.05, start.psi),
+            "truncation_cutoff": gui.add_number(
+                "Truncation cutoff", start.truncation_cutoff, min=ranges.CUTOFF[0], max=ranges.CUTOFF[1], step=1
+            ),
             "mode": gui.add_dropdown("Show", MODES, initial_value=start.mode),
         }
-        grids = [str(side) for side in sorted({*GRID_SIDES, start.resolution})]
         with gui.add_folder("Mesh", expand_by_default=True):
-            controls["resolution"] = gui.add_dropdown("Grid", grids, initial_value=str(start.resolution))
-            controls["level"] = gui.add_number("Level", start.level, step=0.5)
+            sides = ranges.grid_sides(start)
+            controls["resolution"] = gui.add_dropdown("Grid", sides, initial_value=str(start.resolution))
+            controls["level"] = gui.add_number("Level", start.level, min=ranges.LEVEL[0], max=ranges.LEVEL[1], step=0.5)
             controls["is_colored"] = gui.add_checkbox("Colours", start.is_colored)
         for control in controls.values():
             control.on_update(lambda _: self._wake.set())
@@ -120,17 +145,13 @@ class Viewer:
         return controls
 
     def _choice(self) -> Choice:
-        """What the controls say. A number field that is being edited may be empty: it counts as it was at the start."""
-        values = {name: control.value for name, control in self._controls.items()}
-        return Choice(
-            seed=int(values["seed"] or 0),
-            psi=round(float(values["psi"]), 6),
-            truncation_cutoff=int(values["truncation_cutoff"] or 0),
-            mode=str(values["mode"]),
-            resolution=int(values["resolution"]),
-            level=float(LEVEL if values["level"] is None else values["level"]),
-            is_colored=bool(values["is_colored"]),
-        )
+        """What the controls say, brought into their ranges; a control that was outside shows what counts."""
+        choice = ranges.clamped({name: control.value for name, control in self._controls.items()}, self._start)
+        for name, control in self._controls.items():
+            wanted = str(choice.resolution) if name == "resolution" else getattr(choice, name)
+            if control.value != wanted:
+                control.value = wanted
+        return choice
 
     def _greet(self, client: viser.ClientHandle) -> None:
         client.camera.on_update(lambda _: self._wake.set())

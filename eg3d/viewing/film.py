@@ -29,6 +29,14 @@ from eg3d.viewing.views import ViewingConfig, field_of, for_viewing, pictures_at
 IMAGE_MODES = ("image", "image_depth", "image_raw")
 PITCH_CENTRE = -0.05  # radians, as published
 FPS, BITRATE = 60, "10M"  # as published
+# Colours are converted to BT.709 and say so at every size. Without a word, encoders take BT.601 and players choose by
+# the number of lines, so that a red of more than 720 lines turns orange.
+_TO_BT709 = (
+    "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int+full_chroma_inp,"
+    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+)
+_BT709 = ["-vf", _TO_BT709]  # frames carry the tags, which newer encoders read; older ones read the options
+_BT709 += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
 INSTALL = "pip install 'sculpting-nerf-geometry[tools]'"
 
 
@@ -159,6 +167,8 @@ def _pictures(G: Generator, sample: Sample, label: Tensor, cfg: FilmConfig, limi
 def write_film(path: Path, frames: Iterable[np.ndarray], *, fps: int = FPS, bitrate: str = BITRATE) -> None:
     """Write uint8 frames [H, W, 3] as H.264 in an .mp4 that appears whole; odd sides lose their last row or column.
 
+    Colours are BT.709 with the range of television, and tagged so.
+
     Raises RuntimeError without imageio-ffmpeg or when the encoder fails.
     """
     check_encoder()
@@ -176,6 +186,7 @@ def write_film(path: Path, frames: Iterable[np.ndarray], *, fps: int = FPS, bitr
             bitrate=bitrate,
             macro_block_size=2,
             ffmpeg_log_level="quiet",
+            output_params=_BT709,
         )
         try:
             writer.send(None)

@@ -92,7 +92,11 @@ def shape_options(function: Any) -> Any:
         switch("--shapes", help="Write shapes too."),
         click.option("--shape-res", type=click.IntRange(2, 1024), default=512, help="Grid points per side of the box."),
         click.option(
-            "--shape-format", type=click.Choice(FORMATS), default=".ply", help="A mesh, or the density (.mrc)."
+            "--shape-format",
+            type=click.Choice(FORMATS),
+            default=".ply",
+            help="A mesh, or the density (.mrc). trimesh shows no vertex colours of a .glb, which has a material; "
+            "of a .ply it does.",
         ),
         click.option(
             "--shape-grid",

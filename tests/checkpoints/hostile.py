@@ -329,8 +329,8 @@ def _networks(trace: Path) -> dict[str, tuple[bytes, str]]:
         ),
         "another generator": (dumps({"G_ema": Persistent("Generator", source)}), "is a 'Generator'; a generator here"),
         "another super-resolution": (
-            edited(lambda s: setattr(s["_modules"]["superresolution"], "class_name", "SuperresolutionHybridDeepfp32")),
-            "has the super-resolution 'SuperresolutionHybridDeepfp32'; known are",
+            edited(lambda s: setattr(s["_modules"]["superresolution"], "class_name", "SuperresolutionHybrid16X")),
+            "has the super-resolution 'SuperresolutionHybrid16X'; known are",
         ),
         "another activation": (
             edited(lambda s: s["_modules"]["decoder"].state["_modules"]["net"].state["_modules"]["0"].state.update(

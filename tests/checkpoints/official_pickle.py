@@ -323,6 +323,8 @@ def discriminator_record(D: Any, sources: Sources) -> Persistent:
         "block_resolutions": D.resolutions, "disc_c_noise": cfg.disc_c_noise, "_init_kwargs": made_with,
         "_modules": _children(D, sources),
     }  # fmt: skip
+    if not cfg.dual_discrimination:
+        del state["_buffers"]["resample_filter"]  # its class has none at the top
     name = "DualDiscriminator" if cfg.dual_discrimination else "SingleDiscriminator"
     return Persistent(name, sources.of("dual_discriminator"), state)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -86,6 +87,53 @@ def test_some_networks_only(published: Path, tmp_path: Path, capsys: pytest.Capt
     target = tmp_path / "out.safetensors"
     assert run(published, target, "--networks", "G_ema, D", capsys=capsys)[0] == 0
     assert sorted(read_metadata(target)["configs"]) == ["D", "G_ema"]
+
+
+def test_a_file_with_the_single_discriminator_is_read_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its class has no filter at the top; nothing reads the one that ours has."""
+    D = DualDiscriminator(dataclasses.replace(tiny_discriminator_config(), dual_discrimination=False))
+    source, target = tmp_path / "in.pkl", tmp_path / "out.safetensors"
+    source.write_bytes(official_file(D=D, G_ema=generator()))
+    assert b"resample_filter" in source.read_bytes()
+    code, out, err = run(source, target, capsys=capsys)
+    assert (code, err) == (0, "") and "\nD: " in out
+    loaded = load_discriminator(target)
+    assert loaded.cfg == D.cfg
+    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), D.state_dict().values(), strict=True))
+
+
+def unreadable(tmp_path: Path, **wrong: float) -> Path:
+    """A file whose networks of these names hold a number that is not finite."""
+    networks = {"G": generator(), "D": DualDiscriminator(tiny_discriminator_config()), "G_ema": generator()}
+    for net, value in wrong.items():
+        with torch.no_grad():
+            next(networks[net].parameters()).view(-1)[0] = value
+    path = tmp_path / "in.pkl"
+    path.write_bytes(official_file(**networks))
+    return path
+
+
+def test_what_cannot_be_read_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = unreadable(tmp_path, D=float("inf")), tmp_path / "out.safetensors"
+    code, out, err = run(source, target, capsys=capsys)
+    assert code == 0 and out.endswith(f"written: {target}\n")
+    assert err.startswith(f"left out: D ({source}, D: has NaN or infinite numbers in ") and err.count("\n") == 1
+    assert err.endswith("); --networks G_ema,G asks for the others alone\n")
+    assert sorted(read_metadata(target)["configs"]) == ["G", "G_ema"]
+    assert run(source, target, "--force", "--networks", "G_ema,G", capsys=capsys)[::2] == (0, "")
+
+
+@pytest.mark.parametrize("networks", ["D", "G_ema,D"])
+def test_what_is_asked_for_must_be_readable(tmp_path: Path, capsys: pytest.CaptureFixture[str], networks: str) -> None:
+    source, target = unreadable(tmp_path, D=float("nan")), tmp_path / "out.safetensors"
+    code, out, err = run(source, target, "--networks", networks, capsys=capsys)
+    assert (code, out) == (1, "") and f"{source}, D: has NaN" in err and not target.exists()
+
+
+def test_without_a_readable_generator_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = unreadable(tmp_path, G=float("nan"), G_ema=float("nan")), tmp_path / "out.safetensors"
+    code, out, err = run(source, target, capsys=capsys)
+    assert (code, out) == (1, "") and f"{source}, G_ema: has NaN" in err and not target.exists()
 
 
 def test_tensors_that_are_shared_or_strided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

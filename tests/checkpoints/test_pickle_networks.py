@@ -230,6 +230,52 @@ def test_every_misfit_is_listed(tmp_path: Path) -> None:
     assert text.endswith("mis-shaped: decoder.net.2.bias [9] instead of [5]")
 
 
+def part(record: Persistent, name: str) -> Persistent:
+    """A sub-module of a stand-in."""
+    return record.state["_modules"][name]
+
+
+def test_the_early_super_resolution_is_never_antialiased(tmp_path: Path) -> None:
+    """SuperresolutionHybridDeepfp32 is 4X in single precision, whatever sr_antialias says."""
+    G = TriPlaneGenerator(tiny(superresolution="4X", sr_num_fp16_res=0, sr_antialias=False))
+    record = generator_record(G, Sources(tmp_path / "ran"), sr_antialias=True)
+    part(record, "superresolution").class_name = "SuperresolutionHybridDeepfp32"
+    loaded = load_generator(written(tmp_path, dumps({"G_ema": record})))
+    assert loaded.cfg == G.cfg and not loaded.superresolution.antialias
+    z, c = torch.randn(1, 8), G.cfg.camera.label()
+    with torch.no_grad():
+        assert torch.equal(loaded(z, c).final, G.eval()(z, c).final)
+
+
+RELATIVES = {
+    "PanoHead": (("TriPlaneGenerator", "t_mapping"), ("MaskDualDiscriminatorV2", "")),
+    "SphereHead": (("TriPlaneGenerator", "ConvA"), ("HoloDiscriminator", "")),
+    "HyPlaneHead": (("TriPlaneSingSphGenerator_flatten", "t_mapping"), ("SHDiscriminator", "")),
+}
+
+
+@pytest.mark.parametrize("family", RELATIVES)
+def test_relatives_are_called_by_their_names(tmp_path: Path, family: str) -> None:
+    sources = Sources(tmp_path / "ran")
+    G = generator_record(TriPlaneGenerator(tiny()), sources)
+    D = discriminator_record(DualDiscriminator(tiny_discriminator_config()), sources)
+    for record, (class_name, name) in zip((G, D), RELATIVES[family], strict=True):
+        record.class_name = class_name
+        record.state["_modules"] |= {name: part(part(G, "backbone"), "mapping")} if name else {}
+    path = written(tmp_path, dumps({"G_ema": G, "D": D}))
+    said = f"is a {family} network; it is not read yet, only networks of EG3D are"
+    assert refusal(lambda: load_generator(path)) == f"{path}, G_ema: {said}"
+    assert refusal(lambda: load_discriminator(path)) == f"{path}, D: {said}"
+    assert refusal(lambda: load_generator(written(tmp_path, dumps(G)))) == f"{path} {said}"
+
+
+def test_a_generator_by_itself_is_told_what_is_missing(tmp_path: Path) -> None:
+    path = written(tmp_path, dumps(generator_record(TriPlaneGenerator(tiny()), Sources(tmp_path / "ran"))))
+    said = refusal(lambda: load_generator(path))
+    assert said.startswith(f"{path} holds one network by itself ('TriPlaneGenerator'), not the table of networks")
+    assert "save {'G_ema': network} instead" in said
+
+
 # ---------------------------------------------------------------------------------------------- odd attributes
 
 ODD = [

@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+import re
+import time
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from eg3d.checkpoints.manifest import read_manifest, resolve
@@ -95,6 +98,117 @@ def test_a_failed_write_leaves_the_old_file(saved, generator_config):
     with pytest.raises(TypeError):
         save_networks(path, {"G_ema": G}, configs={"G_ema": generator_config}, extra={"bad": object()})
     assert path.read_bytes() == before
+
+
+# ---------------------------------------------------------------------------------------------- damage
+
+
+def rewritten(path, *, metadata=None, **tensors):
+    """The file again, with other metadata texts (None = left out) and tensors."""
+    with safe_open(str(path), framework="pt") as file:
+        texts = {**file.metadata(), **(metadata or {})}
+    kept = {name: text for name, text in texts.items() if text is not None}
+    save_file(load_file(path) | tensors, path, metadata=kept)
+    return path
+
+
+def configs_with(path, net="G_ema", **changes):
+    """The metadata text of the configurations with some settings changed, None = left out."""
+    configs = read_metadata(path)["configs"]
+    configs[net] = {k: v for k, v in (configs[net] | changes).items() if v is not None}
+    return {"configs": json.dumps(configs)}
+
+
+METADATA = {
+    "configs gone": ({"configs": None}, "its metadata is damaged (it has no configs)"),
+    "extra gone": ({"extra": None}, "its metadata is damaged (it has no extra)"),
+    "cut JSON": ({"configs": '{"G_ema": {'}, "its metadata is damaged (configs: Expecting"),
+    "not JSON": ({"extra": "{'a': 1}"}, "its metadata is damaged (extra: Expecting property name"),
+    "a list": ({"configs": "[]"}, "its metadata is damaged (configs is no table)"),
+    "a number": ({"kinds": "7"}, "its metadata is damaged (kinds is no table)"),
+    "null": ({"extra": "null"}, "its metadata is damaged (extra is no table)"),
+    "NaN": ({"extra": '{"a": NaN}'}, "its metadata is damaged (extra: NaN is no JSON)"),
+    "deep": ({"extra": "[" * 10**5}, "its metadata is damaged (extra: maximum recursion depth"),
+    "many digits": ({"extra": '{"a": ' + "9" * 5000 + "}"}, "its metadata is damaged (extra: Exceeds the limit"),
+    "a network's list": ({"configs": '{"G_ema": []}'}, "its metadata is damaged (configs of G_ema is no table)"),
+    "a kind's number": ({"kinds": '{"G_ema": 1}'}, "its metadata is damaged (kinds of G_ema is no text)"),
+    "unknown kind": ({"kinds": '{"G_ema": "x"}'}, "G_ema: generator kind 'x' is not one of "),
+    "format": ({"format": "other\nformat"}, "is not a network file: format is 'other\\nformat', expected"),
+    "no format": ({"format": None}, "is not a network file: format is None, expected"),
+}
+
+
+@pytest.mark.parametrize("name", METADATA)
+def test_damaged_metadata_is_one_line(saved, name):
+    change, said = METADATA[name]
+    path = rewritten(saved[0], metadata=change)
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}") as error:
+        load_generator(path)
+    assert said in str(error.value) and str(error.value).isprintable() and len(str(error.value)) < 500
+
+
+SETTINGS = {
+    "a text": ({"z_dim": "8"}, "z_dim must be a whole number, found '8'"),
+    "a fraction": ({"z_dim": 8.5}, "z_dim must be a whole number, found 8.5"),
+    "a switch": ({"z_dim": True}, "z_dim must be a whole number, found True"),
+    "nothing": ({"rendering": []}, "rendering: expected a table of the settings of RenderingConfig, found a list"),
+    "a short pivot": ({"camera": {"pivot": [0, 0]}}, "camera: pivot must be a list of 3, found a list"),
+    "unknown": ({"_target_": "os.system"}, "GeneratorConfig has no field _target_; it has"),
+    "nested unknown": ({"camera": {"_target_": "os.system"}}, "CameraConfig has no field _target_; it has"),
+    "many layers": ({"mapping_layers": 10**6}, "mapping_layers: 1e+06 is beyond 64"),
+    "many samples": ({"rendering": {"depth_resolution": 10**9}}, "rendering.depth_resolution: 1e+09 is beyond 1024"),
+    "large pictures": ({"img_resolution": 10**9}, "img_resolution: 1e+09 is beyond"),
+    "below": ({"z_dim": 0}, "z_dim: must be at least 1, got 0"),
+    "wide": ({"z_dim": 16384, "w_dim": 16384, "mapping_layers": 64}, "a larger network than its numbers fill"),
+    "another width": ({"w_dim": 9}, "the tensors do not fit the network; mis-shaped: "),
+    "another upsampling": ({"superresolution": "8X"}, "super-resolution 8X enlarges 4x"),
+    "huge digits": ({"z_dim": 10**400}, "z_dim must be a whole number, found one beyond 63 bits"),
+    "far": ({"camera": {"radius": 1e300}}, "camera.radius: 1e+300 is beyond 1e+06"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_that_no_network_has_are_one_line_before_anything_is_built(saved, name):
+    change, said = SETTINGS[name]
+    path = rewritten(saved[0], metadata=configs_with(saved[0], **change))
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}, G_ema") as error:
+        load_generator(path)
+    assert said in str(error.value) and str(error.value).isprintable()
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("net", ["G_ema", "D"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(saved, net, value):
+    path = saved[0]
+    name = next(name for name in load_file(path) if name.startswith(f"{net}/") and name.endswith("weight"))
+    changed = load_file(path)[name]
+    changed.view(-1)[-1] = value
+    rewritten(path, **{name: changed})
+    load = load_generator if net == "G_ema" else load_discriminator
+    with pytest.raises(ValueError, match=rf"net.safetensors, {net}: has NaN or infinite numbers in ") as error:
+        load(path)
+    assert name.removeprefix(f"{net}/") in str(error.value)
+
+
+def test_whole_numbers_are_no_weights(saved):
+    name = "G_ema/decoder.net.0.weight"
+    rewritten(saved[0], **{name: load_file(saved[0])[name].to(torch.int8)})
+    with pytest.raises(ValueError, match=r"not of real numbers: decoder.net.0.weight \(torch.int8\)"):
+        load_generator(saved[0])
+    rewritten(saved[0], **{name: load_file(saved[0])[name].to(torch.uint8).view(torch.float8_e5m2)})
+    with pytest.raises(ValueError, match=r"has numbers of the kind F8_E5M2 in G_ema/decoder.net.0.weight"):
+        load_generator(saved[0])
+
+
+def test_nothing_unreadable_is_written(saved, tmp_path, generator_config):
+    path, G, _ = saved
+    with torch.no_grad():
+        G.decoder.net[0].bias[0] = float("nan")
+    with pytest.raises(ValueError, match=r"not written, there are NaN or infinite numbers in G/decoder\.net\.0\.bias"):
+        save_networks(tmp_path / "new.safetensors", {"G": G}, configs={"G": generator_config})
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_config_round_trip():

@@ -157,7 +157,7 @@ def test_in_a_real_browser_controls_and_mouse_change_the_picture(viewer: Viewer)
 
         def scene() -> np.ndarray:
             """The middle of the page left of the controls, clear of notices."""
-            shot = page.screenshot(clip={"x": 20, "y": 160, "width": 400, "height": 250}, timeout=120_000)
+            shot = page.screenshot(clip={"x": 20, "y": 200, "width": 400, "height": 230}, timeout=120_000)
             return np.asarray(PIL.Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
 
         def change(action: Callable[[], None], before: np.ndarray) -> np.ndarray:

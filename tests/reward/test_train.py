@@ -271,6 +271,18 @@ def test_damaged_state_is_one_line(reward_config, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_flipped_byte_in_a_state_is_one_line(reward_config):
+    """In the middle of the first layer's weights, where the file itself would not notice."""
+    run = train(reward_config(max_epochs=1))
+    path = run.folder / "last.ckpt"
+    weight = read_state(path)["state_dict"]["model.MLP.input_layer.weight"].numpy().tobytes()
+    content = bytearray(path.read_bytes())
+    content[content.index(weight) + len(weight) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"last\.ckpt: damaged training state \(its checksum differs\); delete it"):
+        train(reward_config(max_epochs=2))
+
+
 def test_training_learns_a_made_up_order():
     """Brighter peaks win: the loss of a tiny model falls on a fixed batch, and every head gets it right."""
     torch.manual_seed(0)

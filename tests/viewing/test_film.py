@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,34 @@ def test_the_file_holds_the_frames(tmp_path: Path) -> None:
     assert about["size"] == (64, 32) and about["fps"] == 30
     means = [np.frombuffer(frame, np.uint8).mean() for frame in reader]
     assert np.allclose(means, [40, 120, 200], atol=3)  # colours of video are 219 steps
+
+
+PURE = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "skin": (200, 120, 40), "grey": (128, 128, 128)}
+
+
+@pytest.mark.parametrize("size", [(64, 64), (512, 256), (722, 1280), (1440, 96)], ids=str)
+def test_colours_are_bt709_and_say_so_at_every_size(tmp_path: Path, size: tuple[int, int]) -> None:
+    """A decoder gives every pure colour back; the bytes are those of ITU-R BT.709, and the file is tagged."""
+    ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="films need imageio-ffmpeg")
+    path, (height, width) = tmp_path / "film.mp4", size
+    write_film(path, (np.full((*size, 3), color, np.uint8) for color in PURE.values() for _ in range(2)))
+    reader = ffmpeg.read_frames(str(path))
+    next(reader)
+    decoded = [np.frombuffer(frame, np.uint8).reshape(-1, 3) for frame in reader][::2]
+    assert len(decoded) == len(PURE)
+    for wanted, found in zip(PURE.values(), decoded, strict=True):
+        assert np.abs(found.astype(int) - wanted).max() <= 4
+    command = [ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", str(path)]
+    said = subprocess.run(command, capture_output=True, text=True).stderr
+    assert "yuv420p(tv, bt709, " in said or "yuv420p(tv, bt709)" in said  # matrix, primaries and transfer alike
+    raw = [*command, "-v", "quiet", "-f", "rawvideo", "-pix_fmt", "yuv420p", "-"]
+    frames = np.frombuffer(subprocess.run(raw, capture_output=True, check=True).stdout, np.uint8)
+    planes = frames.reshape(-1, height * width * 3 // 2)[::2]
+    for (r, g, b), frame in zip(PURE.values(), planes, strict=True):
+        luma = 0.2126 * r + 0.7152 * g + 0.0722 * b
+        wanted = [16 + luma * 219 / 255, 128 + (b - luma) / 1.8556 * 224 / 255, 128 + (r - luma) / 1.5748 * 224 / 255]
+        cut = [height * width, height * width * 5 // 4]
+        assert np.allclose([plane.mean() for plane in np.split(frame, cut)], wanted, atol=1.5)
 
 
 def test_a_film_that_fails_leaves_nothing(tmp_path: Path) -> None:
