@@ -28,7 +28,7 @@ from eg3d.data_files import DataFiles, shown
 from eg3d.data_labels import LABEL_SIZE, OPTIONAL_ARRAYS, check_depths, read_array, read_labelled
 from eg3d.leftovers import without_leftovers
 from eg3d.png import read_pixels
-from eg3d.safe_write import atomic_path, naming_full_disks
+from eg3d.safe_write import atomic_path, naming_disk_faults
 
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can store; a real one would change the bytes of every run
 PNG_LEVEL = 6
@@ -119,7 +119,7 @@ def create_archive(path: str | Path) -> Iterator[ArchiveWriter]:
     check_destination(path)
     path = Path(path)
     is_zip = path.suffix == ".zip"
-    with without_leftovers(path, atomic_path(path) if is_zip else _atomic_folder(path)) as temporary:
+    with atomic_path(path) if is_zip else without_leftovers(path, _atomic_folder(path)) as temporary:
         if is_zip:
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as handle:
                 yield ArchiveWriter(path, handle)
@@ -144,7 +144,7 @@ def _atomic_folder(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     temporary.mkdir()
     try:
-        with naming_full_disks(path):
+        with naming_disk_faults(path):
             yield temporary
             os.replace(temporary, path)
     finally:

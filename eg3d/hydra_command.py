@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from eg3d.config_checks import configs_in, faults_of, one_of
 from eg3d.config_families import families_of
 from eg3d.multirun import Sweep, sweep_of
-from eg3d.stop_signals import Stopped, raised_stops
+from eg3d.stop_signals import stops_in_one_line
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 CLEAN_ERRORS = (ValueError, OSError, RuntimeError)  # of the work, where a user can act on them: one line, no trace
@@ -62,6 +62,7 @@ def hydra_command(*, config_name: str, schema: type) -> Callable[[Callable[[Any]
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
         @functools.wraps(main)
+        @stops_in_one_line()
         def command() -> None:
             sys.argv[1:] = arguments = _renamed([_as_hydra_reads(argument) for argument in sys.argv[1:]])
             if any(argument in ("-h", "--help") for argument in arguments):
@@ -147,8 +148,7 @@ def _run(main: Callable[[Any], None], cfg: Any, sweep: Sweep | None) -> None:
         value = _instance(cfg)
         if sweep is not None:
             value = dataclasses.replace(value, out=sweep.out(value.out, HydraConfig.get().overrides.task))
-        with raised_stops():
-            main(value)
+        main(value)
     except InstantiationException as error:  # of a `_target_`: what went wrong in it is the news
         cause = error.__cause__
         if cause is not None and not isinstance(cause, (*CLEAN_ERRORS, ImportError)):
@@ -158,9 +158,6 @@ def _run(main: Callable[[Any], None], cfg: Any, sweep: Sweep | None) -> None:
         if not is_clean(error):
             raise
         _fail(error)
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        raise SystemExit(stop.exit_code) from None
 
 
 def _fail(error: BaseException) -> NoReturn:

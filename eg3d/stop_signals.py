@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -40,6 +41,17 @@ def raised_stops() -> Iterator[None]:
 
     with _handlers(stop):
         yield
+
+
+@contextlib.contextmanager
+def stops_in_one_line() -> Iterator[None]:
+    """Within the block SIGTERM and SIGINT end the command: one line on stderr, and SystemExit with their exit code."""
+    try:
+        with raised_stops():
+            yield
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        raise SystemExit(stop.exit_code) from None
 
 
 class HeldStops:
