@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from eg3d.array_files import npy_bytes
 from eg3d.data_files import DataFiles, shown
 from eg3d.data_labels import LABEL_SIZE, OPTIONAL_ARRAYS, check_depths, read_array, read_labelled
 from eg3d.leftovers import without_leftovers
@@ -93,14 +94,12 @@ class ArchiveWriter:
             sides = OPTIONAL_ARRAYS[name]
             if array.ndim != 1 + len(sides) or len(array) != self._num_images:
                 raise ValueError(f"{name} must be [{self._num_images}, {', '.join(sides)}], got {list(array.shape)}")
-            buffer = io.BytesIO()
-            np.save(buffer, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
-            self._write(f"{name}.npy", buffer.getvalue())
+            self._write(f"{name}.npy", npy_bytes(np.ascontiguousarray(array, dtype=np.float32)))
         is_labelled = len(self._labels) == self._num_images
         table = {"labels": [list(item) for item in self._labels] if is_labelled else None, "recipe": recipe}
         self._write("dataset.json", json.dumps(table, allow_nan=False).encode())
 
-    def _write(self, name: str, content: bytes) -> None:
+    def _write(self, name: str, content: bytes | memoryview) -> None:
         if self._zip is not None:
             self._zip.writestr(zipfile.ZipInfo(name, date_time=ZIP_TIME), content)
             return

@@ -21,7 +21,12 @@ _LEFTOVER = re.compile(r"\..+-[a-z0-9_]{8}(\.[^.]*)?")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_BYTES = 4096  # a file system with less than one block left is full, whatever a writer says about its failure
 
-_WRITE_FAULTS = ("IoError(", "PytorchStreamWriter", "inline_container")  # in errors of writers that are not Python's
+_WRITE_FAULTS = (
+    "I/O error",
+    "IoError(",
+    "PytorchStreamWriter",
+    "inline_container",
+)  # in errors of writers that are not Python's
 
 
 @contextlib.contextmanager

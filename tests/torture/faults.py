@@ -37,7 +37,7 @@ def inject(name: str, reference: Reference, rng: random.Random, place: Path, toy
     if command.state:
         kinds += [_damaged_state] * 3
     kind = rng.choice([*kinds, _full_disk])
-    with (_small_disk(place, toys) if kind is _full_disk else own_folder(place, toys)) as folder:
+    with _small_disk(place, toys) if kind is _full_disk else own_folder(place, toys) as folder:
         what, faults = kind(command, reference, rng, folder)
     return f"{name}: {what}", faults
 
@@ -47,7 +47,8 @@ def inject(name: str, reference: Reference, rng: random.Random, place: Path, toy
 
 def _refused_call(command: Command, reference: Reference, rng: random.Random, folder: Path) -> tuple[str, list[str]]:
     """The n-th call that opens, syncs, renames or makes something fails, and perhaps all that follow."""
-    number, aim = rng.choice(DISK_ERRORS), rng.randint(1, reference.points)
+    number = rng.choice(DISK_ERRORS)
+    aim = 1 + rng.choice([index for index, what in enumerate(reference.points) if what in FAILING])
     is_lasting, is_over = rng.random() < 0.5, False
 
     def at_point(count: int, what: str, path: str) -> None:
@@ -69,7 +70,7 @@ def _refused_call(command: Command, reference: Reference, rng: random.Random, fo
 
 def _file_limit(command: Command, reference: Reference, rng: random.Random, folder: Path) -> tuple[str, list[str]]:
     """No file may grow beyond a size: a real write fails in the middle, whoever writes."""
-    size = int(10 ** rng.uniform(1.5, 5.5))
+    size = int(reference.largest ** rng.uniform(0.3, 0.98))
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -80,7 +81,7 @@ def _file_limit(command: Command, reference: Reference, rng: random.Random, fold
 
 def _full_disk(command: Command, reference: Reference, rng: random.Random, folder: Path) -> tuple[str, list[str]]:
     """A file system with room for some of the results."""
-    pages = rng.randint(1, 4 * len(reference.results) + 8)
+    pages = rng.randrange(max(reference.pages - 1, 1))
     used = sum(-(-path.stat().st_size // 4096) + 1 for path in folder.rglob("*")) + 1
     is_small = _resize(folder, (used + pages) * 4096)
     done = _run(command, folder)
@@ -111,9 +112,7 @@ def _quietly(*command: str) -> bool:
     return shutil.which(command[0]) is not None and subprocess.run(command, capture_output=True).returncode == 0
 
 
-def _judged(
-    command: Command, reference: Reference, folder: Path, done: Outcome, names: list[str]
-) -> list[str]:
+def _judged(command: Command, reference: Reference, folder: Path, done: Outcome, names: list[str]) -> list[str]:
     """After a fault of the disk: a clear answer, nothing half-written, and the next run ends as if nothing had been."""
     faults = _unclear(done, names)
     if left := leftovers(folder):
@@ -177,7 +176,7 @@ def _damaged_input(command: Command, reference: Reference, rng: random.Random, f
 
 def _damaged_state(command: Command, reference: Reference, rng: random.Random, folder: Path) -> tuple[str, list[str]]:
     """A file that a broken-off run goes on from is damaged."""
-    aim = rng.randint(reference.points // 2, reference.points)
+    aim = rng.randint(len(reference.points) // 2, len(reference.points))
 
     def at_point(count: int, what: str, path: str) -> None:
         if count == aim:

@@ -22,11 +22,13 @@ STOP_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 @dataclass(frozen=True)
 class Reference:
-    """What an unbroken run gives, how long it took, and at how many points it touched files."""
+    """What an unbroken run gives, how long it took, and what it did at the points where it touched files."""
 
     results: dict[str, str]
     seconds: float
-    points: int
+    points: list[str]
+    largest: int  # bytes of the largest file
+    pages: int  # of 4096 bytes, that all files need
 
 
 @contextlib.contextmanager
@@ -46,20 +48,24 @@ def reference_of(command: Command, place: Path, toys: Path) -> Reference:
     Raises RuntimeError when the command fails or is not repeatable.
     """
     log, modules = place.with_suffix(".points"), place.with_suffix(".modules")
+    log.unlink(missing_ok=True)
 
     def count(number: int, what: str, path: str) -> None:
-        log.write_text(str(number))
+        with open(log, "a") as file:
+            file.write(f"{what}\n")
 
     with own_folder(place, toys) as folder:
         _whole(command, folder, at_point=count, modules=modules)
         wanted = results_of(folder)
+        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file() and "/toys/" not in str(path)]
     forked.import_all(modules.read_text().split("\n"))
     with own_folder(place, toys) as folder:
         second = _whole(command, folder)
         different = differences(results_of(folder), wanted)
     if different:
         raise RuntimeError(f"{command.name}: two unbroken runs differ in {', '.join(different)}")
-    return Reference(wanted, second.seconds, int(log.read_text()))
+    pages = sum(-(-size // 4096) for size in sizes)
+    return Reference(wanted, second.seconds, log.read_text().splitlines(), max(sizes), pages)
 
 
 def _whole(command: Command, folder: Path, **options: object) -> Outcome:
@@ -83,11 +89,9 @@ def _killed(command: Command, reference: Reference, rng: random.Random, folder: 
     number = rng.choice(SIGNALS)
     if rng.random() < 0.5:
         moment = f"after {(seconds := rng.uniform(0.0, reference.seconds)):.3f} s"
-        done = forked.run_command(
-            command.module, command.words, folder, kill=Kill(number, seconds), timeout=TIMEOUT
-        )
+        done = forked.run_command(command.module, command.words, folder, kill=Kill(number, seconds), timeout=TIMEOUT)
     else:
-        aim = rng.randint(1, reference.points)
+        aim = rng.randint(1, len(reference.points))
         moment = f"at point {aim}"
 
         def at_point(count: int, what: str, path: str) -> None:
