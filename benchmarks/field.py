@@ -16,7 +16,7 @@ def random_planes(device: str, *, channels: int = 32, side: int = 256) -> Tensor
 
 
 def with_tensors(field: TriPlane, dtype: torch.dtype) -> tuple[TriPlane, list[Tensor]]:
-    """The field in another type, and its tensors, wanting gradients."""
+    """The field in another type, and its tensors (planes [N, 3, C, S, S] first), wanting gradients."""
     inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in field.tensors]
     return field.with_tensors(*inputs), inputs
 

@@ -40,11 +40,23 @@ def in_processes(
 
     Each process first calls prepare(*arguments). `chunk` items travel at once. Raises RuntimeError when a worker dies.
     """
+    with worker_pool(workers, prepare=prepare, arguments=arguments) as pool:
+        yield pool.map(work, items, chunksize=chunk)
+
+
+@contextlib.contextmanager
+def worker_pool(
+    workers: int, *, prepare: Callable[..., None], arguments: tuple[Any, ...] = ()
+) -> Iterator[ProcessPoolExecutor]:
+    """A `with` block's pool of processes, each of which first calls prepare(*arguments); they end with the block.
+
+    Raises RuntimeError when a worker dies.
+    """
     earlier = set(multiprocessing.active_children())
     begin = functools.partial(_begin, prepare, *arguments)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=begin)
     try:
-        yield pool.map(work, items, chunksize=chunk)
+        yield pool
     except BrokenProcessPool:
         raise RuntimeError(
             "a worker process was killed or did not start (out of memory?); give fewer workers and start again"

@@ -1,7 +1,7 @@
 """Click commands in this project's manners: an error is one line, option names are spelt as EG3D's users spell them.
 
-Exit codes as in eg3d/hydra_command.py: 0 done, 1 the work failed, 2 wrong command line, 130 and 143 stopped by
-SIGINT and SIGTERM.
+Exit codes as in eg3d/hydra_command.py: 0 done, 1 the work failed, 2 wrong command line, 130 and 143 stopped by SIGINT
+and SIGTERM.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import click
 from eg3d.config_checks import number_fault
 from eg3d.hydra_command import CLEAN_ERRORS, is_clean
 from eg3d.seeds import parse_seeds
-from eg3d.stop_signals import stops_in_one_line
+from eg3d.stop_signals import Stopped, raised_stops
 
 _SETTINGS = {
     "help_option_names": ["-h", "--help"],
@@ -49,13 +49,16 @@ class OneLineCommand(click.Command):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Run with `args` (sys.argv without it); returns on success, else raises SystemExit."""
         try:
-            with stops_in_one_line():
+            with raised_stops():
                 return super().main(args, *rest, **{**kwargs, "standalone_mode": False})
-        except click.ClickException as error:
-            _fail(error.format_message(), 2)
-        except (click.Abort, KeyboardInterrupt):
+        except Stopped as stop:
+            print(stop, file=sys.stderr)
+            raise SystemExit(stop.exit_code) from None
+        except (click.Abort, KeyboardInterrupt):  # of a prompt, or of a library that answers Ctrl-C itself
             print("stopped by the keyboard", file=sys.stderr)
             raise SystemExit(130) from None
+        except click.ClickException as error:
+            _fail(error.format_message(), 2)
         except CLEAN_ERRORS as error:
             if not is_clean(error):
                 raise

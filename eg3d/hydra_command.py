@@ -33,7 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from eg3d.config_checks import configs_in, faults_of, one_of
 from eg3d.config_families import families_of
 from eg3d.multirun import Sweep, sweep_of
-from eg3d.stop_signals import stops_in_one_line
+from eg3d.stop_signals import Stopped, raised_stops
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 CLEAN_ERRORS = (ValueError, OSError, RuntimeError)  # of the work, where a user can act on them: one line, no trace
@@ -64,8 +64,15 @@ def hydra_command(*, config_name: str, schema: type) -> Callable[[Callable[[Any]
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
         @functools.wraps(main)
-        @stops_in_one_line()
         def command() -> None:
+            try:
+                with raised_stops():
+                    run()
+            except Stopped as stop:
+                print(stop, file=sys.stderr)
+                raise SystemExit(stop.exit_code) from None
+
+        def run() -> None:
             sys.argv[1:] = arguments = _renamed([_as_hydra_reads(argument) for argument in sys.argv[1:]])
             if any(argument in ("-h", "--help") for argument in arguments):
                 print(help_text(main, config_name, schema))
@@ -133,6 +140,13 @@ def help_text(main: Callable[[Any], None], config_name: str, schema: type) -> st
         OmegaConf.to_yaml(OmegaConf.structured(schema)).rstrip(),
     ]
     return "\n".join(lines)
+
+
+def given_keys() -> frozenset[str]:
+    """Dotted names of the settings that this command line gives, whatever their values; none outside a command."""
+    if not HydraConfig.initialized():
+        return frozenset()
+    return frozenset(override.partition("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task)
 
 
 def log_to_console() -> None:

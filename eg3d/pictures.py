@@ -13,7 +13,7 @@ from eg3d.safe_write import atomic_path
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """[-1, 1] to uint8 by clamp(127.5 x + 128), truncated, as EG3D writes its images."""
+    """Colours of any shape in -1 to 1 to uint8 by clamp(127.5 x + 128), truncated, as EG3D writes its images."""
     return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 

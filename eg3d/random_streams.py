@@ -36,12 +36,12 @@ Rng = torch.Generator | SampleStreams
 
 
 def normal(shape: Sequence[int], rng: Rng) -> Tensor:
-    """Standard normal draws of `shape`, on the device of `rng`."""
+    """Standard normal draws of any shape, on the device of `rng`; with SampleStreams [N, ...] for N streams."""
     return _draw(torch.randn, shape, rng)
 
 
 def uniform(shape: Sequence[int], rng: Rng) -> Tensor:
-    """Uniform draws in [0, 1) of `shape`, on the device of `rng`."""
+    """Uniform draws in [0, 1) of any shape, on the device of `rng`; with SampleStreams [N, ...] for N streams."""
     return _draw(torch.rand, shape, rng)
 
 

@@ -60,7 +60,7 @@ class Sample:
         return len(self.ws)
 
     def rows(self, rows: slice | Tensor | list[int]) -> Sample:
-        """Some of the samples."""
+        """Some of the samples: a slice, row numbers [M] or a mask [N]."""
         return Sample(self.ws[rows], self.field[rows])
 
 
@@ -98,7 +98,7 @@ def seed_latents(G: Generator, seeds: Sequence[int]) -> Tensor:
 
 
 def sample_seeds(G: Generator, seeds: Sequence[int], cfg: SampleConfig, *, c: Tensor | None = None) -> Sample:
-    """The samples that `seeds` name: constant noise, conditioned on the canonical camera unless c says otherwise."""
+    """The samples that `seeds` name: constant noise, conditioned on the canonical camera unless c [N, 25] says else."""
     return sample_latents(G, seed_latents(G, seeds), cfg, c=c)
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -26,9 +25,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Stopped(BaseException):
     """The process was asked to stop; a BaseException, since no part of the work may take it for a fault of its own."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, note: str = "") -> None:
+        """`note` says what was saved, for the one line that the command ends with."""
         is_keyboard = number == signal.SIGINT
-        super().__init__("stopped by the keyboard" if is_keyboard else f"stopped by {signal.Signals(number).name}")
+        text = "stopped by the keyboard" if is_keyboard else f"stopped by {signal.Signals(number).name}"
+        super().__init__(f"{text}: {note}" if note else text)
         self.exit_code = 128 + number
 
 
@@ -43,22 +44,11 @@ def raised_stops() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def stops_in_one_line() -> Iterator[None]:
-    """Within the block SIGTERM and SIGINT end the command: one line on stderr, and SystemExit with their exit code."""
-    try:
-        with raised_stops():
-            yield
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        raise SystemExit(stop.exit_code) from None
-
-
 class HeldStops:
     """Within the block a first signal waits until `raise_if_asked`; a second one is raised at once."""
 
     def __init__(self) -> None:
-        self._number: int | None = None
+        self.number: int | None = None  # of the signal that waits
         self._restore = contextlib.ExitStack()
 
     def __enter__(self) -> HeldStops:
@@ -75,17 +65,17 @@ class HeldStops:
     @property
     def is_asked(self) -> bool:
         """Whether a signal waits."""
-        return self._number is not None
+        return self.number is not None
 
     def raise_if_asked(self) -> None:
         """Raise `Stopped` if a signal waits."""
-        if self._number is not None:
-            raise Stopped(self._number)
+        if self.number is not None:
+            raise Stopped(self.number)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._number is not None:
+        if self.number is not None:
             raise Stopped(number)
-        self._number = number
+        self.number = number
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from eg3d import train_flags
-from eg3d.hydra_command import hydra_command, log_to_console
+from eg3d.hydra_command import given_keys, hydra_command, log_to_console
 from eg3d.training.config import TrainConfig
 
 
@@ -24,7 +24,7 @@ def main(cfg: TrainConfig) -> None:
 
     if is_first_process():
         log_to_console()
-    run = train(cfg)
+    run = train(cfg, given=given_keys())
     if is_first_process():
         print(f"snapshot: {run.snapshot}")
 

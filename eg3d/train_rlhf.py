@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from eg3d.finetuning.config import FinetuneConfig
-from eg3d.hydra_command import hydra_command, log_to_console
+from eg3d.hydra_command import given_keys, hydra_command, log_to_console
 
 
 @hydra_command(config_name="finetune", schema=FinetuneConfig)
@@ -15,7 +15,7 @@ def main(cfg: FinetuneConfig) -> None:
 
     log_to_console()
     reward = reward_from(cfg.reward, device=str(choose_device(cfg.device)))
-    run = finetune(cfg, reward)
+    run = finetune(cfg, reward, given=given_keys())
     print(f"snapshot:     {run.snapshot}\ntrajectories: {run.folder / 'trajectories.csv'}")
 
 

@@ -76,7 +76,7 @@ def load_reward(path: str | Path, device: str | torch.device = "cpu") -> Bundled
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file, all float32 and finite. Raises ValueError for another file, type or value."""
+    """State dict in a .safetensors file, all float32 and finite. Raises ValueError for another file, type or value."""
     try:
         tensors = load_file(str(path))
     except SafetensorError as error:

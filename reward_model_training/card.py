@@ -61,11 +61,11 @@ def misfits(representation: Representation, transform: TransformConfig, backbone
     makes, reads = TRANSFORMS.get(transform.name), backbones().get(backbone.name)
     if makes is None or reads is None:
         return []
-    faults = []
-    if makes.kind != representation.kind:
-        faults.append(f"transform: {transform.name} reads {makes.kind}, {representation.name} is {representation.kind}")
-    if reads.input_kind != makes.kind:
-        faults.append(f"model.backbone: {backbone.name} reads {reads.input_kind}, {transform.name} makes {makes.kind}")
+    faults, given, made = [], representation.input_kind, makes.input_kind
+    if made != given:
+        faults.append(f"transform: {transform.name} reads {made}, {representation.name} is {given}")
+    if reads.input_kind != made:
+        faults.append(f"model.backbone: {backbone.name} reads {reads.input_kind}, {transform.name} makes {made}")
     return faults
 
 

@@ -119,12 +119,11 @@ def accuracy_table(
     *,
     seed: int,
     scores: dict[int, float] | None = None,
-    names: Sequence[str] = ("val", "test"),
     items_at_once: int = 1,
 ) -> list[Accuracy]:
     """Accuracy of the three heads, for anchors on and off, by the rankings and by the noise-free order."""
     table = []
-    for split in names:
+    for split in ("val", "test"):
         embeddings = embed(reward, store, splits.keys(split), items_at_once=items_at_once)
         reductions = ("best_worst", "all") if any(len(r.items) > 2 for r in splits.rows[split]) else ("best_worst",)
         for reduction in reductions:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 CONFIDENCE = 0.95
+TAIL = (1 - CONFIDENCE) / 2  # of each side
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,17 @@ class ClusteredShare(Share):
     design_effect: float  # variance of the share over that of as many independent answers
 
 
-def wilson(count: int, total: int, *, confidence: float = CONFIDENCE) -> Share:
+def wilson(count: int, total: int) -> Share:
     """Wilson score interval of `count` out of `total` independent answers; without any it is 0 to 1.
 
     Source: Wilson (1927). Raises ValueError if count does not lie in 0 to total.
     """
     if not 0 <= count <= total:
         raise ValueError(f"count must lie in 0 to total {total}, got {count}")
-    return Share(count, total, *_wilson_ends(count, total, confidence))
+    return Share(count, total, *_wilson_ends(count, total))
 
 
-def clustered_interval(correct: np.ndarray, cluster: np.ndarray, *, confidence: float = CONFIDENCE) -> ClusteredShare:
+def clustered_interval(correct: np.ndarray, cluster: np.ndarray) -> ClusteredShare:
     """Interval of the share of `correct` (bool [n]) where answers of the same `cluster` (ids [n]) may depend.
 
     Wilson's interval for as many independent answers as these are worth: n / design effect, the variance of the share
@@ -73,16 +74,16 @@ def clustered_interval(correct: np.ndarray, cluster: np.ndarray, *, confidence: 
         effect = variance * total / (share * (1 - share))
     else:
         effect = total / num
-    factor = float(norm.isf((1 - confidence) / 2) / t.isf((1 - confidence) / 2, num - 1)) ** 2
+    factor = float(norm.isf(TAIL) / t.isf(TAIL, num - 1)) ** 2
     worth = total * factor / max(effect, 1.0)
-    return ClusteredShare(count, total, *_wilson_ends(share * worth, worth, confidence), num, effect)
+    return ClusteredShare(count, total, *_wilson_ends(share * worth, worth), num, effect)
 
 
-def _wilson_ends(count: float, total: float, confidence: float) -> tuple[float, float]:
+def _wilson_ends(count: float, total: float) -> tuple[float, float]:
     from statsmodels.stats.proportion import proportion_confint
 
     if total == 0:
         return 0.0, 1.0
-    low, high = proportion_confint(count, total, alpha=1 - confidence, method="wilson")
+    low, high = proportion_confint(count, total, alpha=1 - CONFIDENCE, method="wilson")
     share = count / total
     return min(max(float(low), 0.0), share), max(min(float(high), 1.0), share)  # rounding puts the ends inside

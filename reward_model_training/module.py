@@ -80,7 +80,7 @@ class RewardModule(LightningModule):
         )
 
     def terms(self, out: Outputs, pairs: RankedPairs) -> dict[str, Tensor]:
-        """Unweighted loss terms and their weighted sum `loss`."""
+        """Unweighted loss terms and their weighted sum `loss`, all scalars."""
         cfg, orders = self.loss_cfg, None
         if 0 <= cfg.single_order_from_epoch <= self.current_epoch:
             orders = random_orders(len(pairs.first), seed=self.seed, step=self.global_step, device=out.forward.device)
@@ -96,6 +96,7 @@ class RewardModule(LightningModule):
         return terms
 
     def training_step(self, batch: RankedBatch, _: int) -> Tensor:
+        """The weighted sum of the loss terms of a batch, a scalar."""
         return self._step(batch, "train")
 
     def validation_step(self, batch: RankedBatch, _: int) -> None:
@@ -138,7 +139,7 @@ class RewardModule(LightningModule):
 
 
 def accuracies(out: Outputs, pairs: RankedPairs) -> dict[str, Tensor]:
-    """Share of the pairs of a batch that each head orders rightly, rows weighted equally."""
+    """Share of the pairs of a batch that each head orders rightly, rows weighted equally: scalars, 0 to 1."""
     with torch.no_grad():
         return {
             "pairs_accuracy": (pairs.weight * pairs_are_right(out.forward, out.backward)).sum(),

@@ -133,7 +133,7 @@ class BallGenerator(nn.Module):
 class Volume(Representation):
     """How much matter there is."""
 
-    kind: ClassVar[str] = "numbers"
+    input_kind: ClassVar[str] = "numbers"
 
     name: str = "volume"
     resolution: int = 24
@@ -154,7 +154,7 @@ def largest(x: Tensor, factor: float = 1.0) -> Tensor:
 def balls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of a toy generator, whose kind is known for the length of a test."""
     monkeypatch.setattr(registry, "_kinds", dict(registry._kinds))
-    monkeypatch.setattr(representations, "_kinds", dict(representations._kinds))
+    monkeypatch.setattr(representations, "_known", dict(representations._known))
     registry.register(registry.GeneratorKind("ball", BallConfig, BallGenerator))
     representations.register(Volume)
     G, path = BallGenerator(BallConfig()), tmp_path / "balls.safetensors"

@@ -85,14 +85,14 @@ class InertTensor(Inert):
         return True
 
     def view(self) -> Tensor:
-        """The elements as they lie in the file: no copy, maybe strided and unaligned. Read-only in spirit."""
+        """The elements, of any shape, as they lie in the file: no copy, maybe strided and unaligned. Read only."""
         if self.numel == 0:
             return torch.empty(self.shape, dtype=self.dtype)
         flat = torch.frombuffer(self.storage.data, dtype=self.dtype)
         return flat.as_strided(self.shape, self.stride, self.offset)
 
     def tensor(self) -> Tensor:
-        """A contiguous copy that does not depend on the file."""
+        """A contiguous copy, of any shape, that does not depend on the file."""
         if self.numel == 0:
             return torch.empty(self.shape, dtype=self.dtype)
         size = self.dtype.itemsize

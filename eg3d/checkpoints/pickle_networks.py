@@ -52,7 +52,7 @@ class PublishedNetwork:
 
 
 def check_finite(tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Refuse NaN and infinity in any of (name, tensor) pairs, listing where they are."""
+    """Refuse NaN and infinity in any of (name, tensor of any shape) pairs, listing where they are."""
     bad = not_finite(tensors)
     if bad:
         refuse(f"has NaN or infinite numbers in {listed(bad)}")

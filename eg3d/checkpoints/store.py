@@ -79,7 +79,7 @@ def write_networks(
     configs: Mapping[str, Any],
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write tensors that already have their names "<net>/<state-dict name>"; they must share no memory."""
+    """Write tensors of any shape that have their names "<net>/<state-dict name>" already; they must share no memory."""
     kinds = {name: kind for name, cfg in configs.items() if (kind := kind_of(cfg)) is not None}
     metadata = {
         "format": FORMAT,
@@ -127,7 +127,7 @@ def load_discriminator(
 
 
 def fill_module(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy tensors into a module; names and sizes must be exactly those of the module, and all numbers finite.
+    """Copy a state dict into a module; names and sizes must be exactly those of the module, and all numbers finite.
 
     Raises ValueError, as check_tensors does, with every fault in one line that begins with `source`.
     """

@@ -29,7 +29,7 @@ class Shaped(Protocol):
 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
-    """Raise ValueError, one line with every fault, unless `tensors` can take the place of `expected`.
+    """Raise ValueError, one line with every fault, unless the state dict `tensors` can take the place of `expected`.
 
     The names are the same and so are the sizes; where real numbers are expected there are real numbers, of any
     precision, and finite also in the precision expected; where whole numbers or flags are, the same kind. `expected`
@@ -69,7 +69,7 @@ def misfits(tensors: Mapping[str, Shaped], expected: Mapping[str, Shaped]) -> li
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """Names of those tensors that hold NaN or infinity."""
+    """Names of those tensors, of any shape, that hold NaN or infinity."""
     return [name for name, tensor in tensors if not _is_finite(tensor)]
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from eg3d.ops.density_grid.grid import GridSpec
+from eg3d.random_streams import Rng
 from eg3d.rendering.rays import RayBundle
 from eg3d.rendering.renderer import RenderedRays, RenderingConfig
-from eg3d.rendering.sampling import Draws
 
 
 class Field(Protocol):
@@ -46,7 +46,7 @@ class Field(Protocol):
     def density_grid(self, spec: GridSpec) -> Tensor:
         """Raw density [N, X, Y, Z] at the points of a regular grid, in the order (x, y, z)."""
 
-    def render(self, rays: RayBundle, cfg: RenderingConfig, rng: Draws | None = None) -> RenderedRays:
+    def render(self, rays: RayBundle, cfg: RenderingConfig, rng: Rng | None = None) -> RenderedRays:
         """Features, depth, opacity and spread of rays [N, R, 3]; without `rng` the samples along rays are fixed."""
 
 

@@ -14,9 +14,9 @@ from eg3d.ops.density_grid.op import density_grid
 from eg3d.ops.density_points.op import density_points, field_points
 from eg3d.ops.render_rays.op import render_rays
 from eg3d.ops.triplane import TriPlane
+from eg3d.random_streams import Rng
 from eg3d.rendering.rays import RayBundle
 from eg3d.rendering.renderer import RenderedRays, RenderingConfig
-from eg3d.rendering.sampling import Draws
 
 
 @dataclass(frozen=True)
@@ -40,5 +40,5 @@ class TriPlaneField(TriPlane):
     def density_grid(self, spec: GridSpec) -> Tensor:
         return density_grid(self, spec)
 
-    def render(self, rays: RayBundle, cfg: RenderingConfig, rng: Draws | None = None) -> RenderedRays:
+    def render(self, rays: RayBundle, cfg: RenderingConfig, rng: Rng | None = None) -> RenderedRays:
         return render_rays(self, rays, cfg, rng)

@@ -10,20 +10,33 @@ from eg3d.samples import SampleConfig
 from eg3d.training.config import TrainConfig
 
 MODES = ("separate", "joint")
+AVERAGE_MOVES = ("once", "published")
 
 
 @dataclass
 class RewardTermConfig(SampleConfig):
-    """lambda_r (-clip(r, low, high)), on fresh latents; the fields of SampleConfig say how they become samples."""
+    """lambda_r (-clip(r, low, high)), on fresh latents; the fields of SampleConfig say how they become samples.
+
+    The samples of the reward also move the truncation centre (the mean style code), which every truncated sample of
+    the run goes by. A control must see the same: its centre moves as that of the tuned run, though it scores nothing.
+    """
 
     weight: float = 10.0  # lambda_r; 0 = no reward term
     clip_low: float = -10.0
     clip_high: float = 10.0
     update_w_average: bool = True  # published: reward sampling moves the truncation centre
+    # Whether it does with weight 0 too, the matched control; null = where a consistency term is left, so that a run
+    # without both terms is plain training | false = the published control.
+    moves_average_without_weight: bool | None = None
+    # How often a step moves the centre: once = once by the discriminator's batch and once by every pass of the reward,
+    # 1 + 16 times at batch 16 and micro_batch 1 | published = by every pass of the discriminator and three times by
+    # every pass of the reward, 16 + 48 times.
+    average_moves: str = "once"
+    allow_saturated: bool = False  # begin although all scores of the first step lie outside the clip
     micro_batch: int = 1  # samples a pass, 0 = as the other phases; the clip acts on their mean score
 
     def validate(self) -> list[str]:
-        faults = super().validate()
+        faults = super().validate() + one_of("average_moves", self.average_moves, AVERAGE_MOVES)
         if self.weight < 0:
             faults.append(f"weight: {self.weight} is negative; a reward is maximised with a positive weight")
         if self.clip_low >= self.clip_high:
@@ -33,7 +46,7 @@ class RewardTermConfig(SampleConfig):
 
 @dataclass
 class ConsistencyConfig(SampleConfig):
-    """lambda_c mean |sigma_G - sigma_G0| on a whole grid, same latents as the reward, G0 the frozen start."""
+    """lambda_c mean |sigma_raw_G - sigma_raw_G0| on a whole grid, same latents as the reward, G0 the frozen start."""
 
     psi: float = 0.7  # published code: 0.7, whatever the reward's
     weight: float = 0.01  # lambda_c; 0 = no consistency term

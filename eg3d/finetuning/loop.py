@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch import nn
 
 from eg3d.checkpoints.manifest import resolve
 from eg3d.checkpoints.ship import REWARD_FILES
-from eg3d.checkpoints.store import load_triplane_generator
 from eg3d.finetuning.config import FinetuneConfig
 from eg3d.finetuning.objective import GeometryObjective, add_geometry_terms
 from eg3d.finetuning.rewards import NAMED, Reward
@@ -21,10 +20,11 @@ from eg3d.training.objective import AdversarialObjective
 from eg3d.training.phases import Phase
 from eg3d.training.ranks import is_launched
 from eg3d.training.recipe import adversarial_phases
+from eg3d.training.start import loaded_generator
 
 
-def finetune(cfg: FinetuneConfig, reward: Reward) -> TrainingRun:
-    """Fine-tune the networks `cfg.start` with `reward`, or continue the run in `cfg.out`.
+def finetune(cfg: FinetuneConfig, reward: Reward, *, given: Collection[str] = ()) -> TrainingRun:
+    """Fine-tune the networks `cfg.start` with `reward`, or continue the run in `cfg.out`; `given` as Trainer takes it.
 
     Raises ValueError when config, data set and networks do not fit together, or when `cfg.out` holds another run: of
     other settings, networks, data, code, or another reward.
@@ -36,9 +36,11 @@ def finetune(cfg: FinetuneConfig, reward: Reward) -> TrainingRun:
 
     def phases(adversarial: AdversarialObjective) -> list[Phase]:
         generator, made = adversarial.generator, adversarial_phases(adversarial)
-        device = str(next(generator.parameters()).device)
-        frozen = load_triplane_generator(str(cfg.start), net="G_ema", device=device).eval().requires_grad_(False)
-        add_geometry_terms(made, GeometryObjective(cfg, generator, frozen, reward, adversarial.stats), cfg)
+        frozen = loaded_generator(cfg, "G_ema").to(next(generator.parameters()).device).eval().requires_grad_(False)
+        objective = GeometryObjective(cfg, generator, frozen, reward, adversarial.stats, adversarial.counters)
+        average = adversarial.style_average
+        average.is_per_pass = cfg.reward_term.average_moves == "published"
+        add_geometry_terms(made, objective, cfg, average)
         return made
 
     trainer = Trainer(
@@ -47,6 +49,7 @@ def finetune(cfg: FinetuneConfig, reward: Reward) -> TrainingRun:
         tick_hooks=[_tracker(Trajectories(Path(cfg.out), cfg.tracking), reward)] if cfg.tracking.num_seeds > 0 else [],
         inputs=reward_inputs(cfg.reward),
         code=[str(cfg.reward.get("_target_", ""))],
+        given=given,
     )
     return trainer.run()
 

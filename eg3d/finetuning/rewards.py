@@ -109,6 +109,23 @@ def scores_of(reward: Reward, G: Generator, sample: Sample) -> Tensor:
     return scores
 
 
+def name_of(reward: Reward) -> str:
+    """What a reward is called in messages: the dotted name of its function, or of its class."""
+    named = reward.function if isinstance(reward, FunctionReward) else type(reward)
+    return f"{named.__module__}.{getattr(named, '__qualname__', type(named).__qualname__)}"
+
+
+def require_finite_scores(values: list[float], source: str, *, of: Sequence[str] = ()) -> None:
+    """Raise ValueError, naming the reward `source`, when a score is not finite; `of` names what each score is of."""
+    wrong = [number for number, value in enumerate(values) if not math.isfinite(value)]
+    if wrong:
+        whose = f" (first: {of[wrong[0]]})" if of else ""
+        raise ValueError(
+            f"reward: {source} gave {values[wrong[0]]} for {len(wrong)} of {len(values)} samples{whose}; expected "
+            "finite scores: mend the reward, or what it is given"
+        )
+
+
 @torch.no_grad()
 def score_seeds(
     G: Generator,
@@ -121,14 +138,11 @@ def score_seeds(
 ) -> Tensor:
     """Scores [len(seeds)] on the CPU of the shapes that `seeds` name: the one way to score, tracked or by hand.
 
-    Raises ValueError, naming the seed, for a score that is not finite.
+    Raises ValueError, naming the reward and the seed, for a score that is not finite.
     """
     scores = []
     for part, sample in sample_seed_batches(G, seeds, sampled_for(reward, cfg), batch=batch):
-        found = scores_of(reward, G, sample).cpu()
-        if not torch.isfinite(found).all():
-            seed = next(seed for seed, score in zip(part, found.tolist(), strict=True) if not math.isfinite(score))
-            raise ValueError(f"reward: the score of seed {seed} is not finite; check the reward and the generator")
-        scores.append(found)
+        scores.append(scores_of(reward, G, sample).cpu())
+        require_finite_scores(scores[-1].tolist(), name_of(reward), of=[f"seed {seed}" for seed in part])
         advance(len(part))
     return torch.cat(scores) if scores else torch.empty(0)

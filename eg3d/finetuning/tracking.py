@@ -23,7 +23,7 @@ class Trajectories:
         self.seeds = list(range(cfg.first_seed, cfg.first_seed + cfg.num_seeds))
 
     def record(self, generator: Generator, reward: Reward, *, tick: int, num_images: int) -> Tensor:
-        """Score all seeds and write the table anew with them; returns the scores."""
+        """Score all seeds and write the table anew with them; returns the scores [num_seeds]."""
         scores = score_seeds(generator, reward, self.seeds, self.cfg, batch=self.cfg.batch)
         texts = [repr(score) for score in scores.tolist()]  # as text, so that rewriting the table changes no digit
         rows = pd.DataFrame({"tick": tick, "num_images": num_images, "seed": self.seeds, "score": texts})

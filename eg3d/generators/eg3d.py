@@ -285,7 +285,7 @@ class TriPlaneGenerator(nn.Module):
         rng: Rng | None = None,
         neural_rendering_resolution: int | None = None,
     ) -> Rendered:
-        """Images of style codes from cameras c: `field`, then `render`."""
+        """Images of style codes ws [N, num_ws, w_dim] from cameras c [N, 25]: `field`, then `render`."""
         field = self.field(ws, noise_mode=noise_mode, rng=rng)
         return self.render(field, ws, c, neural_rendering_resolution=neural_rendering_resolution, rng=rng)
 
@@ -301,7 +301,7 @@ class TriPlaneGenerator(nn.Module):
         rng: Rng | None = None,
         neural_rendering_resolution: int | None = None,
     ) -> Rendered:
-        """Images of latents, conditioned on and seen from the same cameras c."""
+        """Images of latents z [N, z_dim], conditioned on and seen from the same cameras c [N, 25]."""
         ws = self.mapping(
             z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff, update_emas=update_emas
         )

@@ -30,7 +30,7 @@ class Rendered:
 
     @property
     def final(self) -> Tensor:
-        """`image`, which has to be there."""
+        """`image` [N, 3, S, S], -1 to 1. Raises ValueError where there is none."""
         if self.image is None:
             raise ValueError("there is no final image: it was rendered with superresolve=False")
         return self.image
@@ -81,7 +81,7 @@ class Generator(Protocol):
         """
 
     def field(self, ws: Tensor, *, noise_mode: str = "const", rng: Rng | None = None) -> Field:
-        """The field of style codes. noise_mode: one of eg3d.networks.noise.NOISE_MODES."""
+        """The field of style codes [N, num_ws, w_dim]. noise_mode: one of eg3d.networks.noise.NOISE_MODES."""
 
     def render(
         self,

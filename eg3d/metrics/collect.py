@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from eg3d.child_processes import end_with_parent
+from eg3d.child_processes import worker_pool
 from eg3d.metrics.measurements import Measurement, Rows
 from eg3d.progress import Advance, ignore
 from eg3d.safe_write import atomic_path
@@ -94,9 +94,7 @@ def collect(measurement: Measurement, count: int, *, devices: Sequence[torch.dev
     context = multiprocessing.get_context("spawn")
     shared = _Shared(context.Value("q", 0), context.Event())
     threads = max(1, torch.get_num_threads() // len(devices))
-    with concurrent.futures.ProcessPoolExecutor(
-        len(devices), mp_context=context, initializer=_join_work, initargs=(shared, threads)
-    ) as pool:
+    with worker_pool(len(devices), prepare=_join_work, arguments=(shared, threads)) as pool:
         work = zip(shards, devices, strict=True)
         futures = [pool.submit(_shard, measurement, shard, str(device)) for shard, device in work if shard]
         _watch(futures, shared, advance)
@@ -116,7 +114,6 @@ _work: _Shared | None = None  # set in worker processes only
 
 def _join_work(shared: _Shared, threads: int) -> None:
     global _work
-    end_with_parent()
     _work = shared
     torch.set_num_threads(threads)
 

@@ -164,7 +164,7 @@ class GeneratorSession:
         return self.G.render(field, ws, c, rng=rng if needs_rng else None).final.float()
 
     def codes(self, z: Tensor, c: Tensor) -> Tensor:
-        """Style codes of latents and conditioning labels, truncated as the recipe says."""
+        """Style codes [N, num_ws, w_dim] of latents [N, z_dim] and labels [N, 25], truncated by the recipe."""
         return style_codes(self.G, z, SampleConfig(self.recipe.psi, self.recipe.truncation_cutoff), c=c)
 
 

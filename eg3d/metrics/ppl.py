@@ -24,13 +24,13 @@ def path_length(distances: np.ndarray) -> float:
     return float(distances[(distances >= low) & (distances <= high)].mean())
 
 
-def step_ends(ws: Tensor, *, epsilon: float = EPSILON) -> tuple[Tensor, Tensor]:
+def step_ends(ws: Tensor) -> tuple[Tensor, Tensor]:
     """Start of each path and the point one step along it: ws [2 N, num_ws, w_dim], paths are neighbours in it.
 
     "wend" of the metric's name: the step is at the start of a straight path in w.
     """
     start, end = ws[0::2], ws[1::2]
-    return start, torch.lerp(start, end, epsilon)
+    return start, torch.lerp(start, end, EPSILON)
 
 
 def shrunk(images: Tensor) -> Tensor:

@@ -21,14 +21,15 @@ FEATURES_NAME = "fixed random convolutions, seed 20240607 (a stand-in for Incept
 FEATURES_SEED = 20240607
 CHANNELS = (3, 32, 64, 128, 128)
 NUM_FEATURES = 2 * sum(CHANNELS[1:])
+PASS = 64  # images a forward pass
 
 
-def random_features(images: Tensor, *, batch: int = 64) -> Tensor:
+def random_features(images: Tensor) -> Tensor:
     """uint8 images [N, 3, R, R] -> features [N, 704], float32. The same images always give the same features."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be uint8 [N, 3, R, R], got {images.dtype} {list(images.shape)}")
     weights = [weight.to(images.device) for weight in _weights()]
-    parts = [pooled_activations(part.float() / 127.5 - 1, weights) for part in images.split(batch)]
+    parts = [pooled_activations(part.float() / 127.5 - 1, weights) for part in images.split(PASS)]
     return torch.cat(parts) if parts else torch.empty(0, NUM_FEATURES)
 
 

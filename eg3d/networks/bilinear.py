@@ -37,7 +37,7 @@ def has_second_derivative(device_type: str) -> bool:
 
 
 def look_up_by_adjoint(x: Tensor, grid: Tensor) -> Tensor:
-    """`look_up` for a PyTorch whose grid_sample can be differentiated once only."""
+    """`look_up` of x [N, C, H, W] at grid [N, A, B, 2] for a PyTorch that differentiates grid_sample once only."""
     return _LookUp.apply(x, grid)
 
 

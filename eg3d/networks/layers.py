@@ -23,7 +23,7 @@ NORMALISATION_EPS = 1e-8
 
 
 def is_half(x: Tensor) -> bool:
-    """Whether a tensor is in one of the 16-bit formats."""
+    """Whether a tensor of any shape is in one of the 16-bit formats."""
     return x.dtype in (torch.float16, torch.bfloat16)
 
 

@@ -37,14 +37,14 @@ Form = Callable[[Tensor, Tensor, Tensor, Modulation], Tensor]
 
 
 def modulated_conv2d(x: Tensor, w: Tensor, s: Tensor, m: Modulation) -> Tensor:
-    """The definition, one sample after the other; all other forms are measured against it.
+    """The definition, one sample after the other: y [N, O, H, W] of x [N, I, H, W], w [O, I, k, k] and s [N, I].
 
         w'[o, i, k]  = s[i] w[o, i, k]                                          (eq. 1)
         sigma[o]     = sqrt(sum over i, k of w'[o, i, k]^2)                     (eq. 2)
         w''[o, i, k] = w'[o, i, k] / sqrt(sigma[o]^2 + eps)                     (eq. 3; without demodulation w')
         y[o]         = gain * sum over i of (w''[o, i] convolved with x[i]) + offset[o]
 
-    For full precision: in float16 the squares of large styles overflow.
+    All other forms are measured against it. For full precision: in float16 the squares of large styles overflow.
     """
     outputs = []
     for x_n, s_n in zip(x.split(1), s, strict=True):
@@ -66,12 +66,12 @@ def _conv(x: Tensor, w: Tensor, up_filter: Tensor | None, *, groups: int = 1) ->
 
 
 def modulated_conv2d_fast(x: Tensor, w: Tensor, s: Tensor, m: Modulation, *, is_training: bool) -> Tensor:
-    """`modulated_conv2d` in the form that is fastest here. All agree to rounding, and stay finite in float16."""
+    """`modulated_conv2d` [N, O, H, W] in the form that is fastest here. All agree to rounding, finite in float16."""
     return fastest_form(w, m, device_type=x.device.type, is_training=is_training)(x, w, s, m)
 
 
 def fastest_form(w: Tensor, m: Modulation, *, device_type: str, is_training: bool) -> Form:
-    """The rule: weights per sample in evaluation on an accelerator (the published choice), else one set for all.
+    """The rule for w [O, I, k, k]: a set per sample in evaluation on an accelerator (as published), else one for all.
 
     On a CPU grouped convolutions are slower, and a 1x1 layer is fastest as one matrix product in training too.
     """
@@ -82,7 +82,7 @@ def fastest_form(w: Tensor, m: Modulation, *, device_type: str, is_training: boo
 
 
 def modulated_conv2d_shared(x: Tensor, w: Tensor, s: Tensor, m: Modulation) -> Tensor:
-    """One convolution for all samples: styles scale its inputs, gain and demodulation its outputs."""
+    """One convolution for all samples: s [N, I] scales its inputs, gain and demodulation [N, O] its outputs."""
     w, s, d = _scales(x, w, s, m)
     y = _conv(x * s.to(x.dtype)[:, :, None, None], w.to(x.dtype), m.up_filter)
     if d is None:
@@ -93,7 +93,7 @@ def modulated_conv2d_shared(x: Tensor, w: Tensor, s: Tensor, m: Modulation) -> T
 
 
 def modulated_conv2d_grouped(x: Tensor, w: Tensor, s: Tensor, m: Modulation) -> Tensor:
-    """One grouped convolution; the groups are the samples, each with weights of its own."""
+    """One grouped convolution; the groups are the samples, each with weights [O, I, k, k] of its own."""
     n, o = x.shape[0], w.shape[0]
     w, s, d = _scales(x, w, s, m)
     weights = w[None] * (s * m.gain)[:, None, :, None, None]
@@ -104,7 +104,7 @@ def modulated_conv2d_grouped(x: Tensor, w: Tensor, s: Tensor, m: Modulation) -> 
 
 
 def modulated_conv2d_pointwise(x: Tensor, w: Tensor, s: Tensor, m: Modulation) -> Tensor:
-    """k = 1 without resampling: one batched matrix product over pixels. The result is channels-last in memory."""
+    """k = 1 without resampling: a batched matrix product over pixels. The result [N, O, H, W] is channels-last."""
     assert w.shape[-1] == 1 and m.up_filter is None, "only a 1x1 convolution is a matrix product over pixels"
     n, i, h, width = x.shape
     w, s, d = _scales(x, w, s, m)

@@ -47,7 +47,7 @@ def mode() -> str:
 
 
 def library(like: Tensor, operation: str) -> ctypes.CDLL | None:
-    """The native library for `operation` on the device of `like`, or None where the reference is to run.
+    """The native library for `operation` on the device of `like` (any shape), or None where the reference is to run.
 
     "auto" takes kernels of PROVEN devices only. Raises RuntimeError if EG3D_OPS=native and there is none.
     """
@@ -73,7 +73,7 @@ def suffix(dtype: torch.dtype) -> str:
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """The address of the first element; null for None."""
+    """The address of the first element of a tensor of any shape; null for None."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
@@ -82,7 +82,8 @@ def call(
 ) -> None:
     """Run `operation`_`step`_f32 or _f64 on tensors of one device, the first of which names device and type.
 
-    GPU libraries get a workspace and the current stream as well, and report what went wrong with a launch.
+    They have any shapes: the caller has checked them, and `spec` carries their sizes. GPU libraries get a workspace and
+    the current stream as well, and report what went wrong with a launch.
     """
     first = tensors[0]
     assert first is not None
@@ -109,7 +110,10 @@ def gradients(
     upstream: Tensor | Sequence[Tensor],
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Gradients of values of the reference, themselves differentiable; None for the inputs that need none."""
+    """Gradients, in the shapes of `inputs` (any shapes), of values of the reference; None for those that need none.
+
+    They are themselves differentiable. `upstream` has the shapes of `values`.
+    """
     wanted = [tensor for tensor, flag in zip(inputs, needed) if flag]
     found = iter(torch.autograd.grad(values, wanted, upstream, create_graph=True))
     return [next(found) if flag else None for flag in needed[: len(inputs)]]

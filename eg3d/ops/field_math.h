@@ -52,27 +52,6 @@ FIELD_FN double skewed_x(int64_t i, int64_t j, int64_t k, int64_t resolution) {
 
 // ------------------------------------------------------------------------------------------------- rays
 
-// Four words of 32 random bits from a counter and a key. Source: Salmon et al. (2011), Philox4x32-10.
-struct Words {
-  uint32_t w[4];
-};
-FIELD_FN Words philox(uint64_t counter, uint64_t stream, uint64_t seed) {
-  uint32_t c0 = uint32_t(counter), c1 = uint32_t(counter >> 32), c2 = uint32_t(stream), c3 = uint32_t(stream >> 32);
-  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t a = uint64_t(0xD2511F53u) * c0, b = uint64_t(0xCD9E8D57u) * c2;
-    const uint32_t n0 = uint32_t(b >> 32) ^ c1 ^ k0, n2 = uint32_t(a >> 32) ^ c3 ^ k1;
-    c1 = uint32_t(b), c3 = uint32_t(a), c0 = n0, c2 = n2;
-    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-  }
-  return {{c0, c1, c2, c3}};
-}
-
-// Element `index` of a stream of uniform numbers in [0, 1), multiples of 2^-24.
-FIELD_FN float counter_uniform(uint64_t index, uint64_t stream, uint64_t seed) {
-  return float(philox(index >> 2, stream, seed).w[index & 3] >> 8) * (1.0f / 16777216.0f);
-}
-
 // Distance of coarse sample k of n: stratified, jitter in [0, 1).
 template <class T>
 FIELD_FN T stratified(T near, T far, int64_t k, int64_t n, T jitter, bool is_disparity) {
@@ -83,13 +62,13 @@ FIELD_FN T stratified(T near, T far, int64_t k, int64_t n, T jitter, bool is_dis
 // Opacity of the interval between raw densities a and b at a distance `step`; `passed` is what it lets through.
 template <class T>
 struct Interval {
-  T alpha, passed, density;
+  T alpha, passed;
 };
 template <class T>
 FIELD_FN Interval<T> interval(T a, T b, T step) {
-  const T density = softplus(T(0.5) * (a + b) - T(1));
-  const T passed = T(exp(-density * step));
-  return {T(1) - passed, passed, density};
+  const T sigma = softplus(T(0.5) * (a + b) - T(1));
+  const T passed = T(exp(-sigma * step));
+  return {T(1) - passed, passed};
 }
 
 // Cumulative weights of n coarse samples (rising, n - 3 + 1 of them) from n - 1 interval weights: see

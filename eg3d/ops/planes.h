@@ -12,7 +12,9 @@ namespace planes {
 
 using lanes::Buffer;
 using lanes::fill;
+using lanes::LN2;
 using lanes::load;
+using lanes::LOG2E;
 using lanes::padded;
 using lanes::store;
 using lanes::vec;

@@ -8,8 +8,6 @@ namespace samples {
 
 using namespace planes;
 
-constexpr double LOG2E = 1.4426950408889634, LN2 = 0.6931471805599453;
-
 // The decoder with its gains, laid out for both directions. Hidden values are kept as log2(1 + 2^x'), x' = x log2(e).
 template <class T>
 struct Decoder {
@@ -172,14 +170,14 @@ template <class T>
 struct Block {
   const Decoder<T>& d;
   std::vector<typename Tables<T>::Place> places;
-  Buffer<T> features, hidden, slope, sigma, colour;    // [P, C], [P, H] as log2, [P, H], [P], [P, F] as sigmoid
-  Buffer<T> d_hidden, d_features, d_colour, d_sigma;   // [P, H], [P, C], [P, F] before the sigmoid, [P]
+  Buffer<T> features, hidden, slope, sigma_raw, colour;   // [P, C], [P, H] as log2, [P, H], [P], [P, F] as sigmoid
+  Buffer<T> d_hidden, d_features, d_colour, d_sigma_raw;  // [P, H], [P, C], [P, F] before the sigmoid, [P]
 
   Block(const Decoder<T>& decoder, int64_t capacity, bool has_gradients)
       : d(decoder), places(size_t(capacity)), features(capacity * d.width), hidden(capacity * d.units),
-        slope(has_gradients ? capacity * d.units : 0), sigma(capacity + WIDTH<T>), colour(capacity * d.colours),
+        slope(has_gradients ? capacity * d.units : 0), sigma_raw(capacity + WIDTH<T>), colour(capacity * d.colours),
         d_hidden(has_gradients ? capacity * d.units : 0), d_features(has_gradients ? capacity * d.width : 0),
-        d_colour(has_gradients ? capacity * d.colours : 0), d_sigma(capacity) {}
+        d_colour(has_gradients ? capacity * d.colours : 0), d_sigma_raw(capacity) {}
 
   // Raw densities of samples [begin, end) whose features are there; keeps slopes if asked.
   void densities(int64_t begin, int64_t end, bool keeps_slope) {
@@ -205,7 +203,7 @@ struct Block {
         }
       T values[W];
       lanes::row_sums<T>(sums, values);
-      for (int i = 0; i < m; ++i) sigma[i0 + i] = values[i] + d.density_bias;
+      for (int i = 0; i < m; ++i) sigma_raw[i0 + i] = values[i] + d.density_bias;
     }
   }
 
@@ -220,7 +218,7 @@ struct Block {
     }
   }
 
-  // From d_sigma [P] and d_colour [P, F] (after the sigmoid, before it here) to features and weights of [0, count).
+  // From d_sigma_raw [P] and d_colour [P, F] (after the sigmoid, before it here) to features and weights of [0, count).
   void backward(int64_t count, DecoderGradient<T>& sums, bool has_colours) {
     if (has_colours) {
       for (int64_t i = 0; i < count * d.colours; i += WIDTH<T>) {
@@ -235,7 +233,7 @@ struct Block {
       memset(d_hidden.get(), 0, size_t(count * d.units) * sizeof(T));
     }
     for (int64_t p = 0; p < count; ++p) {
-      const T g = d_sigma[p];
+      const T g = d_sigma_raw[p];
       sums.second_bias()[0] += g;
       for (int64_t at = p * d.units, v = 0; v < d.units; v += WIDTH<T>) {
         const vec<T> grad = load(d_hidden.get() + at + v) + load(d.density_back.get() + v) * g;

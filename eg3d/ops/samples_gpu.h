@@ -136,21 +136,21 @@ struct Field {
     return x;
   }
   FIELD_FN T density(const T* features) const {
-    T sigma = w.second_bias[0];
-    for (int64_t h = 0; h < l.hidden; ++h) sigma += w.density[h] * field::softplus(hidden(features, h));
-    return sigma;
+    T sigma_raw = w.second_bias[0];
+    for (int64_t h = 0; h < l.hidden; ++h) sigma_raw += w.density[h] * field::softplus(hidden(features, h));
+    return sigma_raw;
   }
   // Raw density, and sigmoids of the colour outputs.
   FIELD_FN T decode(const T* features, T* sigmoids) const {
-    T sigma = w.second_bias[0];
+    T sigma_raw = w.second_bias[0];
     for (int k = 0; k < M; ++k) sigmoids[k] = w.second_bias[1 + k];
     for (int64_t h = 0; h < l.hidden; ++h) {
       const T s = field::softplus(hidden(features, h));
-      sigma += w.density[h] * s;
+      sigma_raw += w.density[h] * s;
       for (int k = 0; k < M; ++k) sigmoids[k] += w.colour[h * M + k] * s;
     }
     for (int k = 0; k < M; ++k) sigmoids[k] = T(1) / (T(1) + exp(-sigmoids[k]));
-    return sigma;
+    return sigma_raw;
   }
 };
 
@@ -163,12 +163,13 @@ struct Piece {
         d_outputs(space.take(PIECE * (1 + M))) {}
 
   // Sample `p` of the piece, from the gradients of its density and of its sigmoids times 1.002.
-  FIELD_FN void backward(const Field<T, M>& f, const T* point, int64_t p, T d_sigma, T* d_colour, T* d_tables) const {
+  FIELD_FN void backward(const Field<T, M>& f, const T* point, int64_t p, T d_sigma_raw, T* d_colour,
+                         T* d_tables) const {
     const typename Field<T, M>::Place place = f.place(point);
     T feature[M], sigmoid[M], d_feature[M];
     f.look_up(place, feature);
     f.decode(feature, sigmoid);
-    d_outputs[p * (1 + M)] = d_sigma;
+    d_outputs[p * (1 + M)] = d_sigma_raw;
     for (int k = 0; k < M; ++k) {
       d_colour[k] *= T(1.002) * sigmoid[k] * (T(1) - sigmoid[k]);
       d_outputs[p * (1 + M) + 1 + k] = d_colour[k];
@@ -176,7 +177,7 @@ struct Piece {
     }
     for (int64_t h = 0; h < f.l.hidden; ++h) {
       const T x = f.hidden(feature, h);
-      T g = d_sigma * f.w.density[h];
+      T g = d_sigma_raw * f.w.density[h];
       for (int k = 0; k < M; ++k) g += d_colour[k] * f.w.colour[h * M + k];
       g *= field::softplus_slope(x);
       d_hidden[p * f.l.hidden + h] = g, hidden[p * f.l.hidden + h] = field::softplus(x);

@@ -40,7 +40,7 @@ class TriPlane:
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """planes, w1, b1, w2, b2: the inputs that gradients flow to."""
+        """planes [N, 3, C, S, S], w1 [H, C], b1 [H], w2 [1 + F, H], b2 [1 + F]: the inputs that gradients flow to."""
         return self.planes, self.w1, self.b1, self.w2, self.b2
 
     @property
@@ -49,7 +49,7 @@ class TriPlane:
         return self.plane_axes == "xy_xz_zy"
 
     def with_tensors(self, planes: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Self:
-        """The same box and axes around other tensors."""
+        """The same box and axes around other tensors, of the shapes of `tensors`: [N, 3, C, S, S] and so on."""
         return replace(self, planes=planes, w1=w1, b1=b1, w2=w2, b2=b2)
 
     def in_one_type(self) -> Self:
@@ -78,7 +78,7 @@ class TriPlane:
 
 
 def dense_planes(planes: Tensor) -> Tensor:
-    """The planes themselves if their memory has no gaps and no repeats, in any order of axes; else a copy."""
+    """The planes [N, 3, C, S, S] themselves if their memory has no gaps and no repeats, in any order; else a copy."""
     strides = sorted((stride, size) for stride, size in zip(planes.stride(), planes.shape) if size > 1)
     expected = 1
     for stride, size in strides:

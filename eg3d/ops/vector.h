@@ -15,6 +15,8 @@
 
 namespace lanes {
 
+constexpr double LOG2E = 1.4426950408889634, LN2 = 0.6931471805599453;  // exp2 and log2 serve for exp and log
+
 constexpr int BYTES = 64;
 template <class T>
 constexpr int WIDTH = BYTES / int(sizeof(T));

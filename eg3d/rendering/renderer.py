@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eg3d.random_streams import normal
+from eg3d.random_streams import Rng, normal
 from eg3d.rendering.compositing import (
     DEPTH_CLAMPS,
     background,
@@ -20,10 +20,9 @@ from eg3d.rendering.compositing import (
     interval_weights,
     sample_weights,
 )
-from eg3d.rendering.draws import CounterDraws
 from eg3d.rendering.planes import PLANE_AXES
 from eg3d.rendering.rays import RayBundle, box_limits
-from eg3d.rendering.sampling import IMPORTANCE_BINS, Draws, importance_depths, stratified_depths
+from eg3d.rendering.sampling import IMPORTANCE_BINS, importance_depths, stratified_depths
 
 # Points [N, P, 3] -> raw density [N, P] and colours in [0, 1] [N, C, P].
 PointQuery = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -98,7 +97,7 @@ def ray_limits(rays: RayBundle, cfg: RenderingConfig) -> tuple[Tensor, Tensor]:
     return torch.full_like(like, float(cfg.ray_start)), torch.full_like(like, float(cfg.ray_end))
 
 
-def render_rays(field: PointQuery, rays: RayBundle, cfg: RenderingConfig, rng: Draws | None = None) -> RenderedRays:
+def render_rays(field: PointQuery, rays: RayBundle, cfg: RenderingConfig, rng: Rng | None = None) -> RenderedRays:
     """Render rays through a field. Source: EG3D (2022), section 4; NeRF (2020), section 5.2.
 
     Gradients flow to the field and to the rays, never through the choice of fine distances. With `rng` the draws
@@ -106,42 +105,42 @@ def render_rays(field: PointQuery, rays: RayBundle, cfg: RenderingConfig, rng: D
     """
     near, far = ray_limits(rays, cfg)
     t = stratified_depths(near, far, cfg.depth_resolution, rng=rng, disparity=cfg.disparity_space_sampling)
-    sigma, rgb = _evaluate(field, rays, t, cfg.density_noise, rng)
+    sigma_raw, rgb = _evaluate(field, rays, t, cfg.density_noise, rng)
     if cfg.depth_resolution_importance == 0:
-        return _composite([rgb], sigma, t, cfg)
+        return _composite([rgb], sigma_raw, t, cfg)
     with torch.no_grad():
-        coarse = interval_weights(sigma, t)
+        coarse = interval_weights(sigma_raw, t)
         t_fine = importance_depths(t, coarse, cfg.depth_resolution_importance, rng=rng, bins=cfg.importance_bins)
-    sigma_fine, rgb_fine = _evaluate(field, rays, t_fine, cfg.density_noise, rng)
-    return _composite([rgb, rgb_fine], torch.cat([sigma, sigma_fine], -1), torch.cat([t, t_fine], -1), cfg)
+    sigma_raw_fine, rgb_fine = _evaluate(field, rays, t_fine, cfg.density_noise, rng)
+    return _composite([rgb, rgb_fine], torch.cat([sigma_raw, sigma_raw_fine], -1), torch.cat([t, t_fine], -1), cfg)
 
 
 def _evaluate(
-    field: PointQuery, rays: RayBundle, t: Tensor, density_noise: float, rng: Draws | None
+    field: PointQuery, rays: RayBundle, t: Tensor, density_noise: float, rng: Rng | None
 ) -> tuple[Tensor, Tensor]:
     """Raw densities [N, R, S] and colours [N, C, R, S] at distances [N, R, S]."""
     points = rays.rays_o.unsqueeze(2) + t.unsqueeze(-1) * rays.rays_d.unsqueeze(2)
-    sigma, rgb = field(points.flatten(1, 2))
-    sigma, rgb = sigma.view_as(t), rgb.unflatten(-1, t.shape[1:])
+    sigma_raw, rgb = field(points.flatten(1, 2))
+    sigma_raw, rgb = sigma_raw.view_as(t), rgb.unflatten(-1, t.shape[1:])
     if density_noise > 0:
-        if rng is None or isinstance(rng, CounterDraws):
+        if rng is None:
             raise ValueError("rendering.density_noise is above 0: pass an rng, deterministic rendering has no noise")
-        noise = normal((*t.shape, 1), rng).to(sigma.device)
-        sigma = sigma + density_noise * noise.flatten(1).view_as(sigma)
-    return sigma, rgb
+        noise = normal((*t.shape, 1), rng).to(sigma_raw.device)
+        sigma_raw = sigma_raw + density_noise * noise.flatten(1).view_as(sigma_raw)
+    return sigma_raw, rgb
 
 
-def _composite(colours: list[Tensor], sigma: Tensor, t: Tensor, cfg: RenderingConfig) -> RenderedRays:
-    """Sum over all samples of all passes; sigma and t are the passes joined, not yet in order.
+def _composite(colours: list[Tensor], sigma_raw: Tensor, t: Tensor, cfg: RenderingConfig) -> RenderedRays:
+    """Sum over all samples of all passes; sigma_raw and t are the passes joined, not yet in order.
 
     Only distances and densities are sorted. Colours stay where they are: their weights go back to them instead.
     """
     if len(colours) > 1:
         t, order = t.sort(dim=-1)
-        weights = interval_weights(sigma.gather(-1, order), t)
-        per_sample = torch.zeros_like(sigma).scatter(-1, order, sample_weights(weights))
+        weights = interval_weights(sigma_raw.gather(-1, order), t)
+        per_sample = torch.zeros_like(sigma_raw).scatter(-1, order, sample_weights(weights))
     else:
-        weights = interval_weights(sigma, t)
+        weights = interval_weights(sigma_raw, t)
         per_sample = sample_weights(weights)
     shares = per_sample.split([rgb.shape[-1] for rgb in colours], dim=-1)
     rgb = sum((rgb * share.unsqueeze(1)).sum(dim=-1) for rgb, share in zip(colours, shares, strict=True))

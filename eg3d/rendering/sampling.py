@@ -1,8 +1,7 @@
 """Where rays are sampled: stratified distances first, then distances drawn where the first pass saw matter.
 
-Shape letters: N batch, R rays, S coarse samples, F fine samples. All randomness comes from `rng` (a generator, or
-CounterDraws that give the same numbers on every device); without one, jitter is 0.5 and the importance draws are
-(k + 0.5) / F. No gradients flow through distances.
+Shape letters: N batch, R rays, S coarse samples, F fine samples. All randomness comes from `rng`; without one,
+jitter is 0.5 and the importance draws are (k + 0.5) / F. No gradients flow through distances.
 """
 
 from __future__ import annotations
@@ -11,24 +10,13 @@ import torch
 from torch import Tensor
 
 from eg3d.random_streams import Rng, uniform
-from eg3d.rendering.draws import IMPORTANCE, JITTER, CounterDraws
 
 IMPORTANCE_BINS = ("published", "centred")
 
 
-Draws = Rng | CounterDraws
-
-
-def draw(shape: tuple[int, ...], rng: Draws, device: torch.device, *, stream: int) -> Tensor:
-    """Uniform draws in [0, 1) on `device`; a CPU generator serves any device."""
-    if isinstance(rng, CounterDraws):
-        return rng.uniform(stream, shape, device)
-    return uniform(shape, rng).to(device)
-
-
 @torch.no_grad()
 def stratified_depths(
-    near: Tensor, far: Tensor, num_samples: int, *, rng: Draws | None, disparity: bool = False
+    near: Tensor, far: Tensor, num_samples: int, *, rng: Rng | None, disparity: bool = False
 ) -> Tensor:
     """Rising distances [N, R, S], one in each of S cells; cell k starts at near + k (far - near) / (S - 1).
 
@@ -37,7 +25,7 @@ def stratified_depths(
     """
     shape = (*near.shape, num_samples)
     steps = torch.linspace(0, 1, num_samples, dtype=near.dtype, device=near.device)
-    jitter = 0.5 if rng is None else draw((*shape, 1), rng, near.device, stream=JITTER).squeeze(-1).to(near.dtype)
+    jitter = 0.5 if rng is None else uniform((*shape, 1), rng).squeeze(-1).to(near)
     fraction = (steps + jitter / (num_samples - 1)).expand(shape)
     near, far = near.unsqueeze(-1), far.unsqueeze(-1)
     if disparity:
@@ -47,7 +35,7 @@ def stratified_depths(
 
 @torch.no_grad()
 def importance_depths(
-    t: Tensor, weights: Tensor, num_samples: int, *, rng: Draws | None, bins: str = "published"
+    t: Tensor, weights: Tensor, num_samples: int, *, rng: Rng | None, bins: str = "published"
 ) -> Tensor:
     """Distances [N, R, F] drawn from the smoothed weights of a coarse pass, not sorted.
 
@@ -75,9 +63,9 @@ def _blurred(weights: Tensor) -> Tensor:
     return 0.5 * (padded[..., :-1] + padded[..., 1:])
 
 
-def _draws(rays: tuple[int, int], num_samples: int, rng: Draws | None, like: Tensor) -> Tensor:
+def _draws(rays: tuple[int, int], num_samples: int, rng: Rng | None, like: Tensor) -> Tensor:
     if rng is not None:
-        return draw((*rays, num_samples), rng, like.device, stream=IMPORTANCE).to(like.dtype)
+        return uniform((*rays, num_samples), rng).to(like)
     steps = torch.arange(num_samples, dtype=like.dtype, device=like.device)
     return ((steps + 0.5) / num_samples).expand(*rays, num_samples).contiguous()
 

@@ -13,19 +13,18 @@ from eg3d.generators.protocol import Generator
 from eg3d.representations.protocol import Representation, register
 from eg3d.samples import Sample
 
-PUBLISHED_YAWS = (1.0, 0.0, -1.0)  # radians, of the released triple depth maps; the paper says 60 degrees
-
 
 @register
 @dataclass
 class DepthMap(Representation):
     """Distance along the rays at the neural resolution, one map a view. One sample is seen by all of them."""
 
-    kind: ClassVar[str] = "maps"
+    input_kind: ClassVar[str] = "maps"
 
     name: str = "depth_map"
     resolution_px: int = 128  # R
-    yaws: list[float] = field(default_factory=lambda: [0.0])  # radians from the frontal camera, one a view
+    # Radians from the frontal camera, one a view. The released triples have 1, 0 and -1; the paper says 60 degrees.
+    yaws: list[float] = field(default_factory=lambda: [0.0])
     pitch: float = 0.0  # radians
 
     def validate(self) -> list[str]:

@@ -95,30 +95,6 @@ def hide_border(
     return hidden
 
 
-def component_areas(mesh: trimesh.Trimesh) -> np.ndarray:
-    """Surface areas of the connected pieces, largest first; pieces share no edge or vertex."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    faces, num_vertices = np.asarray(mesh.faces), len(mesh.vertices)
-    edges = np.concatenate([faces[:, :2], faces[:, 1:]])
-    graph = coo_array((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(num_vertices, num_vertices))
-    _, label = connected_components(graph, directed=False)
-    areas = np.bincount(label[faces[:, 0]], weights=mesh.area_faces)
-    return np.sort(areas[areas > 0])[::-1]
-
-
-def num_components(mesh: trimesh.Trimesh) -> int:
-    """Number of connected pieces of the surface."""
-    return len(component_areas(mesh))
-
-
-def main_component_share(mesh: trimesh.Trimesh) -> float:
-    """Share of the surface area that belongs to the largest piece, in (0, 1]."""
-    areas = component_areas(mesh)
-    return float(areas[0] / areas.sum())
-
-
 def export_mesh(mesh: trimesh.Trimesh, path: str | Path) -> None:
     """Write the mesh atomically as .glb, .ply or .obj, by the suffix of `path`; ValueError for any other suffix."""
     data = mesh_bytes(mesh, Path(path).suffix.lower())

@@ -21,7 +21,7 @@ from eg3d.samples import Sample
 class PointCloud(Representation):
     """Ends of the expected depths of the canonical camera's rays, thinned evenly. Source: released behaviour."""
 
-    kind: ClassVar[str] = "points"
+    input_kind: ClassVar[str] = "points"
 
     name: str = "point_cloud"
     resolution_px: int = 128  # R of the depth map behind it

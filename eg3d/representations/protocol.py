@@ -33,7 +33,7 @@ class Representation(FamilyConfig):
     The field `name` is its name in configs, bundles and tables.
     """
 
-    kind: ClassVar[str]  # what its tensor is: volume | maps | points | images; which backbones can read it
+    input_kind: ClassVar[str]  # what its tensor is: volume | maps | points | images; which backbones can read it
     is_differentiable: ClassVar[bool] = True  # whether gradients reach the generator
 
     @classmethod
@@ -58,21 +58,21 @@ class Representation(FamilyConfig):
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-Kind = TypeVar("Kind", bound=type[Representation])
-_kinds: dict[str, type[Representation]] = {}
+RepresentationClass = TypeVar("RepresentationClass", bound=type[Representation])
+_known: dict[str, type[Representation]] = {}
 
 
-def register(kind: Kind) -> Kind:
+def register(made: RepresentationClass) -> RepresentationClass:
     """Class decorator: make a representation known by its name."""
-    _kinds[kind().name] = kind
-    return kind
+    _known[made().name] = made
+    return made
 
 
 def representations() -> dict[str, type[Representation]]:
     """All known representations by name."""
     for module in MODULES:
         importlib.import_module(module)
-    return dict(_kinds)
+    return dict(_known)
 
 
 def representation_from(settings: dict[str, Any]) -> Representation:

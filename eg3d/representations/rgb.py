@@ -18,7 +18,7 @@ from eg3d.samples import Sample
 class RgbViews(Representation):
     """What people usually look at: the generator's own pictures."""
 
-    kind: ClassVar[str] = "images"
+    input_kind: ClassVar[str] = "images"
 
     name: str = "rgb"
     yaws: list[float] = field(default_factory=lambda: [0.0])  # radians from the frontal camera, one a view

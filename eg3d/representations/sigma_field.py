@@ -25,7 +25,7 @@ MOST_POINTS = 1024  # per side: 4 GiB a volume
 class SigmaField(Representation):
     """The density slab: which grid, and which part of it."""
 
-    kind: ClassVar[str] = "volume"
+    input_kind: ClassVar[str] = "volume"
 
     name: str = "sigma_field"
     resolution: int = 256  # grid points per side of the cube

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from eg3d.config_checks import at_least, batch_faults, one_of
 from eg3d.generators.eg3d import GeneratorConfig
 from eg3d.networks.augment import AugmentConfig
 from eg3d.networks.discriminator import DiscriminatorConfig
+from eg3d.training.loaded import change_faults
+from eg3d.training.nonfinite import MODES as NONFINITE
 
 AUGMENTATIONS = ("none", "ada", "fixed")
 DENSITY_REG_TYPES = ("l1", "monotonic-detach", "monotonic-fixed")
 # What may change when a stopped run continues: where and how fast it runs, how long, and how often it writes what.
 FREE = (
     *("out", "resume", "device", "threads", "workers", "cudnn_benchmark", "micro_batch"),
-    *("total_kimg", "tick_kimg", "snapshot_ticks", "grid"),
+    *("max_skips", "total_kimg", "tick_kimg", "snapshot_ticks", "grid"),
 )
 
 
@@ -126,6 +129,9 @@ class TrainConfig:
     max_images: int | None = None  # train on a random subset of this size; null = all
     start: str | None = None  # networks to start from: a network file or a manifest name
     start_config: str = "file"  # networks as the file has them | own: as this config says, taking over what fits
+    # What changes of networks that are loaded as their file has them: `precision` (of both), and `rendering.*` of the
+    # generator, {rendering.depth_resolution: 64, precision: bf16}.
+    start_changes: dict[str, Any] = field(default_factory=dict)
     start_net: str = "G"  # which generator of `start` is trained on: G (published) | G_ema, its average
     resume: bool = True  # continue the run in `out` when there is one
     accept_code_change: bool = False  # continue it although the code is no longer the one that it began with
@@ -136,6 +142,10 @@ class TrainConfig:
     cudnn_benchmark: bool = False  # let cuDNN try its algorithms first: faster, not repeatable to the last bit
     batch: int = 32  # images a step, over all processes
     micro_batch: int = 0  # images a forward pass of one process; 0 = all of its share of the batch
+    # What becomes of a step whose loss or gradient is not finite: skip = weights, optimiser and mean style code stay as
+    # they were | published = NaN becomes 0 and infinity 1e5, and the step is taken, as in the released code.
+    nonfinite: str = "skip"
+    max_skips: int = 20  # steps of one phase in a row that may be skipped, before the run ends
     total_kimg: float = 25000.0
     tick_kimg: float = 4.0
     snapshot_ticks: int = 50
@@ -154,7 +164,14 @@ class TrainConfig:
     def validate(self) -> list[str]:
         faults = [] if self.out else ["out: is empty; give a folder"]
         faults += batch_faults(self.batch, self.micro_batch) + one_of("start_net", self.start_net, ("G", "G_ema"))
-        faults += one_of("start_config", self.start_config, ("file", "own"))
+        faults += one_of("start_config", self.start_config, ("file", "own")) + one_of(
+            "nonfinite", self.nonfinite, NONFINITE
+        )
+        faults += change_faults(self.start_changes)
+        if self.start_changes and not (self.start and self.start_config == "file"):
+            faults.append(
+                "start_changes: is for networks loaded with start and start_config=file; set generator.* instead"
+            )
         if self.mirror and self.warm_start.reconstruction_kimg > 0:
             faults.append(
                 "mirror: nobody knows the parameters of mirrored heads; give mirror=false or no reconstruction"
@@ -171,4 +188,4 @@ class TrainConfig:
         if self.tick_kimg <= 0:
             faults.append(f"tick_kimg: {self.tick_kimg} is not positive")
         faults += at_least(self, 0, "seed", "threads", "total_kimg", "neural_resolution_fade_kimg")
-        return faults + at_least(self, 1, "snapshot_ticks", "workers")
+        return faults + at_least(self, 1, "snapshot_ticks", "workers", "max_skips")

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import time
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from eg3d.checkpoints.manifest import resolve
 from eg3d.data import Batch, ImageDataset, batches
 from eg3d.run_folder import Inputs, RunFolder, has_record
+from eg3d.stop_signals import HeldStops, Stopped
 from eg3d.training.augmentation import adapt, augment_pipe, summed_signs
 from eg3d.training.config import FREE, TrainConfig
 from eg3d.training.counters import Counters
 from eg3d.training.ema import update_average
+from eg3d.training.nonfinite import require_finite
 from eg3d.training.objective import AdversarialObjective
 from eg3d.training.phases import Draw, Phase, draw_samples, optimizers_of
 from eg3d.training.ranks import join_ranks
 from eg3d.training.recipe import adversarial_phases
 from eg3d.training.sample_pictures import SamplePictures
 from eg3d.training.shares import shared_batch
-from eg3d.training.snapshots import check_finite, save_snapshot, snapshot_path
+from eg3d.training.snapshots import save_snapshot, snapshot_path
 from eg3d.training.start import set_backends, starting_networks
 from eg3d.training.state import STATE_NAME, load_training_state, save_training_state
 from eg3d.training.stats import Collected, Stats, StatsWriter
@@ -51,6 +54,8 @@ class Trainer:
     phases: which phases the run has, given the adversarial objective. `tick_hooks` are called at every tick and
     `snapshot_hooks` with the path of every snapshot just written (metrics go there), both in the first process only;
     the others wait for it. `inputs` and `code` decide the result besides data set and start, as RunFolder takes them.
+    `given` are dotted names of settings that the user gave. `cfg` of the trainer has the configs of the networks as
+    they are, whatever they were loaded from.
     """
 
     def __init__(
@@ -62,17 +67,19 @@ class Trainer:
         snapshot_hooks: Sequence[Callable[[Trainer, Path], None]] = (),
         inputs: Inputs | None = None,
         code: Sequence[str] = (),
+        given: Collection[str] = (),
     ) -> None:
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
-        self.cfg, self.folder = cfg, Path(cfg.out)
+        self.folder = Path(cfg.out)
         self.ranks = join_ranks(cfg.device)
         self.device = self.ranks.device
         set_backends(cudnn_benchmark=cfg.cudnn_benchmark)
         self.dataset = ImageDataset(cfg.data, max_images=cfg.max_images, mirror=cfg.mirror, seed=cfg.seed)
         self.counters, self.stats = Counters(), Stats()
-        networks = starting_networks(cfg, self.dataset, self.device)
+        networks = starting_networks(cfg, self.dataset, self.device, given=given)
         self.generator, self.discriminator, self.average = networks.generator, networks.discriminator, networks.average
+        self.cfg = cfg = replace(cfg, generator=self.generator.cfg, discriminator=self.discriminator.cfg)
         self.augment = augment_pipe(cfg.augmentation, self.device)
         self.objective = AdversarialObjective(
             cfg, self.generator, self.discriminator, self.counters, self.stats, self.augment
@@ -98,14 +105,14 @@ class Trainer:
         with self._claimed():
             self._resume()
             self.ranks.wait()  # the first process writes only when all have read
-            with self._stats_writer() as writer:
-                self._train(writer)
+            with self._stats_writer() as writer, HeldStops() as stops:
+                self._train(writer, stops)
             if self.ranks.is_first and not self.snapshot_path().exists():  # a run that was shortened ends between two
                 self._save_snapshot()
             self.ranks.leave()
         return TrainingRun(self.folder, self.snapshot_path(), self.counters.num_images)
 
-    def _train(self, writer: StatsWriter | None) -> None:
+    def _train(self, writer: StatsWriter | None, stops: HeldStops) -> None:
         cfg, counters = self.cfg, self.counters
         if counters.tick == 0:
             self._tick(writer, seconds=0.0, images=0)
@@ -117,14 +124,28 @@ class Trainer:
             workers=cfg.workers,
             rows=self.share.rows[self.ranks.rank],
         )
-        total, started, shown = 1000 * cfg.total_kimg, time.monotonic(), counters.num_images
+        total, started, first = 1000 * cfg.total_kimg, time.monotonic(), counters.num_images
         while counters.num_images < total:
             self.step(next(stream).to(self.device))
             is_last = counters.num_images >= total
-            if counters.num_images - shown >= 1000 * cfg.tick_kimg or is_last:
+            if counters.num_images - counters.tick_images >= 1000 * cfg.tick_kimg or is_last:
                 now = time.monotonic()
-                self._tick(writer, seconds=now - started, images=counters.num_images - shown, is_last=is_last)
-                started, shown = now, counters.num_images
+                self._tick(writer, seconds=now - started, images=counters.num_images - first, is_last=is_last)
+                started, first = now, counters.num_images
+            if self.ranks.any(stops.is_asked):
+                self._stop(stops)
+
+    def _stop(self, stops: HeldStops) -> None:
+        """Save where the run is, in the middle of a tick too, and raise `Stopped`."""
+        self._check_finite()
+        pending = self.stats.pending(self.ranks)
+        signs = summed_signs(self.counters, self.ranks)
+        if self.ranks.is_first and self.counters.num_images > self.counters.tick_images:
+            self.counters.real_signs, self.counters.real_count = signs
+            self._save_state(pending)
+        self.ranks.leave()
+        note = f"the state after {self.counters.num_images} images is saved; the same command goes on from there"
+        raise Stopped(stops.number or signal.SIGTERM, note)  # another process may be the one that was asked
 
     def step(self, real: Batch) -> None:
         """One iteration: every phase that is due, then the weight average."""
@@ -136,15 +157,30 @@ class Trainer:
                     micro_batch=self.share.micro_batch,
                     num_images=counters.num_images,
                     ranks=self.ranks,
+                    nonfinite=self.cfg.nonfinite,
                 )
                 for term, norm in phase.norms.items():
                     self.stats.report(f"GradNorm/{phase.name}/{term}", norm)
+                self._count(phase)
         update_average(self.average, self.generator, self.cfg, num_images=counters.num_images)
         self.average.neural_rendering_resolution = self.objective.neural_resolution
         counters.num_images += self.cfg.batch
         counters.iteration += 1
         if self.augment is not None:
             adapt(self.augment, self.cfg.augmentation, counters, self.ranks, batch=self.cfg.batch)
+
+    def _count(self, phase: Phase) -> None:
+        """Count a step of a phase by whether its numbers were finite; raise RuntimeError after too many in a row."""
+        in_row = self.counters.count_step(phase.name, is_finite=not phase.faults)
+        said = f"{phase.name}: {'; '.join(phase.faults)}"
+        if self.cfg.nonfinite == "skip" and in_row >= self.cfg.max_skips:
+            raise RuntimeError(
+                f"{self.folder}: after {self.counters.num_images} images the last {in_row} steps of {said}: not "
+                "finite, the run ends; its last snapshot and state are whole: go on from them with lower learning rates"
+            )
+        if in_row == 1 and self.ranks.is_first:  # how many follow, the next tick says
+            done = "skipped" if self.cfg.nonfinite == "skip" else "cleaned, as published"
+            log.warning("after %d images %s: not finite, %s", self.counters.num_images, said, done)
 
     def snapshot_path(self) -> Path:
         """Where the snapshot of this moment lies."""
@@ -171,13 +207,13 @@ class Trainer:
         path = self.folder / STATE_NAME
         if not path.exists():
             return
-        load_training_state(path, **self._state())
+        self.stats.restore(load_training_state(path, **self._state()), self.ranks)
         if not self.ranks.is_first:  # the saved sums are those of all processes; the first one keeps them
             self.counters.forget_signs()
         log.info("resuming at %d images from %s", self.counters.num_images, path)
 
-    def _save_state(self) -> None:
-        save_training_state(self.folder / STATE_NAME, **self._state())
+    def _save_state(self, pending: dict[str, Tensor] | None = None) -> None:
+        save_training_state(self.folder / STATE_NAME, **self._state(), pending=pending)
 
     def _state(self) -> dict[str, Any]:
         """What state.safetensors holds."""
@@ -209,21 +245,27 @@ class Trainer:
 
     def _tick(self, writer: StatsWriter | None, *, seconds: float, images: int, is_last: bool = False) -> None:
         """Statistics, pictures, snapshot and state; only the first process has a writer, and writes."""
+        self._check_finite()
         counters, collected = self.counters, self.stats.collect(self.ranks)
         signs = summed_signs(counters, self.ranks)
         counters.forget_signs()
         if writer is not None:
             self._write_statistics(writer, collected, seconds=seconds, images=images)
-            check_finite(self._saved_networks(), num_images=counters.num_images)
             if counters.tick == 0:
                 self._pictures.save_reals()
             if is_last or counters.tick % self.cfg.snapshot_ticks == 0:
                 self._save_snapshot()
         counters.tick += 1
+        counters.tick_images = counters.num_images
         if writer is not None:
             counters.real_signs, counters.real_count = signs
             self._save_state()
         self.ranks.wait()
+
+    def _check_finite(self) -> None:
+        """Raise RuntimeError, before anything is written over, when the state is not finite."""
+        where = f"{self.folder}: after {self.counters.num_images} images"
+        require_finite(self._saved_networks(), optimizers_of(self.phases), where=where)
 
     def _save_snapshot(self) -> None:
         """Networks and pictures of this moment."""
@@ -242,9 +284,9 @@ class Trainer:
             hook(self)
         collected |= self.stats.collect()
         writer.write(collected, num_images=self.counters.num_images)
-        log.info("%s", status_line(collected, self.cfg.total_kimg))
+        log.info("%s", status_line(collected, self.cfg.total_kimg, nonfinite=self.cfg.nonfinite))
 
 
-def train(cfg: TrainConfig) -> TrainingRun:
-    """Train a generator from a data set, or continue the run in `cfg.out`."""
-    return Trainer(cfg).run()
+def train(cfg: TrainConfig, *, given: Collection[str] = ()) -> TrainingRun:
+    """Train a generator from a data set, or continue the run in `cfg.out`; `given` as Trainer takes it."""
+    return Trainer(cfg, given=given).run()

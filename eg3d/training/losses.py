@@ -5,7 +5,7 @@ With d the logit of the discriminator and D = logistic(d), so that -log D = soft
     L_D = -E_x log D(x) - E_z log(1 - D(G(z))) + gamma R_1     Dmain (real_loss + fake_loss), Dreg (r1_penalty)
     L_G = -E_z log D(G(z)) + lambda_TV L_TV                    Gmain (generator_loss), Greg (density_regularisation)
     R_1 = 1/2 E_x |grad_x d(x)|^2
-    L_TV = E_z E_x |sigma(x) - sigma(x + eps)|                 a total variation of the density over small steps
+    L_TV = E_z E_x |sigma_raw(x) - sigma_raw(x + eps)|         a total variation of the density over small steps
 
 Sculpting NeRF Geometry (2026) writes 1/2 before every adversarial term, and adds lambda_r L_r + lambda_c L_c to L_G
 (eg3d/finetuning/objective.py). The released code and this one have no 1/2. Adam does not see a factor of a whole loss;
@@ -86,29 +86,29 @@ def r1_penalty(
 
 
 def density_regularisation(field: Field, *, num_points: int, std: float, rng: Rng) -> Tensor:
-    """L_TV: mean |sigma(x) - sigma(x + eps)| of raw density at x ~ U[-1, 1]^3, eps ~ N(0, std^2), world units.
+    """L_TV: mean |sigma_raw(x) - sigma_raw(x + eps)| at x ~ U[-1, 1]^3, eps ~ N(0, std^2), world units; a scalar.
 
     The cube is not scaled by the box, as published. Source: EG3D (2022), density regularisation.
     """
     shape = (len(field), num_points, 3)
     points = uniform(shape, rng).to(field.device) * 2 - 1
     moved = points + std * normal(shape, rng).to(field.device)
-    sigma = field.density(torch.cat([points, moved], dim=1))
-    return (sigma[:, :num_points] - sigma[:, num_points:]).abs().mean()
+    sigma_raw = field.density(torch.cat([points, moved], dim=1))
+    return (sigma_raw[:, :num_points] - sigma_raw[:, num_points:]).abs().mean()
 
 
 def monotonic_regularisation(field: Field, *, is_detached: bool, rng: Rng) -> Tensor:
-    """10 * mean relu(sigma(P) - sigma(P')) with P' one 256th of the box further from the frontal camera, along -z.
+    """10 * mean relu(sigma_raw(P) - sigma_raw(P')), P' one 256th of the box further from the frontal camera, along -z.
 
-    P ~ U[-1, 1]^3, 2,000 points a sample. Fills what the surface hides. With `is_detached` only the point behind is
-    moved. Source: EG3D (2022), the regularisers `monotonic-detach` and `monotonic-fixed`.
+    A scalar. P ~ U[-1, 1]^3, 2,000 points a sample. Fills what the surface hides. With `is_detached` only the point
+    behind is moved. Source: EG3D (2022), the regularisers `monotonic-detach` and `monotonic-fixed`.
     """
     shape = (len(field), MONOTONIC_POINTS, 3)
     points = uniform(shape, rng).to(field.device) * 2 - 1
     step = field.box_warp / MONOTONIC_STEPS
     behind = points - torch.tensor([0.0, 0.0, step], device=field.device)
-    sigma = field.density(torch.cat([points, behind], dim=1))
-    front, back = sigma.split(MONOTONIC_POINTS, dim=1)
+    sigma_raw = field.density(torch.cat([points, behind], dim=1))
+    front, back = sigma_raw.split(MONOTONIC_POINTS, dim=1)
     return 10 * ((front.detach() if is_detached else front) - back).relu().mean()
 
 

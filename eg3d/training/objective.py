@@ -82,14 +82,14 @@ class AdversarialObjective:
         return mixed_styles(ws, second, coins, self.loss.style_mixing_prob)
 
     def generator_main(self, draw: Draw) -> Tensor:
-        """The adversarial term of L_G (equations in losses.py)."""
+        """The adversarial term of L_G (equations in losses.py), a scalar."""
         seen, c = self._seen(losses.fake_images(self.render(draw), self.blur_sigma), draw.c, draw)
         logits = self._judge(seen, c, draw, draw.c_std)
         self._report_logits("fake", logits)
         return self._reported("Loss/G/loss", losses.generator_loss(logits))
 
     def density(self, draw: Draw) -> Tensor:
-        """lambda_TV L_TV, times its interval where the config says so."""
+        """lambda_TV L_TV, a scalar, times its interval where the config says so."""
         field = self.generator.field(self._styles(draw, draw.coin), noise_mode="random", rng=draw.rng)
         loss = losses.density_regularisation(
             field, num_points=self.loss.density_reg_points, std=self._density_std(), rng=draw.rng
@@ -98,7 +98,7 @@ class AdversarialObjective:
         return loss * self.loss.density_reg * self._gain(self.loss.density_reg_interval)
 
     def monotonic(self, draw: Draw) -> Tensor:
-        """The regulariser against densities that fall behind the surface, times its interval likewise."""
+        """The regulariser against densities that fall behind the surface, a scalar, times its interval likewise."""
         field = self.generator.field(self._styles(draw, draw.coin), noise_mode="random", rng=draw.rng)
         is_detached = self.loss.density_reg_type == "monotonic-detach"
         loss = losses.monotonic_regularisation(field, is_detached=is_detached, rng=draw.rng)
@@ -110,14 +110,14 @@ class AdversarialObjective:
         return terms if self.loss.density_reg_type == "l1" else [Term("monotonic", self.monotonic), *terms]
 
     def discriminator_fake(self, draw: Draw) -> Tensor:
-        """L_D of generated images; their style codes move the mean style code."""
+        """L_D of generated images, a scalar; their style codes move the mean style code."""
         with torch.no_grad():
             rendered = self.render(draw, moves_average=True)
             seen, c = self._seen(losses.fake_images(rendered, self.blur_sigma), draw.c, draw)
         return losses.fake_loss(self._judge(seen, c, draw, draw.c_std))
 
     def discriminator_real(self, draw: Draw) -> Tensor:
-        """L_D of real images; the signs of their logits are what augmentation adapts by."""
+        """L_D of real images, a scalar; the signs of their logits are what augmentation adapts by."""
         seen, c = self._real(draw)
         logits = self._judge(seen, c, draw, draw.real.label_std)
         self._report_logits("real", logits)
@@ -127,7 +127,7 @@ class AdversarialObjective:
         return self._reported("Loss/D/real", losses.real_loss(logits))
 
     def r1(self, draw: Draw) -> Tensor:
-        """gamma R_1 = gamma / 2 E |grad_x d(x)|^2, times its interval where the config says so."""
+        """gamma R_1 = gamma / 2 E |grad_x d(x)|^2, a scalar, times its interval where the config says so."""
         seen, c = self._real(draw)
         names = ("image", "image_raw") if self.discriminator.cfg.dual_discrimination else ("image",)
         penalty, _ = losses.r1_penalty(lambda x: self._judge(x, c, draw, draw.real.label_std), seen, names)

@@ -2,27 +2,26 @@
 
 A phase runs its terms over micro-batches, sums their gradients (each term's mean over the whole batch, over all
 processes) and takes one optimiser step. Terms of one phase share the step; their gradient norms are logged one by one.
-A step whose loss or gradient is not finite is skipped, where the published code puts 0 for NaN and goes on.
+Losses and norms are read once, before the step: with one that is not finite nothing moves.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from eg3d.data import Batch, label_std
 from eg3d.random_streams import SampleStreams, derived_seed
+from eg3d.training.nonfinite import clean_gradient, fault_of, gradient_norm
 from eg3d.training.ranks import Ranks
 from eg3d.training.shares import whole_groups
+from eg3d.training.style_average import StyleAverage
 
-MOST_SKIPPED = 10  # steps of a phase in a row, after which the run ends
-log = logging.getLogger(__name__)
 ALONE = Ranks(torch.device("cpu"))
 
 
@@ -86,13 +85,24 @@ def draw_samples(
     return Draw(parts[0], parts[1], parts[2], label_std(c).to(device), parts[3], real, streams, group)
 
 
+class Watch(Protocol):
+    """Values behind a term that must be finite whatever its loss makes of them; a process alone has any."""
+
+    def take(self) -> Tensor:
+        """Values [K] since the last call, where they were made."""
+
+    def check(self, values: list[float]) -> None:
+        """Raise ValueError, which ends the run, when the values of a step cannot be trained on."""
+
+
 @dataclass
 class Term:
-    """One loss: `loss(draw)` returns the micro-batch mean, already weighted."""
+    """One loss: `loss(draw)` returns the micro-batch mean, already weighted; None = it has no part in the step."""
 
     name: str
-    loss: Callable[[Draw], Tensor]
+    loss: Callable[[Draw], Tensor | None]
     micro_batch: int = 0  # 0 = the phase's
+    watch: Watch | None = None
 
 
 @dataclass
@@ -107,55 +117,88 @@ class Phase:
     first_image: float = 0
     last_image: float = float("inf")
     lr: Callable[[int], float] | None = None  # of images shown; None = constant
+    average: StyleAverage | None = None  # the mean style code that the terms move, which moves with the step or not
     norms: dict[str, float] = field(default_factory=dict)  # gradient norm of each term at the last step
-    after: list[Callable[[Ranks], None]] = field(default_factory=list)  # called at the end of every step
-    num_skipped: int = 0  # steps in a row that were not finite
+    faults: list[str] = field(default_factory=list)  # what was not finite at the last step, one text a term
 
     def is_due(self, iteration: int, num_images: int) -> bool:
         return self.first_image <= num_images < self.last_image and iteration % self.interval == 0
 
-    def step(self, draw: Draw, *, micro_batch: int, num_images: int, ranks: Ranks = ALONE) -> None:
+    def step(
+        self, draw: Draw, *, micro_batch: int, num_images: int, ranks: Ranks = ALONE, nonfinite: str = "skip"
+    ) -> None:
         """Accumulate all terms and step; `self.norms` then holds each term's gradient norm.
 
-        A step that is not finite leaves network and optimiser as they were. Raises RuntimeError after MOST_SKIPPED of
-        them in a row.
+        When a loss or gradient is not finite, `self.faults` says which, and with nonfinite="skip" weights, optimiser
+        and mean style code stay as they were; "published" replaces the numbers and steps. Raises ValueError when a
+        watch does.
         """
-        parameters = list(self.network.parameters())
-        self.network.requires_grad_(True)
-        total: list[Tensor | None] = [None] * len(parameters)
-        faults = []
-        for term in self.terms:
+        if self.average is not None:
+            self.average.begin()
+        total, seen = self._gradients(draw, micro_batch, ranks, is_cleaned=nonfinite == "published")
+        self._read(seen)
+        if self.faults and nonfinite == "skip":
             self.optimizer.zero_grad(set_to_none=True)
-            losses = []
-            for part in draw.split(term.micro_batch or micro_batch):
-                loss = term.loss(part) * (len(part.z) / len(draw.z))
-                loss.backward()
-                losses.append(loss.detach().to(parameters[0].dtype))
-            *gradients, mean = ranks.mean([*(p.grad for p in parameters), torch.stack(losses).sum()])
-            self.norms[term.name] = gradient_norm(gradients)
-            faults += _faults(term.name, mean, self.norms[term.name])
-            total = [_sum(a, b) for a, b in zip(total, gradients, strict=True)]
-        self.network.requires_grad_(False)
-        for parameter, gradient in zip(parameters, total, strict=True):
+            if self.average is not None:
+                self.average.undo()
+            return
+        for parameter, gradient in zip(self.network.parameters(), total, strict=True):
             parameter.grad = gradient
         for group in self.optimizer.param_groups if self.lr else ():
             group["lr"] = self.lr(num_images) if self.lr else group["lr"]
-        if not faults:
-            self.optimizer.step()
+        self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        for finish in self.after:
-            finish(ranks)
-        self._count(faults, num_images)
+        if self.average is not None:
+            self.average.move(ranks)
 
-    def _count(self, faults: list[str], num_images: int) -> None:
-        """Count a step that was skipped, and say so; end the run when there are too many."""
-        self.num_skipped = self.num_skipped + 1 if faults else 0
-        if not faults:
-            return
-        said = f"{self.name} at {num_images} images: {'; '.join(faults)}"
-        if self.num_skipped >= MOST_SKIPPED:
-            raise RuntimeError(f"{said}: not finite {MOST_SKIPPED} times in a row; lower the learning rates and resume")
-        log.warning("%s: not finite, the step is skipped", said)
+    def _gradients(
+        self, draw: Draw, micro_batch: int, ranks: Ranks, *, is_cleaned: bool
+    ) -> tuple[list[Tensor | None], dict[str, Tensor]]:
+        """Gradients of all terms together, and of each its loss, the norm of its gradients, and that after cleaning."""
+        parameters, seen = list(self.network.parameters()), {}
+        total: list[Tensor | None] = [None] * len(parameters)
+        self.network.requires_grad_(True)
+        for term in self.terms:
+            self.optimizer.zero_grad(set_to_none=True)
+            losses = [self._backward(term, part, draw) for part in draw.split(term.micro_batch or micro_batch)]
+            if losses[0] is None:
+                continue
+            loss = torch.stack([value for value in losses if value is not None]).sum()
+            *gradients, mean = ranks.mean([*(p.grad for p in parameters), loss])
+            norm = gradient_norm(gradients)
+            values = [loss if mean is None else mean, norm.to(loss), norm.to(loss)]
+            if is_cleaned:
+                gradients = [clean_gradient(gradient) for gradient in gradients]
+                values[2] = gradient_norm(gradients).to(loss)
+            seen[term.name] = torch.stack(values)
+            total = [_sum(a, b) for a, b in zip(total, gradients, strict=True)]
+        self.network.requires_grad_(False)
+        return total, seen
+
+    def _backward(self, term: Term, part: Draw, draw: Draw) -> Tensor | None:
+        """Add the gradients of a micro-batch; returns its share of the loss."""
+        loss = term.loss(part)
+        if loss is None:
+            return None
+        loss = loss * (len(part.z) / len(draw.z))
+        loss.backward()
+        return loss.detach()
+
+    def _read(self, seen: dict[str, Tensor]) -> None:
+        """Fetch losses, norms and what is watched in one go; fills `norms` and `faults`."""
+        watches = [term.watch for term in self.terms if term.watch is not None]
+        watched = [watch.take() for watch in watches]
+        parts = [*seen.values(), *watched]
+        values = torch.cat(parts).tolist() if parts else []
+        self.norms, self.faults = {}, []
+        for number, name in enumerate(seen):
+            loss, norm, cleaned = values[3 * number : 3 * number + 3]
+            self.norms[name] = cleaned
+            self.faults += [fault] if (fault := fault_of(name, loss, norm)) else []
+        first = 3 * len(seen)
+        for watch, tensor in zip(watches, watched, strict=True):
+            watch.check(values[first : first + len(tensor)])
+            first += len(tensor)
 
 
 def optimizers_of(phases: Iterable[Phase]) -> dict[str, torch.optim.Optimizer]:
@@ -165,20 +208,6 @@ def optimizers_of(phases: Iterable[Phase]) -> dict[str, torch.optim.Optimizer]:
         if not any(phase.optimizer is known for known in named.values()):
             named[phase.name] = phase.optimizer
     return named
-
-
-def gradient_norm(gradients: list[Tensor | None]) -> float:
-    """L2 norm over all tensors."""
-    squares = [float(g.square().sum()) for g in gradients if g is not None]
-    return sum(squares) ** 0.5
-
-
-def _faults(term: str, loss: Tensor | None, norm: float) -> list[str]:
-    """A line when the loss of a term or the norm of its gradient is not finite."""
-    value = float(loss) if loss is not None else 0.0
-    if math.isfinite(value) and math.isfinite(norm):
-        return []
-    return [f"{term}: loss {value:.3g}, norm of its gradient {norm:.3g}"]
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -32,11 +32,21 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, the same on each."""
+        """The sum of a tensor of any shape over all processes, the same on each."""
         return tensor if self._fabric is None else self._fabric.all_reduce(tensor, reduce_op="sum")
 
+    def gather(self, tensor: Tensor) -> Tensor:
+        """[processes, ...]: what each process has, which must be of one shape; the same on each."""
+        rows = tensor.new_zeros(self.size, *tensor.shape)
+        rows[self.rank] = tensor
+        return self.sum(rows)
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true in any process, the same on each."""
+        return flag if self._fabric is None else bool(self.sum(torch.tensor(int(flag), device=self.device)) > 0)
+
     def mean(self, tensors: list[Tensor | None]) -> list[Tensor | None]:
-        """Means over all processes, in one message; None stays None and must be None everywhere."""
+        """Means of tensors of any shapes over all processes, in one message; None stays None and is None everywhere."""
         present = [tensor for tensor in tensors if tensor is not None]
         if self._fabric is None or not present:
             return tensors

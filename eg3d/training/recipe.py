@@ -27,7 +27,7 @@ def adversarial_phases(objective: AdversarialObjective) -> list[Phase]:
     if has_density:
         phases.append(Phase("Greg", generator, g_opt, objective.density_terms(), loss.density_reg_interval, g_start))
     d_terms = [Term("fake", objective.discriminator_fake), Term("real", objective.discriminator_real)]
-    phases.append(Phase("Dmain", discriminator, d_opt, d_terms, 1, d_start, after=[objective.style_average.move]))
+    phases.append(Phase("Dmain", discriminator, d_opt, d_terms, 1, d_start, average=objective.style_average))
     if has_r1:
         phases.append(Phase("Dreg", discriminator, d_opt, [Term("r1", objective.r1)], loss.r1_interval, d_start))
     return phases

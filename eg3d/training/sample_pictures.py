@@ -32,13 +32,21 @@ class SamplePictures:
 
     @torch.no_grad()
     def save_fakes(self, generator: TriPlaneGenerator, num_images: int) -> None:
-        """Final image, raw image and depth of every sample; the files are named by the images shown so far."""
+        """Final image, raw image and depth of every sample; the files are named by the images shown so far.
+
+        Raises RuntimeError, and writes nothing, when a pixel is not finite: such weights make no pictures any more.
+        """
         device = next(generator.parameters()).device
         made: dict[str, list[Tensor]] = {"image": [], "image_raw": [], "image_depth": []}
         for z, c in zip(self._z.split(NUM_AT_ONCE), self._c.split(NUM_AT_ONCE), strict=True):
             rendered = generator(z.to(device), c.to(device))
             for name, parts in made.items():
                 parts.append(getattr(rendered, name).cpu())
+        if not all(part.isfinite().all() for parts in made.values() for part in parts):
+            raise RuntimeError(
+                f"{self._folder}: pictures after {num_images} images are not finite: training diverged; the files "
+                "there are of the last good moment; give lower learning rates, or another start"
+            )
         pictures = {"": torch.cat(made["image"]), "_raw": torch.cat(made["image_raw"])}
         pictures["_depth"] = depth_to_rgb(torch.cat(made["image_depth"]))
         for suffix, images in pictures.items():

@@ -22,7 +22,7 @@ def blur_sigma(num_images: float, *, init_sigma: float, fade_kimg: float) -> flo
 
 
 def blur_taps(sigma: float) -> Tensor:
-    """Separable taps 2^-(t/sigma)^2 for t = -floor(3 sigma) ... floor(3 sigma), normalised; 61 taps at sigma 10."""
+    """Separable taps [2 r + 1], 2^-(t/sigma)^2 for t = -r ... r with r = floor(3 sigma), normalised; 61 at sigma 10."""
     radius = math.floor(3 * sigma)
     t = torch.arange(-radius, radius + 1, dtype=torch.float32)
     taps = torch.exp2(-((t / sigma) ** 2)) if radius > 0 else torch.ones(1)

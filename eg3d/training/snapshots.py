@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from eg3d.checkpoints.store import read_metadata, save_networks
@@ -31,17 +30,6 @@ def newest_snapshot(folder: Path) -> Path | None:
             continue
         return path
     return None
-
-
-def check_finite(networks: Mapping[str, nn.Module], *, num_images: int) -> None:
-    """Raise RuntimeError, in one line, unless all numbers of the networks are finite: nothing good is written over."""
-    for name, network in networks.items():
-        for key, tensor in network.state_dict().items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise RuntimeError(
-                    f"at {num_images} images {key} of {name} is not finite; the last snapshot and state are as they "
-                    "were: start from them with lower learning rates"
-                )
 
 
 def save_snapshot(path: Path, networks: Mapping[str, nn.Module], *, neural_resolution: int, num_images: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 
@@ -12,6 +14,7 @@ from eg3d.data import ImageDataset
 from eg3d.generators.eg3d import TriPlaneGenerator
 from eg3d.networks.discriminator import DualDiscriminator
 from eg3d.training.config import TrainConfig
+from eg3d.training.loaded import check_told, with_changes
 from eg3d.training.transfer import transfer
 from eg3d.training.warm_start import scale_styles
 
@@ -25,14 +28,23 @@ class StartingNetworks:
     average: TriPlaneGenerator
 
 
-def starting_networks(cfg: TrainConfig, dataset: ImageDataset, device: torch.device) -> StartingNetworks:
+def starting_networks(
+    cfg: TrainConfig, dataset: ImageDataset, device: torch.device, *, given: Collection[str] = ()
+) -> StartingNetworks:
     """G, D and G_ema on `device`; their weights follow from config, seed and `start` alone.
 
-    Raises ValueError when they make images of another size than the data set has.
+    given: dotted names of settings that the user gave, though they may be defaults. Raises ValueError when the networks
+    make images of another size than the data set has, or when the config says what their file contradicts.
     """
     if cfg.start and cfg.start_config == "file":
-        generator, discriminator = load_triplane_generator(cfg.start, net=cfg.start_net), load_discriminator(cfg.start)
-        average = load_triplane_generator(cfg.start, net="G_ema")
+        generator, average = loaded_generator(cfg, cfg.start_net), loaded_generator(cfg, "G_ema")
+        discriminator = cast(DualDiscriminator, with_changes(load_discriminator(cfg.start), cfg.start_changes))
+        told: tuple[tuple[str, Any, Any], ...] = (
+            ("generator", cfg.generator, generator.cfg),
+            ("discriminator", cfg.discriminator, discriminator.cfg),
+        )
+        for group, one, found in told:
+            check_told(group, one, found, given=given, source=cfg.start)
     else:
         generator, discriminator = _new_networks(cfg, dataset)
         average = copy.deepcopy(generator)
@@ -49,6 +61,11 @@ def starting_networks(cfg: TrainConfig, dataset: ImageDataset, device: torch.dev
     for network in (generator, discriminator, average):
         network.to(device).requires_grad_(False)
     return StartingNetworks(generator.train(), discriminator.train(), average.eval())
+
+
+def loaded_generator(cfg: TrainConfig, net: str) -> TriPlaneGenerator:
+    """A generator of the file that the run starts from, with `start_changes`."""
+    return cast(TriPlaneGenerator, with_changes(load_triplane_generator(str(cfg.start), net=net), cfg.start_changes))
 
 
 def _new_networks(cfg: TrainConfig, dataset: ImageDataset) -> tuple[TriPlaneGenerator, DualDiscriminator]:

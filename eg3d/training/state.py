@@ -1,4 +1,4 @@
-"""Exact state of a training run in one safetensors file: networks, optimisers, counters, and a checksum over them.
+"""Exact state of a training run in one safetensors file: networks, optimisers, counters, statistics, and a checksum.
 
 All random numbers follow from the seed and the counters. No pickle: tensors by name, everything else as JSON metadata.
 """
@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -21,15 +22,23 @@ from eg3d.safe_write import atomic_path
 from eg3d.training.counters import Counters
 from eg3d.training.snapshots import newest_snapshot
 
-FORMAT = "eg3d-training-state-2"
+FORMAT = "eg3d-training-state-3"
 STATE_NAME = "state.safetensors"
+PENDING = "pending/"  # prefix of statistics
 Networks = Mapping[str, nn.Module]
 Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
-def save_training_state(path: str | Path, *, networks: Networks, optimizers: Optimizers, counters: Counters) -> None:
-    """Write everything that the next step depends on."""
-    tensors: dict[str, Tensor] = {}
+def save_training_state(
+    path: str | Path,
+    *,
+    networks: Networks,
+    optimizers: Optimizers,
+    counters: Counters,
+    pending: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write everything that the next step depends on, and the statistics `pending` since the last tick."""
+    tensors: dict[str, Tensor] = {f"{PENDING}{name}": values for name, values in (pending or {}).items()}
     for name, network in networks.items():
         tensors |= {f"network/{name}/{key}": value for key, value in network.state_dict().items()}
     for name, optimizer in optimizers.items():
@@ -45,8 +54,10 @@ def save_training_state(path: str | Path, *, networks: Networks, optimizers: Opt
         save_file(tensors, str(temporary), metadata={**facts, "sha256": checksum(tensors, facts)})
 
 
-def load_training_state(path: str | Path, *, networks: Networks, optimizers: Optimizers, counters: Counters) -> None:
-    """Put the state of `save_training_state` into the given objects.
+def load_training_state(
+    path: str | Path, *, networks: Networks, optimizers: Optimizers, counters: Counters
+) -> dict[str, Tensor]:
+    """Put the state of `save_training_state` into the given objects; returns the statistics that were pending.
 
     Raises ValueError in one line, which names the file and what else the run can go on from, when the file is damaged,
     lacks something or belongs to other networks or optimisers; damage is found before anything is changed.
@@ -65,10 +76,11 @@ def load_training_state(path: str | Path, *, networks: Networks, optimizers: Opt
         raise ValueError(f"{path}: {error}; use the run's own config.yaml, or {_remedy(path)}") from None
     for key, value in counted.items():
         setattr(counters, key, value)
+    return _under(tensors, PENDING)
 
 
 def checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
-    """SHA-256 over the facts, and over name, type, shape and bytes of every tensor."""
+    """SHA-256 over the facts, and over name, type, shape and bytes of every tensor, of any shapes."""
     digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -107,14 +119,22 @@ def _check_names(kind: str, found: set[str], wanted: set[str]) -> None:
         raise ValueError(f"lacks the {kind} {', '.join(sorted(wanted - found))}")
 
 
-def _counted(values: dict[str, float]) -> dict[str, float]:
+def _counted(values: dict[str, Any]) -> dict[str, Any]:
     """The counters of a file, checked by name and kind."""
-    kinds = {field.name: type(field.default) for field in dataclasses.fields(Counters)}
+    kinds = {name: type(value) for name, value in vars(Counters()).items()}
     _check_names("counter", set(values), set(kinds))
-    wrong = [name for name, value in values.items() if not isinstance(value, (kinds[name], int)) or not value < 1e18]
+    wrong = [name for name, value in values.items() if not _is_counted(value, kinds[name])]
     if wrong:
         raise ValueError(f"has a counter {wrong[0]} of {values[wrong[0]]!r}")
     return values
+
+
+def _is_counted(value: Any, kind: type) -> bool:
+    """Whether a value can be that of a counter: a number below 10^18, or whole ones by name."""
+    if kind is dict:
+        return isinstance(value, dict) and all(_is_counted(number, int) for number in value.values())
+    is_number = isinstance(value, (float, int)) and isinstance(value, (kind, int)) and not isinstance(value, bool)
+    return is_number and value < 1e18
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

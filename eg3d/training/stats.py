@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from eg3d.safe_write import naming_disk_faults, write_text
 from eg3d.training.ranks import Ranks
 
-Collected = dict[str, dict[str, float]]  # by name: num, mean, std
+Collected = dict[str, dict[str, float]]  # by name: num, mean, std; nonfinite where values were not finite
 
 
 class Stats:
@@ -23,31 +24,59 @@ class Stats:
         self._values: dict[str, list[Tensor | float]] = {}
 
     def report(self, name: str, value: Tensor | float) -> None:
-        """Add one value; tensors must have one element, and are read only when the tick ends."""
+        """Add one value; a tensor is a scalar or has one element, and is read only when the tick ends."""
         self._values.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else value)
 
     def collect(self, ranks: Ranks | None = None) -> Collected:
-        """{name: {num, mean, std}} of what was reported, by all processes together, and a clean slate."""
-        values = {name: torch.tensor([float(x) for x in v], dtype=torch.float64) for name, v in self._values.items()}
-        self._values = {}
+        """{name: {num, mean, std}} of what was reported, by all processes together, and a clean slate.
+
+        They are of the finite values; `nonfinite` says how many were not, where there were any.
+        """
+        values, self._values = self._tensors(), {}
         if ranks is not None and ranks.size > 1:
             return _over_ranks(values, ranks)
-        return {
-            name: {"num": len(v), "mean": float(v.mean()), "std": float(v.std(unbiased=False))}
-            for name, v in values.items()
-        }
+        return {name: _collected(v[v.isfinite()], int((~v.isfinite()).sum())) for name, v in values.items()}
+
+    def pending(self, ranks: Ranks) -> dict[str, Tensor]:
+        """What was reported since the last tick, by name: [processes, K] float64, the same in every process."""
+        values = self._tensors()
+        if not values:
+            return {}
+        rows = ranks.gather(torch.cat(list(values.values())).to(ranks.device)).cpu()
+        return dict(zip(values, rows.split([len(v) for v in values.values()], dim=1), strict=True))
+
+    def restore(self, pending: dict[str, Tensor], ranks: Ranks) -> None:
+        """Go on from `pending`: each process has its own values again; of another number, the first one has all."""
+        is_same = all(len(rows) == ranks.size for rows in pending.values())
+        for name, rows in pending.items():
+            mine = rows[ranks.rank] if is_same else rows.flatten() if ranks.is_first else rows.new_empty(0)
+            self._values[name] = list(mine.tolist())
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: torch.tensor([float(x) for x in v], dtype=torch.float64) for name, v in self._values.items()}
+
+
+def _collected(values: Tensor, nonfinite: int) -> dict[str, float]:
+    """Statistics of finite values [K], float64."""
+    mean, std = (float(values.mean()), float(values.std(unbiased=False))) if len(values) else (math.nan, math.nan)
+    return {"num": len(values), "mean": mean, "std": std} | ({"nonfinite": nonfinite} if nonfinite else {})
 
 
 def _over_ranks(values: dict[str, Tensor], ranks: Ranks) -> Collected:
     """Statistics of the values of all processes, which must have reported the same names in the same order."""
-    sums = [torch.stack([torch.tensor(float(len(v))).double(), v.sum(), v.square().sum()]) for v in values.values()]
+    sums = []
+    for v in values.values():
+        kept = v[v.isfinite()]
+        sums.append(torch.stack([v.new_tensor(len(kept)), kept.sum(), kept.square().sum(), v.new_tensor(len(v))]))
     if not sums:
         return {}
     total = ranks.sum(torch.stack(sums).to(ranks.device)).cpu()
-    collected = {}
-    for name, (num, first, second) in zip(values, total.tolist(), strict=True):
-        mean = first / num
-        collected[name] = {"num": int(num), "mean": mean, "std": max(second / num - mean**2, 0.0) ** 0.5}
+    collected: Collected = {}
+    for name, (num, first, second, count) in zip(values, total.tolist(), strict=True):
+        mean = first / num if num else math.nan
+        std = max(second / num - mean**2, 0.0) ** 0.5 if num else math.nan
+        collected[name] = {"num": int(num), "mean": mean, "std": std}
+        collected[name] |= {"nonfinite": int(count - num)} if count > num else {}
     return collected
 
 
@@ -65,7 +94,7 @@ class StatsWriter:
         self._events = SummaryWriter(str(folder), purge_step=num_images + 1 if num_images > 0 else None)
 
     def write(self, collected: Collected, *, num_images: int) -> None:
-        """One line a tick; non-finite numbers are written as null. Steps of TensorBoard are images shown."""
+        """One line a tick; the mean of no finite value is written as null. Steps of TensorBoard are images shown."""
         line: dict[str, Any] = {name: {k: finite(v) for k, v in stat.items()} for name, stat in collected.items()}
         line |= {"num_images": num_images, "timestamp": time.time()}
         with naming_disk_faults(self._path):

@@ -31,7 +31,7 @@ class ReconstructionObjective:
         self.cfg, self.generator, self.stats, self.style_average = cfg, generator, stats, style_average
 
     def reconstruction(self, draw: Draw) -> Tensor:
-        """The data set's own heads from their own cameras; the conditioning camera is a neighbour's."""
+        """Loss, a scalar, of the data set's heads from their own cameras; the conditioning camera is a neighbour's."""
         if draw.real.code is None:
             raise ValueError("warm_start.reconstruction_kimg: the data set has no codes.npy; give 0 or synthetic heads")
         z = codes_to_latents(draw.real.code, self.generator.cfg.z_dim, draw.rng)
@@ -85,7 +85,7 @@ def warm_start_phases(objective: ReconstructionObjective) -> list[Phase]:
         return warm.reconstruction_final_lr + cosine * (warm.reconstruction_lr - warm.reconstruction_final_lr)
 
     term = Term("reconstruction", objective.reconstruction)
-    return [Phase("Grec", generator, optimizer, [term], 1, 0, last, rate, after=[objective.style_average.move])]
+    return [Phase("Grec", generator, optimizer, [term], 1, 0, last, rate, objective.style_average)]
 
 
 def codes_to_latents(codes: Tensor, z_dim: int, rng: Rng) -> Tensor:

@@ -63,13 +63,13 @@ class RepresentationStore:
         self._make, self.representation, self.sample = make, representation, sample
         self.source, self.storage = source, storage
         self.folder = Path(folder) if folder else None
-        self.stored_type = STORED_TYPES.get(representation.kind, torch.float32)
+        self.stored_type = STORED_TYPES.get(representation.input_kind, torch.float32)
         self._kept: dict[SampleKey, Tensor] = {}
         self._described: set[Path] = set()
         self._shapes: dict[Path, list[int]] = {}  # of one sample, by folder of the cache
 
     def get(self, key: SampleKey) -> Tensor:
-        """The representation of a sample, of `stored_type`. Raises ValueError for a damaged file, or values beyond."""
+        """The representation [...] of a sample, of `stored_type`. ValueError for a damaged file, or values beyond."""
         if self.storage == "on_the_fly":
             return self._made(key)
         if self.storage == "memory":

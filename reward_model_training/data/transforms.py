@@ -65,7 +65,7 @@ class Transform(NamedTuple):
     """One transform of the table."""
 
     config: type[TransformConfig]
-    kind: str  # of representations.protocol: of what it reads, and of what it makes for a network
+    input_kind: str  # of representations.protocol: of what it reads, and of what it makes for a network
     apply: Callable[[Tensor, Any], Tensor]  # (representation [N, ...], config) -> network input; differentiable
     upper: Callable[[Any], float]  # config -> upper end of the range of what it makes
 
@@ -73,7 +73,7 @@ class Transform(NamedTuple):
 TRANSFORMS: dict[str, Transform] = {
     "normalise_sigma_self": Transform(
         NormaliseSigmaSelfConfig,
-        kind="volume",
+        input_kind="volume",
         apply=lambda x, cfg: to_network_axes(normalise_sigma_self(x, cfg.low, cfg.high)),
         upper=lambda cfg: cfg.high,
     )

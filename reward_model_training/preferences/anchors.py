@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reward_model_training.preferences.splits import SPLIT_SEED, shuffle_split
+from reward_model_training.preferences.splits import shuffle_split
 
 
 @dataclass
@@ -30,12 +30,12 @@ class AnchorConfig:
         return faults
 
 
-def anchor_split(cfg: AnchorConfig, seed: int = SPLIT_SEED) -> dict[str, np.ndarray]:
+def anchor_split(cfg: AnchorConfig) -> dict[str, np.ndarray]:
     """Anchor seeds as {"train", "val", "test"}: train against the rest, then the rest, each with the same seed."""
     num_rest = cfg.num_val + cfg.num_test
     seeds = np.arange(cfg.first_seed, cfg.first_seed + cfg.num_train + num_rest)
-    train, rest = shuffle_split(seeds, cfg.num_train, num_rest, seed=seed)
-    val, test = shuffle_split(rest, cfg.num_val, cfg.num_test, seed=seed)
+    train, rest = shuffle_split(seeds, cfg.num_train, num_rest)
+    val, test = shuffle_split(rest, cfg.num_val, cfg.num_test)
     return {"train": train, "val": val, "test": test}
 
 

@@ -150,7 +150,7 @@ class SimulatedAnnotator:
             raise ValueError("; ".join(faults))
 
     def score(self, volume: np.ndarray | Tensor, *, voxel: float = 1 / 63) -> SurfaceScore:
-        """surface_quality with this annotator's settings."""
+        """surface_quality of a volume [X, Y, Z] with this annotator's settings."""
         return surface_quality(volume, self.cfg, voxel=voxel)
 
     def rng(self) -> np.random.Generator:

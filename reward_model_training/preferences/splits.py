@@ -37,7 +37,7 @@ def inseparable(rankings: Sequence[Ranking]) -> list[list[int]]:
     return list(members.values())
 
 
-def split_by_batch(n: int, seed: int = SPLIT_SEED) -> dict[str, np.ndarray]:
+def split_by_batch(n: int) -> dict[str, np.ndarray]:
     """Positions 0..n-1 of ranking batches, or inseparable groups, as {"train", "val", "test"}: 70/15/15 as published.
 
     30 % are drawn out of the rows in file order, then halved with the same seed; 4,346 rows give 3,042/652/652. All
@@ -45,8 +45,8 @@ def split_by_batch(n: int, seed: int = SPLIT_SEED) -> dict[str, np.ndarray]:
     """
     if n < 4:  # a part would be empty
         raise ValueError(f"a split needs at least 4 ranking batches without a shape in common, got {n}")
-    train, rest = shuffle_split(np.arange(n), math.floor(0.7 * n), math.ceil(0.3 * n), seed=seed)
-    val, test = shuffle_split(rest, len(rest) // 2, math.ceil(0.5 * len(rest)), seed=seed)
+    train, rest = shuffle_split(np.arange(n), math.floor(0.7 * n), math.ceil(0.3 * n))
+    val, test = shuffle_split(rest, len(rest) // 2, math.ceil(0.5 * len(rest)))
     return {"train": train, "val": val, "test": test}
 
 

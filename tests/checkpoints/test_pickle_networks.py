@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -310,7 +311,7 @@ def test_odd_attributes_load_or_are_refused(tmp_path: Path, changes: list[tuple[
         places = slots(root, [])
         if places:
             table, key = places[int(share * len(places))]
-            table[key] = ODD[odd]
+            table[key] = copy.deepcopy(ODD[odd])  # later changes may reach into it
             if odd < 0:
                 del table[key]
     path = written(tmp_path, dumps(root))

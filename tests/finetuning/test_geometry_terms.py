@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from eg3d.generators.eg3d import TriPlaneGenerator
 from eg3d.representations.sigma_field import SigmaField
 from eg3d.samples import Sample, SampleConfig, sample_latents, sample_seeds
 from eg3d.seeds import latents
+from eg3d.training.config import OptimConfig
 from eg3d.training.loop import Trainer
 from eg3d.training.phases import Draw, Phase, optimizers_of
 
@@ -40,8 +42,10 @@ class Setup:
     def __init__(self, cfg: FinetuneConfig, reward: ToyReward | None = None) -> None:
         self.trainer, self.reward = Trainer(cfg), reward or ToyReward()
         self.frozen = load_generator(str(cfg.start)).eval().requires_grad_(False)
-        self.objective = GeometryObjective(cfg, self.generator, self.frozen, self.reward, self.trainer.stats)
-        add_geometry_terms(self.trainer.phases, self.objective, cfg)
+        self.objective = GeometryObjective(
+            cfg, self.generator, self.frozen, self.reward, self.trainer.stats, self.trainer.counters
+        )
+        add_geometry_terms(self.trainer.phases, self.objective, cfg, self.trainer.objective.style_average)
         self.stream = batches(self.trainer.dataset, cfg.batch, seed=0, workers=1)
 
     @property
@@ -53,6 +57,9 @@ class Setup:
 
     def draw(self, seed: int = 0) -> Draw:
         return toy_draw(self.trainer, seed)
+
+
+STILL = OptimConfig(generator_lr=0.0, discriminator_lr=0.0)
 
 
 def _weights(network: nn.Module) -> list[Tensor]:
@@ -75,8 +82,8 @@ def test_the_clip_cuts_the_value_and_the_gradient() -> None:
 
 
 def test_outside_the_clip_the_reward_moves_nothing(finetune_config: Make) -> None:
-    cfg = finetune_config(consistency=ConsistencyConfig(weight=0))
-    setup = Setup(cfg, ToyReward(scale=1e6))
+    term = RewardTermConfig(micro_batch=2, allow_saturated=True)
+    setup = Setup(finetune_config(consistency=ConsistencyConfig(weight=0), reward_term=term), ToyReward(scale=1e6))
     before = list(map(torch.clone, setup.generator.parameters()))
     setup.phase("Ggeometry").step(setup.draw(), micro_batch=4, num_images=0)
     assert setup.phase("Ggeometry").norms == {"reward": 0.0}
@@ -126,7 +133,7 @@ def test_joint_mode_is_one_step_along_the_summed_gradient(finetune_config: Make)
 
 def test_the_control_keeps_the_consistency(finetune_config: Make) -> None:
     setup = Setup(finetune_config(reward_term=RewardTermConfig(weight=0, micro_batch=2)))
-    assert [term.name for term in setup.phase("Ggeometry").terms] == ["consistency"]
+    assert [term.name for term in setup.phase("Ggeometry").terms] == ["reward_samples", "consistency"]
     setup.trainer.step(next(setup.stream))
     setup.trainer.step(next(setup.stream))
     collected = setup.trainer.stats.collect()
@@ -285,3 +292,43 @@ def test_a_config_of_a_run_names_all_its_faults(finetune_config: Make) -> None:
     assert [fault.split(":")[0] for fault in faults] == ["mode", "start", "reward_term.micro_batch"]
     good = dataclasses.replace(cfg, mode="joint", start="x", reward_term=RewardTermConfig(micro_batch=8))
     assert good.validate() == []
+
+
+def _moves(setup: Setup) -> list[Tensor]:
+    """The mean codes that the centre moved towards in one step of the run, in order."""
+    seen, mapping = [], setup.generator.backbone.mapping
+    original = mapping.move_average
+    mapping.move_average = lambda mean: (seen.append(mean.clone()), original(mean))  # type: ignore[method-assign]
+    setup.trainer.step(next(setup.stream))
+    return seen
+
+
+@pytest.mark.parametrize("mode", ["separate", "joint"])
+@pytest.mark.parametrize(("moves", "tuned", "alone"), [("once", 1 + 4, 1), ("published", 4 + 12, 4)])
+def test_a_control_moves_the_centre_as_the_tuned_run_does(
+    finetune_config: Make, mode: str, moves: str, tuned: int, alone: int
+) -> None:
+    """At the first step, which begins with the same weights, towards the very same codes."""
+
+    def seen(**term: Any) -> list[Tensor]:
+        reward_term = RewardTermConfig(micro_batch=1, average_moves=moves, **term)
+        cfg = finetune_config(reward_term=reward_term, micro_batch=1, mode=mode, reward_lr=0.0, optim=STILL)
+        setup = Setup(cfg)
+        setup.trainer.objective.style_average.is_per_pass = moves == "published"
+        return _moves(setup)
+
+    wanted, control = seen(), seen(weight=0)
+    assert len(wanted) == tuned
+    assert len(control) == tuned
+    assert all(torch.equal(one, other) for one, other in zip(wanted, control, strict=True))
+    assert len(seen(weight=0, moves_average_without_weight=False)) == alone
+    assert len(seen(update_w_average=False)) == len(seen(weight=0, update_w_average=False)) == alone
+
+
+@pytest.mark.parametrize("mode", ["separate", "joint"])
+def test_without_both_weights_the_centre_moves_only_when_told(finetune_config: Make, mode: str) -> None:
+    for told, names in ((None, []), (False, []), (True, ["reward_samples"])):
+        term = RewardTermConfig(weight=0, micro_batch=1, moves_average_without_weight=told)
+        setup = Setup(finetune_config(mode=mode, reward_term=term, consistency=ConsistencyConfig(weight=0)))
+        assert [term.name for phase in setup.trainer.phases for term in phase.terms if "reward" in term.name] == names
+        assert len(_moves(setup)) == (5 if names else 1)

@@ -86,8 +86,8 @@ def test_first_and_second_derivatives_and_gradients_to_points() -> None:
     assert torch.autograd.gradcheck(small, inputs)
     assert torch.autograd.gradgradcheck(small, inputs)
     moving = points.clone().requires_grad_()
-    sigma, _ = op.field_points(field_of(inputs), moving)
-    assert torch.autograd.grad(sigma.sum(), moving)[0].abs().max() > 0
+    sigma_raw, _ = op.field_points(field_of(inputs), moving)
+    assert torch.autograd.grad(sigma_raw.sum(), moving)[0].abs().max() > 0
 
 
 def test_a_grid_of_points_is_the_grid() -> None:
@@ -107,7 +107,7 @@ def test_threads_layout_and_empty_inputs() -> None:
         torch.set_num_threads(threads)
         found = both([last, *inputs[1:]], points.expand(1, 500, 3), FIELD[:1])[0]
         assert max(largest_error(a, b) for a, b in zip(found, expected)) < 1e-5
-    sigma, rgb = op.field_points(field_of([planes, *inputs[1:]]), points[:, :0])
-    assert sigma.shape == (1, 0) and rgb.shape == (1, 4, 0)
+    sigma_raw, rgb = op.field_points(field_of([planes, *inputs[1:]]), points[:, :0])
+    assert sigma_raw.shape == (1, 0) and rgb.shape == (1, 4, 0)
     with pytest.raises(ValueError, match=r"points must be \[1, P, 3\] for these planes, got \[2, 500, 3\]"):
         op.field_points(field_of([planes, *inputs[1:]]), points.expand(2, 500, 3))

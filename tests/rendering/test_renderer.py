@@ -22,8 +22,8 @@ def rays(n=2, side=3):
 
 def ball(points):
     """A smooth ball with colours that vary in space: raw density [N, P], colours [N, 2, P]."""
-    sigma = 60 * (0.3 - points.norm(dim=-1))
-    return sigma, torch.sigmoid(points[..., :2]).transpose(1, 2)
+    sigma_raw = 60 * (0.3 - points.norm(dim=-1))
+    return sigma_raw, torch.sigmoid(points[..., :2]).transpose(1, 2)
 
 
 def test_constant_density_has_a_closed_form():
@@ -75,15 +75,15 @@ def plain_render(field, bundle, cfg):
 
     def evaluate(depths):
         points = bundle.rays_o[:, :, None] + depths[..., None] * bundle.rays_d[:, :, None]
-        sigma, rgb = field(points.flatten(1, 2))
-        return sigma.view_as(depths), rgb.transpose(1, 2).reshape(*depths.shape, -1)
+        sigma_raw, rgb = field(points.flatten(1, 2))
+        return sigma_raw.view_as(depths), rgb.transpose(1, 2).reshape(*depths.shape, -1)
 
-    def march(sigma, rgb, depths):
-        light, total = torch.ones_like(sigma[..., 0]), torch.zeros_like(sigma[..., 0])
+    def march(sigma_raw, rgb, depths):
+        light, total = torch.ones_like(sigma_raw[..., 0]), torch.zeros_like(sigma_raw[..., 0])
         colour, depth, weights = 0, 0, []
         for k in range(depths.shape[-1] - 1):
-            density = F.softplus((sigma[..., k] + sigma[..., k + 1]) / 2 - 1)
-            alpha = 1 - torch.exp(-density * (depths[..., k + 1] - depths[..., k]))
+            sigma = F.softplus((sigma_raw[..., k] + sigma_raw[..., k + 1]) / 2 - 1)
+            alpha = 1 - torch.exp(-sigma * (depths[..., k + 1] - depths[..., k]))
             weights.append(light * alpha)
             light = light * (1 - alpha + 1e-10)
             colour = colour + weights[-1][..., None] * (rgb[..., k, :] + rgb[..., k + 1, :]) / 2
@@ -91,13 +91,13 @@ def plain_render(field, bundle, cfg):
             total = total + weights[-1]
         return colour, depth, total, torch.stack(weights, -1)
 
-    sigma, rgb = evaluate(t)
-    fine = importance_depths(t, march(sigma, rgb, t)[3], cfg.depth_resolution_importance, rng=None)
-    sigma_fine, rgb_fine = evaluate(fine)
+    sigma_raw, rgb = evaluate(t)
+    fine = importance_depths(t, march(sigma_raw, rgb, t)[3], cfg.depth_resolution_importance, rng=None)
+    sigma_raw_fine, rgb_fine = evaluate(fine)
     t, order = torch.cat([t, fine], -1).sort(-1)
-    sigma = torch.cat([sigma, sigma_fine], -1).gather(-1, order)
+    sigma_raw = torch.cat([sigma_raw, sigma_raw_fine], -1).gather(-1, order)
     rgb = torch.cat([rgb, rgb_fine], -2).gather(-2, order[..., None].expand(*order.shape, rgb.shape[-1]))
-    colour, depth, total, _ = march(sigma, rgb, t)
+    colour, depth, total, _ = march(sigma_raw, rgb, t)
     colour = colour + (1 - total)[..., None] if cfg.white_back else colour
     return 2 * colour - 1, (depth / total).nan_to_num(float("inf")).clamp(t.min(), t.max()), total
 

@@ -13,15 +13,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import marching_cubes
 
 from eg3d.representations.flat_faces import without_flat_faces
-from eg3d.representations.mesh import (
-    NoSurface,
-    export_mesh,
-    extract_mesh,
-    main_component_share,
-    mesh_bytes,
-    num_components,
-    surface,
-)
+from eg3d.representations.mesh import NoSurface, export_mesh, extract_mesh, mesh_bytes, surface
 from tests.representations.glb_checks import glb_faults, read_glb
 
 
@@ -56,13 +48,6 @@ def test_border_is_hidden_and_closes_the_surface() -> None:
     assert mesh.is_watertight and np.abs(mesh.bounds).max() < 0.3
     one_side = extract_mesh(volume, resolution=32, border=(0, 0, 0.5, 0, 0, 0))
     assert one_side.bounds[0, 1] > -0.02 and one_side.bounds[0, 0] < -0.4
-
-
-def test_pieces() -> None:
-    one = extract_mesh(_balls(((0, 0, 0), 0.2)), resolution=32)
-    assert num_components(one) == 1 and main_component_share(one) == pytest.approx(1.0)
-    two = extract_mesh(_balls(((-0.2, 0, 0), 0.2), ((0.3, 0, 0), 0.1)), resolution=32)
-    assert num_components(two) == 2 and main_component_share(two) == pytest.approx(0.8, abs=0.02)
 
 
 @pytest.mark.parametrize("volume", [np.zeros((4, 4, 4)), np.full((4, 4, 4), 99.0), np.full((4, 4, 4), np.nan)])

@@ -65,7 +65,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     registry.backbones()
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     backbone(MeanPoolConfig, input_kind="maps")(MeanPool)
-    entry = Transform(NearnessConfig, kind="maps", apply=lambda x, cfg: cfg.far - x, upper=lambda cfg: cfg.far)
+    entry = Transform(NearnessConfig, "maps", apply=lambda x, cfg: cfg.far - x, upper=lambda cfg: cfg.far)
     monkeypatch.setitem(transforms.TRANSFORMS, "nearness", entry)
 
 

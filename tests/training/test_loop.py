@@ -19,6 +19,7 @@ from eg3d.pictures import depth_to_rgb, tile, to_uint8
 from eg3d.progress import duration
 from eg3d.training.config import TrainConfig
 from eg3d.training.loop import Trainer, train
+from eg3d.training.nonfinite import MODES
 from eg3d.training.stats import Stats, finite
 from eg3d.training.status import status_line
 
@@ -172,10 +173,13 @@ def test_stats_are_mean_and_deviation_since_the_last_tick() -> None:
 
 def test_status_line_tells_where_how_fast_and_how_long() -> None:
     means = {"Progress/kimg": 2.0, "Timing/sec_per_kimg": 36.5, "Progress/tick": 1, "Resources/cpu_mem_gb": 0.5}
-    collected = {name: {"mean": value} for name, value in (means | {"Loss/G/loss": 0.6931, "Loss/x": math.nan}).items()}
-    assert status_line(collected, 102.0) == (
-        "tick 1  kimg 2.0/102  sec/kimg 36.5  mem 0.50 GB  eta 1h 00m  G/loss 0.693  x nan"
-    )  # fmt: skip
+    collected = {name: {"mean": value} for name, value in (means | {"Loss/G/loss": 0.6931}).items()}
+    start = "tick 1  kimg 2.0/102  sec/kimg 36.5  mem 0.50 GB  eta 1h 00m  "
+    assert status_line(collected, 102.0) == start + "G/loss 0.693"
+    collected |= {"Loss/x": {"mean": math.nan, "nonfinite": 2}, "Progress/skipped": {"mean": 3}}
+    ends = {mode: status_line(collected, 102.0, nonfinite=mode).removeprefix(start) for mode in MODES}
+    assert ends["skip"] == "skipped 3  G/loss 0.693  x nan (2 not finite)"
+    assert ends["published"] == "cleaned 3  G/loss 0.693  x nan (2 not finite)"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(6.4, "6s"), (245, "4m 05s"), (7380, "2h 03m"), (93600, "1d 02h")])

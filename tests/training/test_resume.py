@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from run_records import assert_same_run, contents_of, kill_after_first_tick, lin
 from tiny import flat_overrides, tiny_generator_config, tiny_train_config
 
 from eg3d.checkpoints.store import load_generator
+from eg3d.data import Batch
+from eg3d.stop_signals import Stopped as StoppedBySignal
 from eg3d.training.config import AdversarialLossConfig, AugmentationConfig, OptimConfig, TrainConfig, WarmStartConfig
 from eg3d.training.loop import Trainer, train
 from eg3d.training.stats import StatsWriter
@@ -206,3 +210,45 @@ def test_statistics_that_a_stop_cut_short_are_dropped(tmp_path: Path) -> None:
     (tmp_path / "stats.jsonl").write_text(whole + later + cut, encoding="utf-8")
     StatsWriter(tmp_path, num_images=4).close()
     assert (tmp_path / "stats.jsonl").read_text(encoding="utf-8") == whole
+
+
+@pytest.mark.parametrize("call", [1, 2, 4, 7])
+def test_a_signal_saves_the_last_finished_step(
+    train_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """In the middle of a tick too: the statistics of its first part are part of the state."""
+    cfg, calls, original = train_config(warm_start=WARM), [], Trainer.step
+
+    def asked(self: Trainer, real: Batch) -> None:
+        calls.append(self.counters.num_images)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self, real)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", asked)
+        with pytest.raises(StoppedBySignal, match=rf"SIGTERM: the state after {4 * call} images is saved") as stop:
+            train(cfg)
+    assert stop.value.exit_code == 143
+    assert calls[-1] == 4 * (call - 1)  # the step was finished, and no other begun
+    assert json.loads(state_of(Path(cfg.out))[1]["counters"])["num_images"] == 4 * call
+    train(cfg)
+    assert_same_run(Path(cfg.out), train(train_config(warm_start=WARM, out=str(tmp_path / "whole"))).folder)
+
+
+def test_stopped_at_every_step(train_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"augmentation": AugmentationConfig(mode="ada", target=-1.0, interval=2, kimg=0.1), "total_kimg": 0.024}
+    original, cfg = Trainer.step, train_config(**settings)
+
+    def asked(self: Trainer, real: Batch) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        original(self, real)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", asked)
+        for _ in range(6):
+            with pytest.raises(StoppedBySignal) as stop:
+                train(cfg)
+            assert stop.value.exit_code == 130
+    train(cfg)
+    assert_same_run(Path(cfg.out), train(train_config(out=str(tmp_path / "whole"), **settings)).folder)

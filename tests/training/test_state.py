@@ -32,7 +32,11 @@ def _stepped(*, num_images: int = 8) -> dict[str, Any]:
     optimizers = {f"{name}main": torch.optim.Adam(network.parameters()) for name, network in networks.items()}
     networks["G"](torch.ones(1, 3)).sum().backward()
     optimizers["Gmain"].step()
-    return {"networks": networks, "optimizers": optimizers, "counters": Counters(num_images, 2, 1, 0.5, 4.0)}
+    return {
+        "networks": networks,
+        "optimizers": optimizers,
+        "counters": Counters(num_images, 2, 1, real_signs=0.5, real_count=4.0),
+    }
 
 
 def _parts(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -79,10 +83,17 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"counters": {"num_images": 4}}, "lacks the counter iteration, real_count, real_signs, tick"),
+        (
+            {"counters": {"num_images": 4}},
+            "lacks the counter iteration, real_count, real_signs, skipped, skips_in_row, tick, tick_images",
+        ),
         ({"counters": dataclasses.asdict(Counters()) | {"epoch": 1}}, "has the counter epoch that this config lacks"),
         ({"counters": dataclasses.asdict(Counters()) | {"tick": "one"}}, "has a counter tick of 'one'"),
         ({"counters": dataclasses.asdict(Counters()) | {"tick": 0.5}}, "has a counter tick of 0.5"),
+        (
+            {"counters": dataclasses.asdict(Counters()) | {"skips_in_row": {"Gmain": "x"}}},
+            "has a counter skips_in_row of",
+        ),
         ({"optimizers": ["Gmain"]}, "lacks the optimiser Dmain"),
         ({"optimizers": ["Dmain", "Gmain", "Grec"]}, "has the optimiser Grec that this config lacks"),
         ({"format": "eg3d-training-state-1"}, "format 'eg3d-training-state-1', expected"),

@@ -34,7 +34,7 @@ void look_up(Block<T>& block, const Tables<T>& tables, const T* points, int64_t 
 
 template <class T>
 void forward(const PointSpec& s, const T* planes, const T* w1, const T* b1, const T* w2, const T* b2, const T* points,
-             T* sigma, T* rgb) {
+             T* sigma_raw, T* rgb) {
   const Decoder<T> d(s.channels, s.hidden, s.features, w1, b1, w2, b2);
   Tables<T> tables = tables_of<T>(s);
   for (int64_t item = 0; item < s.batch; ++item) {
@@ -47,7 +47,7 @@ void forward(const PointSpec& s, const T* planes, const T* w1, const T* b1, cons
         const int64_t count = std::min(CAPACITY, s.points - begin), at = item * s.points + begin;
         look_up(block, tables, points + at * 3, count);
         block.densities(0, count, false);
-        std::copy(block.sigma.get(), block.sigma.get() + count, sigma + at);
+        std::copy(block.sigma_raw.get(), block.sigma_raw.get() + count, sigma_raw + at);
         if (s.features == 0) continue;
         block.colours(0, count);
         for (int64_t i = 0; i < count; ++i)
@@ -60,7 +60,7 @@ void forward(const PointSpec& s, const T* planes, const T* w1, const T* b1, cons
 
 template <class T>
 void backward(const PointSpec& s, const T* planes, const T* w1, const T* b1, const T* w2, const T* b2, const T* points,
-              const T* d_sigma, const T* d_rgb, T* d_planes, double* d_weights) {
+              const T* d_sigma_raw, const T* d_rgb, T* d_planes, double* d_weights) {
   const Decoder<T> d(s.channels, s.hidden, s.features, w1, b1, w2, b2);
   Tables<T> tables = tables_of<T>(s);
   const int64_t blocks = (s.points + CAPACITY - 1) / CAPACITY;
@@ -81,7 +81,7 @@ void backward(const PointSpec& s, const T* planes, const T* w1, const T* b1, con
         const int64_t begin = b * CAPACITY, count = std::min(CAPACITY, s.points - begin), at = item * s.points + begin;
         look_up(block, tables, points + at * 3, count);
         block.densities(0, count, true);
-        std::copy(d_sigma + at, d_sigma + at + count, block.d_sigma.get());
+        std::copy(d_sigma_raw + at, d_sigma_raw + at + count, block.d_sigma_raw.get());
         if (s.features > 0) {
           block.colours(0, count);
           memset(block.d_colour.get(), 0, size_t(count * d.colours) * sizeof(T));
@@ -105,13 +105,13 @@ void backward(const PointSpec& s, const T* planes, const T* w1, const T* b1, con
 // d_weights: w1, b1, w2, b2 one after the other, cleared by the caller.
 #define FIELD_POINTS(T, suffix)                                                                                        \
   extern "C" void field_points_forward_##suffix(const PointSpec* s, const T* planes, const T* w1, const T* b1,         \
-                                                const T* w2, const T* b2, const T* points, T* sigma, T* rgb) {         \
-    forward<T>(*s, planes, w1, b1, w2, b2, points, sigma, rgb);                                                        \
+                                                const T* w2, const T* b2, const T* points, T* sigma_raw, T* rgb) {     \
+    forward<T>(*s, planes, w1, b1, w2, b2, points, sigma_raw, rgb);                                                    \
   }                                                                                                                    \
   extern "C" void field_points_backward_##suffix(const PointSpec* s, const T* planes, const T* w1, const T* b1,        \
-                                                 const T* w2, const T* b2, const T* points, const T* d_sigma,          \
+                                                 const T* w2, const T* b2, const T* points, const T* d_sigma_raw,      \
                                                  const T* d_rgb, T* d_planes, double* d_weights) {                     \
-    backward<T>(*s, planes, w1, b1, w2, b2, points, d_sigma, d_rgb, d_planes, d_weights);                              \
+    backward<T>(*s, planes, w1, b1, w2, b2, points, d_sigma_raw, d_rgb, d_planes, d_weights);                          \
   }
 FIELD_POINTS(float, f32)
 FIELD_POINTS(double, f64)

@@ -80,23 +80,23 @@ class _FieldPoints(torch.autograd.Function):
         ctx.save_for_backward(planes, w1, b1, w2, b2, points)
         ctx.field = field
         n, p, _ = points.shape
-        sigma, rgb = planes.new_empty(n, p), planes.new_empty(n, p, len(b2) - 1)
+        sigma_raw, rgb = planes.new_empty(n, p), planes.new_empty(n, p, len(b2) - 1)
         inputs = [dense_planes(planes), *(t.contiguous() for t in (w1, b1, w2, b2, points))]
-        _launch("forward", inputs, field, [sigma, rgb])
-        return sigma, rgb
+        _launch("forward", inputs, field, [sigma_raw, rgb])
+        return sigma_raw, rgb
 
     @staticmethod
-    def backward(ctx: Any, d_sigma: Tensor, d_rgb: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_sigma_raw: Tensor, d_rgb: Tensor) -> tuple[Tensor | None, ...]:
         saved, needed = ctx.saved_tensors, ctx.needs_input_grad
         if torch.is_grad_enabled():  # a second derivative was asked for: let autograd see every step
             sigma_raw, rgb = reference.field_points(ctx.field.with_tensors(*saved[:5]), saved[5])
             values = (sigma_raw, rgb.transpose(1, 2))
-            return (*extension.gradients(values, saved, (d_sigma, d_rgb), needed), None)
+            return (*extension.gradients(values, saved, (d_sigma_raw, d_rgb), needed), None)
         inputs = [dense_planes(saved[0]), *(t.contiguous() for t in saved[1:])]
         d_planes = torch.empty_like(inputs[0])
         sizes = [w.numel() for w in inputs[1:5]]
-        d_weights = torch.zeros(sum(sizes), dtype=torch.float64, device=d_sigma.device)
-        _launch("backward", inputs, ctx.field, [d_sigma.contiguous(), d_rgb.contiguous(), d_planes, d_weights])
+        d_weights = torch.zeros(sum(sizes), dtype=torch.float64, device=d_sigma_raw.device)
+        _launch("backward", inputs, ctx.field, [d_sigma_raw.contiguous(), d_rgb.contiguous(), d_planes, d_weights])
         pieces = [d.reshape(w.shape).to(w.dtype) for d, w in zip(d_weights.split(sizes), inputs[1:5])]
         return (d_planes, *pieces, None, None)
 

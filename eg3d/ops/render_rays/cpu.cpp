@@ -16,7 +16,7 @@ struct RaySpec {  // mirrored by a ctypes structure in op.py
   int64_t channels, hidden, features, side;
   int64_t stride_n, stride_p, stride_c, stride_h, stride_w;  // of planes and of their gradient
   int64_t is_corrected, is_disparity, is_centred;
-  int64_t draws, seed, threads;  // draws: 0 none, 1 given, 2 counter
+  int64_t threads;
   double box_warp;
 };
 
@@ -43,15 +43,15 @@ struct March {
       : alpha(n + WIDTH<T>), passed(n + WIDTH<T>), slope(n + WIDTH<T>), weight(n + WIDTH<T>), share(n + WIDTH<T>),
         light(n + WIDTH<T>) {}
 
-  // t and sigma are readable for a vector beyond n.
-  void weigh(const T* t, const T* sigma, int64_t n, bool keeps_slope) {
+  // t and sigma_raw are readable for a vector beyond n.
+  void weigh(const T* t, const T* sigma_raw, int64_t n, bool keeps_slope) {
     for (int64_t k = 0; k < n - 1; k += WIDTH<T>) {
-      const vec<T> x = (load(sigma + k) + load(sigma + k + 1)) * T(0.5 * LOG2E) - T(LOG2E);
+      const vec<T> x = (load(sigma_raw + k) + load(sigma_raw + k + 1)) * T(0.5 * LOG2E) - T(LOG2E);
       const vec<T> step = load(t + k + 1) - load(t + k);
       const vec<T> p = lanes::exp2(x), q = p + T(1);
       const auto is_large = x > T(field::SOFTPLUS_THRESHOLD * LOG2E);
-      const vec<T> log = lanes::log2(q), density = is_large ? x : log;  // times log2(e)
-      const vec<T> through = lanes::exp2(density * step * T(-1));
+      const vec<T> log = lanes::log2(q), sigma = is_large ? x : log;  // times log2(e)
+      const vec<T> through = lanes::exp2(sigma * step * T(-1));
       store(passed.get() + k, through);
       store(alpha.get() + k, vec<T>(T(1) - through));
       if (keeps_slope) {
@@ -99,13 +99,13 @@ struct Renderer {
   struct Space {
     Block<T> block;
     March<T> march;
-    Buffer<T> t, sorted_t, sorted_sigma, cdf;
+    Buffer<T> t, sorted_t, sorted_sigma_raw, cdf;
     std::vector<int32_t> order;
     Space(const Decoder<T>& d, int64_t n, bool has_gradients)
         : block(d, n + 1, has_gradients), march(n), t(n + WIDTH<T> + 1), sorted_t(n + WIDTH<T> + 1),
-          sorted_sigma(n + WIDTH<T> + 1), cdf(n + 1), order(size_t(n)) {
-      sorted_t.clear(), sorted_sigma.clear(), t.clear();
-      memset(block.sigma.get(), 0, size_t(block.sigma.size()) * sizeof(T));
+          sorted_sigma_raw(n + WIDTH<T> + 1), cdf(n + 1), order(size_t(n)) {
+      sorted_t.clear(), sorted_sigma_raw.clear(), t.clear();
+      memset(block.sigma_raw.get(), 0, size_t(block.sigma_raw.size()) * sizeof(T));
     }
   };
 
@@ -117,26 +117,22 @@ struct Renderer {
       tables.gather(space.block.places[size_t(k)], space.block.features.get() + k * d.width);
     }
   }
-  T draw(const T* given, int64_t index, uint64_t stream, T fixed) const {
-    if (s.draws == 0) return fixed;
-    return s.draws == 1 ? given[index] : T(field::counter_uniform(uint64_t(index), stream, uint64_t(s.seed)));
-  }
 
   // Distances and densities of all samples of `ray` (its index over the whole batch), in rising order.
   void sample(Space& space, int64_t ray) const {
     T* t = space.t.get();
     for (int64_t k = 0; k < s.coarse; ++k)
       t[k] = field::stratified(in.near[ray], in.far[ray], k, s.coarse,
-                               draw(in.jitter, ray * s.coarse + k, 0, T(0.5)), s.is_disparity != 0);
+                               in.jitter ? in.jitter[ray * s.coarse + k] : T(0.5), s.is_disparity != 0);
     look_up(space, ray, t, 0, s.coarse);
     space.block.densities(0, s.coarse, false);
     for (int64_t k = 0; k < n; ++k) space.order[size_t(k)] = int32_t(k);
     if (s.fine > 0) {
-      T* sigma = space.block.sigma.get();
-      space.march.weigh(t, sigma, s.coarse, false);
+      T* sigma_raw = space.block.sigma_raw.get();
+      space.march.weigh(t, sigma_raw, s.coarse, false);
       const int64_t count = field::cumulative(space.march.weight.get(), s.coarse, space.cdf.get());
       for (int64_t k = 0; k < s.fine; ++k) {
-        const T u = draw(in.importance, ray * s.fine + k, 1, (T(k) + T(0.5)) / T(s.fine));
+        const T u = in.importance ? in.importance[ray * s.fine + k] : (T(k) + T(0.5)) / T(s.fine);
         t[s.coarse + k] = field::inverse_cumulative(space.cdf.get(), count, t, u, s.is_centred != 0);
       }
       look_up(space, ray, t, s.coarse, n);
@@ -149,14 +145,14 @@ struct Renderer {
     }
     for (int64_t k = 0; k < n; ++k) {
       space.sorted_t[k] = t[space.order[size_t(k)]];
-      space.sorted_sigma[k] = space.block.sigma[space.order[size_t(k)]];
+      space.sorted_sigma_raw[k] = space.block.sigma_raw[space.order[size_t(k)]];
     }
   }
 
   void forward(Space& space, int64_t ray, T* rgb, T* total, T* depth_sum, T* spread, T* kept_t) const {
     sample(space, ray);
     March<T>& march = space.march;
-    march.weigh(space.sorted_t.get(), space.sorted_sigma.get(), n, false);
+    march.weigh(space.sorted_t.get(), space.sorted_sigma_raw.get(), n, false);
     march.summarise(space.sorted_t.get(), n);
     space.block.colours(0, n);
     Buffer<T> sum(d.colours);
@@ -183,7 +179,7 @@ struct Renderer {
     std::copy(kept_t + ray * n, kept_t + (ray + 1) * n, t);
     look_up(space, ray, t, 0, n);
     b.densities(0, n, true);
-    march.weigh(t, b.sigma.get(), n, true);
+    march.weigh(t, b.sigma_raw.get(), n, true);
     march.summarise(t, n);
     b.colours(0, n);
     T* g = space.cdf.get();  // gradient of the share of each sample; cdf has n + 1 entries
@@ -199,7 +195,7 @@ struct Renderer {
         store(b.d_colour.get() + k * d.colours + v, vec<T>(load(upstream.get() + v) * march.share[k]));
       }
       g[k] = T(1.002) * lanes::sum<T>(dot) - T(0.001) * g_all;
-      b.d_sigma[k] = 0;
+      b.d_sigma_raw[k] = 0;
     }
     const T total = std::max(march.total, T(1e-8)), mean = march.depth_sum / total;
     // The mean inside the spread matters only where the total is limited from below.
@@ -211,8 +207,8 @@ struct Renderer {
                    g_spread[ray] * (away * away + pull * middle);
       const T g_alpha = gw * march.light[k] - g_light * march.light[k];
       g_light = gw * march.alpha[k] + g_light * (T(1) - march.alpha[k] + T(1e-10));
-      const T g_sigma = T(0.5) * g_alpha * march.passed[k] * (t[k + 1] - t[k]) * march.slope[k];
-      b.d_sigma[k] += g_sigma, b.d_sigma[k + 1] += g_sigma;
+      const T g_sigma_raw = T(0.5) * g_alpha * march.passed[k] * (t[k + 1] - t[k]) * march.slope[k];
+      b.d_sigma_raw[k] += g_sigma_raw, b.d_sigma_raw[k + 1] += g_sigma_raw;
     }
     b.backward(n, sums, true);
     for (int64_t k = 0; k < n; ++k) tables.scatter(b.places[size_t(k)], b.d_features.get() + k * d.width, d_tables);

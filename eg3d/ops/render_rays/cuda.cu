@@ -13,7 +13,7 @@ struct RaySpec {  // mirrored by a ctypes structure in op.py
   int64_t channels, hidden, features, side;
   int64_t stride_n, stride_p, stride_c, stride_h, stride_w;  // of planes and of their gradient
   int64_t is_corrected, is_disparity, is_centred;
-  int64_t draws, seed, threads;  // draws: 0 none, 1 given, 2 counter
+  int64_t threads;
   double box_warp;
 };
 
@@ -35,21 +35,15 @@ struct Rays {
 // What is kept for a piece of the rays, [R, n] each; sums over runs of samples [R, runs, M].
 template <class T, int M>
 struct Held {
-  T *t, *sigma, *weight, *cdf, *share, *dot, *d_sigma, *partial;
+  T *t, *sigma_raw, *weight, *cdf, *share, *dot, *d_sigma_raw, *partial;
   int64_t n, runs, rays;  // samples a ray, runs a ray, rays of a piece
   Held(Workspace<T>& space, const RaySpec& s) : n(s.coarse + s.fine) {
     runs = (n + RUN - 1) / RUN;
     rays = PIECE / n > 1 ? PIECE / n : 1;
-    for (T** part : {&t, &sigma, &weight, &cdf, &share, &dot, &d_sigma}) *part = space.take(rays * (n + 1));
+    for (T** part : {&t, &sigma_raw, &weight, &cdf, &share, &dot, &d_sigma_raw}) *part = space.take(rays * (n + 1));
     partial = space.take(rays * runs * M);
   }
 };
-
-template <class T>
-FIELD_FN T draw(const RaySpec& s, const T* given, int64_t index, uint64_t stream, T fixed) {
-  if (s.draws == 0) return fixed;
-  return s.draws == 1 ? given[index] : T(field::counter_uniform(uint64_t(index), stream, uint64_t(s.seed)));
-}
 
 template <class T, int M>
 struct Coarse {
@@ -61,21 +55,21 @@ struct Coarse {
   FIELD_FN void operator()(int64_t i) const {
     const int64_t r = i / s.coarse, k = i % s.coarse, ray = first + r;
     const T t = field::stratified(rays.near[ray], rays.far[ray], k, s.coarse,
-                                  draw(s, rays.jitter, ray * s.coarse + k, 0, T(0.5)), s.is_disparity != 0);
+                                  rays.jitter ? rays.jitter[ray * s.coarse + k] : T(0.5), s.is_disparity != 0);
     T point[3], features[M];
     rays.point(ray, t, point);
     f.look_up(f.place(point), features);
     held.t[r * held.n + k] = t;
-    held.sigma[r * held.n + k] = f.density(features);
+    held.sigma_raw[r * held.n + k] = f.density(features);
   }
 };
 
 // Weights of the n - 1 intervals of sorted samples; returns nothing but fills `weight`.
 template <class T>
-FIELD_FN void weigh(const T* t, const T* sigma, int64_t n, T* weight) {
+FIELD_FN void weigh(const T* t, const T* sigma_raw, int64_t n, T* weight) {
   T light = 1;
   for (int64_t k = 0; k < n - 1; ++k) {
-    const field::Interval<T> here = field::interval(sigma[k], sigma[k + 1], t[k + 1] - t[k]);
+    const field::Interval<T> here = field::interval(sigma_raw[k], sigma_raw[k + 1], t[k + 1] - t[k]);
     weight[k] = here.alpha * light;
     light *= T(1) - here.alpha + T(1e-10);
   }
@@ -89,10 +83,10 @@ struct Importance {
   int64_t first;
   FIELD_FN void operator()(int64_t r) const {
     T *t = held.t + r * held.n, *weight = held.weight + r * held.n, *cdf = held.cdf + r * held.n;
-    weigh(t, held.sigma + r * held.n, s.coarse, weight);
+    weigh(t, held.sigma_raw + r * held.n, s.coarse, weight);
     const int64_t count = field::cumulative(weight, s.coarse, cdf);
     for (int64_t k = 0; k < s.fine; ++k) {
-      const T u = draw(s, rays.importance, (first + r) * s.fine + k, 1, (T(k) + T(0.5)) / T(s.fine));
+      const T u = rays.importance ? rays.importance[(first + r) * s.fine + k] : (T(k) + T(0.5)) / T(s.fine);
       t[s.coarse + k] = field::inverse_cumulative(cdf, count, t, u, s.is_centred != 0);
     }
   }
@@ -110,7 +104,7 @@ struct Fine {
     T point[3], features[M];
     rays.point(first + r, held.t[r * held.n + k], point);
     f.look_up(f.place(point), features);
-    held.sigma[r * held.n + k] = f.density(features);
+    held.sigma_raw[r * held.n + k] = f.density(features);
   }
 };
 
@@ -129,14 +123,14 @@ struct Sort {
   T *total, *depth_sum, *spread, *kept_t;
   FIELD_FN void operator()(int64_t r) const {
     const int64_t n = held.n, ray = first + r;
-    T *t = held.t + r * n, *sigma = held.sigma + r * n, *weight = held.weight + r * n;
+    T *t = held.t + r * n, *sigma_raw = held.sigma_raw + r * n, *weight = held.weight + r * n;
     for (int64_t k = s.coarse; k < n; ++k) {
-      const T tk = t[k], sk = sigma[k];
+      const T tk = t[k], sk = sigma_raw[k];
       int64_t j = k;
-      for (; j > 0 && t[j - 1] > tk; --j) t[j] = t[j - 1], sigma[j] = sigma[j - 1];
-      t[j] = tk, sigma[j] = sk;
+      for (; j > 0 && t[j - 1] > tk; --j) t[j] = t[j - 1], sigma_raw[j] = sigma_raw[j - 1];
+      t[j] = tk, sigma_raw[j] = sk;
     }
-    weigh(t, sigma, n, weight);
+    weigh(t, sigma_raw, n, weight);
     shares_of(weight, n, held.share + r * n);
     T sum = 0, depth = 0, away = 0;
     for (int64_t k = 0; k < n - 1; ++k) sum += weight[k], depth += weight[k] * T(0.5) * (t[k] + t[k + 1]);
@@ -202,7 +196,7 @@ struct Again {  // density of a kept sample, and its colour times the upstream g
     T point[3], features[M], sigmoids[M], dot = 0;
     rays.point(ray, up.kept_t[first * held.n + i], point);
     f.look_up(f.place(point), features);
-    held.sigma[i] = f.decode(features, sigmoids);
+    held.sigma_raw[i] = f.decode(features, sigmoids);
     for (int64_t k = 0; k < f.l.features; ++k)
       dot += up.rgb[ray * f.l.features + k] * (sigmoids[k] * T(1.002) - T(0.001));
     held.dot[i] = dot;
@@ -215,30 +209,30 @@ struct MarchBack {  // gradients of the densities of one ray
   int64_t first;
   FIELD_FN void operator()(int64_t r) const {
     const int64_t n = held.n, ray = first + r;
-    const T *t = up.kept_t + ray * n, *sigma = held.sigma + r * n, *dot = held.dot + r * n;
-    T *weight = held.weight + r * n, *light = held.cdf + r * n, *d_sigma = held.d_sigma + r * n;
-    weigh(t, sigma, n, weight);
+    const T *t = up.kept_t + ray * n, *sigma_raw = held.sigma_raw + r * n, *dot = held.dot + r * n;
+    T *weight = held.weight + r * n, *light = held.cdf + r * n, *d_sigma_raw = held.d_sigma_raw + r * n;
+    weigh(t, sigma_raw, n, weight);
     shares_of(weight, n, held.share + r * n);
     T total = 0, depth = 0, before = 1;
     for (int64_t k = 0; k < n - 1; ++k) {
       total += weight[k], depth += weight[k] * T(0.5) * (t[k] + t[k + 1]);
       light[k] = before;
-      before *= T(1) - field::interval(sigma[k], sigma[k + 1], t[k + 1] - t[k]).alpha + T(1e-10);
+      before *= T(1) - field::interval(sigma_raw[k], sigma_raw[k + 1], t[k + 1] - t[k]).alpha + T(1e-10);
     }
     const T limited = total > T(1e-8) ? total : T(1e-8), mean = depth / limited;
     const T pull = total < T(1e-8) ? T(-2) * (depth - mean * total) / limited : T(0);
-    for (int64_t k = 0; k < n; ++k) d_sigma[k] = 0;
+    for (int64_t k = 0; k < n; ++k) d_sigma_raw[k] = 0;
     T g_light = 0;
     for (int64_t k = n - 2; k >= 0; --k) {
       const T step = t[k + 1] - t[k], middle = T(0.5) * (t[k] + t[k + 1]), away = middle - mean;
-      const field::Interval<T> here = field::interval(sigma[k], sigma[k + 1], step);
+      const field::Interval<T> here = field::interval(sigma_raw[k], sigma_raw[k + 1], step);
       const T g = T(0.5) * (dot[k] + dot[k + 1]) + up.total[ray] + up.depth[ray] * middle +
                   up.spread[ray] * (away * away + pull * middle);
       const T g_alpha = (g - g_light) * light[k];
       g_light = g * here.alpha + g_light * (T(1) - here.alpha + T(1e-10));
-      const T slope = field::softplus_slope(T(0.5) * (sigma[k] + sigma[k + 1]) - T(1));
-      const T g_sigma = T(0.5) * g_alpha * here.passed * step * slope;
-      d_sigma[k] += g_sigma, d_sigma[k + 1] += g_sigma;
+      const T slope = field::softplus_slope(T(0.5) * (sigma_raw[k] + sigma_raw[k + 1]) - T(1));
+      const T g_sigma_raw = T(0.5) * g_alpha * here.passed * step * slope;
+      d_sigma_raw[k] += g_sigma_raw, d_sigma_raw[k + 1] += g_sigma_raw;
     }
   }
 };
@@ -257,7 +251,7 @@ struct SampleBack {
     rays.point(ray, up.kept_t[first * held.n + i], point);
     for (int k = 0; k < M; ++k)
       d_colour[k] = k < f.l.features ? held.share[i] * up.rgb[ray * f.l.features + k] : T(0);
-    piece.backward(f, point, i, held.d_sigma[i], d_colour, d_tables);
+    piece.backward(f, point, i, held.d_sigma_raw[i], d_colour, d_tables);
   }
 };
 

@@ -15,21 +15,20 @@ from torch import Tensor
 from eg3d.ops import extension
 from eg3d.ops.render_rays import reference
 from eg3d.ops.triplane import TriPlane, dense_planes
+from eg3d.random_streams import Rng, uniform
 from eg3d.rendering.compositing import background, limited_depth
-from eg3d.rendering.draws import IMPORTANCE, JITTER, CounterDraws
 from eg3d.rendering.rays import RayBundle
 from eg3d.rendering.renderer import RenderedRays, RenderingConfig, ray_limits
-from eg3d.rendering.sampling import Draws, draw
 
 
-def render_rays(field: TriPlane, rays: RayBundle, cfg: RenderingConfig, draws: Draws | None = None) -> RenderedRays:
+def render_rays(field: TriPlane, rays: RayBundle, cfg: RenderingConfig, rng: Rng | None = None) -> RenderedRays:
     """Render rays through a tri-plane field. Source: EG3D (2022), section 4; NeRF (2020), section 5.2.
 
-    Without `draws` the samples are fixed; a torch.Generator is drawn from as the reference does (jitter, then
-    importance); CounterDraws give the same numbers on every device. Returns features, depth, opacity and spread as
-    eg3d/rendering/renderer.py. First-order gradients flow to planes and all weights; the backward pass computes the
-    samples again, and only their distances are kept. Density noise, gradients to rays and second derivatives are the
-    reference's. Raises ValueError for shapes that do not fit.
+    rays [N, R, 3]. Returns features [N, K, R], and depth, opacity and spread [N, R], as eg3d/rendering/renderer.py.
+    Without `rng` the samples are fixed; with one, draws are taken as the reference takes them (jitter, then
+    importance). First-order gradients flow to planes and all weights; the backward pass computes the samples again,
+    and only their distances are kept. Density noise, gradients to rays and second derivatives are the reference's.
+    Raises ValueError for shapes that do not fit.
     """
     field.check()
     if cfg.box_warp != field.box_warp:
@@ -44,8 +43,8 @@ def render_rays(field: TriPlane, rays: RayBundle, cfg: RenderingConfig, draws: D
     rays = RayBundle(rays.rays_o.to(planes.dtype), rays.rays_d.to(planes.dtype))
     is_native = not (cfg.density_noise > 0 or rays.rays_o.requires_grad or rays.rays_d.requires_grad)
     if is_native and extension.fits(planes, field.w2) and extension.library(planes, "render_rays") is not None:
-        return _native(field, rays, cfg, draws)
-    return reference.render_rays(field, rays, cfg, draws)
+        return _native(field, rays, cfg, rng)
+    return reference.render_rays(field, rays, cfg, rng)
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,6 @@ class _Call:
     far: Tensor
     jitter: Tensor | None  # [N, R, coarse]
     importance: Tensor | None  # [N, R, fine]
-    seed: int | None
     cfg: RenderingConfig
 
     @property
@@ -66,24 +64,23 @@ class _Call:
         return self.cfg.depth_resolution + self.cfg.depth_resolution_importance
 
 
-def _native(field: TriPlane, rays: RayBundle, cfg: RenderingConfig, draws: Draws | None) -> RenderedRays:
-    call = _call(field, rays, cfg, draws)
+def _native(field: TriPlane, rays: RayBundle, cfg: RenderingConfig, rng: Rng | None) -> RenderedRays:
+    call = _call(field, rays, cfg, rng)
     rgb, total, depth_sum, spread, t = _RenderRays.apply(*field.tensors, call)
     rgb = background(rgb.transpose(1, 2), total, cfg.white_back)
     return RenderedRays(rgb, limited_depth(depth_sum, total, t, cfg.depth_clamp), total, spread)
 
 
-def _call(field: TriPlane, rays: RayBundle, cfg: RenderingConfig, draws: Draws | None) -> _Call:
+def _call(field: TriPlane, rays: RayBundle, cfg: RenderingConfig, rng: Rng | None) -> _Call:
     near, far = ray_limits(rays, cfg)
     jitter = importance = None
-    if draws is not None and not isinstance(draws, CounterDraws):
-        kind, device, coarse, fine = near.dtype, near.device, cfg.depth_resolution, cfg.depth_resolution_importance
-        jitter = draw((*near.shape, coarse, 1), draws, device, stream=JITTER).to(kind).contiguous()
+    if rng is not None:
+        coarse, fine = cfg.depth_resolution, cfg.depth_resolution_importance
+        jitter = uniform((*near.shape, coarse, 1), rng).to(near).contiguous()
         if fine > 0:
-            importance = draw((*near.shape, fine), draws, device, stream=IMPORTANCE).to(kind).contiguous()
-    seed = draws.seed if isinstance(draws, CounterDraws) else None
+            importance = uniform((*near.shape, fine), rng).to(near).contiguous()
     rays = RayBundle(rays.rays_o.contiguous(), rays.rays_d.contiguous())
-    return _Call(field, rays, near.contiguous(), far.contiguous(), jitter, importance, seed, cfg)
+    return _Call(field, rays, near.contiguous(), far.contiguous(), jitter, importance, cfg)
 
 
 class _RaySpec(ctypes.Structure):
@@ -94,8 +91,7 @@ class _RaySpec(ctypes.Structure):
             (name, ctypes.c_int64)
             for name in (
                 "batch", "rays", "coarse", "fine", "channels", "hidden", "features", "side", "stride_n", "stride_p",
-                "stride_c", "stride_h", "stride_w", "is_corrected", "is_disparity", "is_centred", "draws", "seed",
-                "threads",
+                "stride_c", "stride_h", "stride_w", "is_corrected", "is_disparity", "is_centred", "threads",
             )
         ),
         ("box_warp", ctypes.c_double),
@@ -106,10 +102,7 @@ def _spec(planes: Tensor, w2: Tensor, call: _Call) -> _RaySpec:
     n, _, channels, side, _ = planes.shape
     cfg = call.cfg
     outputs, hidden = w2.shape
-    flags = (
-        call.field.has_corrected_axes, cfg.disparity_space_sampling, cfg.importance_bins == "centred",
-        2 if call.seed is not None else int(call.jitter is not None), call.seed or 0,
-    )  # fmt: skip
+    flags = (call.field.has_corrected_axes, cfg.disparity_space_sampling, cfg.importance_bins == "centred")
     return _RaySpec(
         n, call.near.shape[1], cfg.depth_resolution, cfg.depth_resolution_importance, channels, hidden, outputs - 1,
         side, *planes.stride(), *flags, torch.get_num_threads(), call.field.box_warp,

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from eg3d.ops.density_points.reference import field_points
 from eg3d.ops.triplane import TriPlane
+from eg3d.random_streams import Rng
 from eg3d.rendering import renderer
 from eg3d.rendering.compositing import depth_spread, interval_weights, sample_weights
 from eg3d.rendering.rays import RayBundle
 from eg3d.rendering.renderer import RenderedRays, RenderingConfig
-from eg3d.rendering.sampling import Draws
 
 
-def render_rays(field: TriPlane, rays: RayBundle, cfg: RenderingConfig, draws: Draws | None = None) -> RenderedRays:
+def render_rays(field: TriPlane, rays: RayBundle, cfg: RenderingConfig, rng: Rng | None = None) -> RenderedRays:
     """See op.render_rays."""
-    return renderer.render_rays(lambda points: field_points(field, points), rays, cfg, draws)
+    return renderer.render_rays(lambda points: field_points(field, points), rays, cfg, rng)
 
 
 def sums_at(field: TriPlane, rays: RayBundle, t: Tensor) -> tuple[Tensor, ...]:

@@ -64,7 +64,7 @@ class SigmaUNetConfig(BackboneConfig):
 
 
 class NormConv(nn.Module):
-    """Group norm over the input channels, then a 3x3x3 convolution without bias (keys groupnorm, conv)."""
+    """Group norm of x [N, C, Z, Y, X], then a 3x3x3 convolution without bias to the same (keys groupnorm, conv)."""
 
     def __init__(self, channels: int, num_groups: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class NormConv(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """Scale of each channel from its mean over the volume (reduction ratio 1)."""
+    """Scale [N, C, 1, 1, 1] of each channel of x [N, C, Z, Y, X] from its mean over the volume (reduction ratio 1)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class ChannelGate(nn.Module):
 
 
 class SpatialGate(nn.Module):
-    """Scale of each voxel from its channels."""
+    """Scale [N, 1, Z, Y, X] of each voxel of x [N, C, Z, Y, X] from its channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class SpatialGate(nn.Module):
 
 
 class GatePair(nn.Module):
-    """Element-wise maximum of the channel-gated and the voxel-gated volume (scSE)."""
+    """Element-wise maximum of the channel-gated and the voxel-gated volume (scSE); [N, C, Z, Y, X] to the same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -112,7 +112,10 @@ class GatePair(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two norm-convolutions beside a 1x1x1 residual (identity if the widths agree), ReLU, scSE."""
+    """Two norm-convolutions beside a 1x1x1 residual (identity if the widths agree), ReLU, scSE.
+
+    [N, in_channels, Z, Y, X] to [N, channels, Z, Y, X].
+    """
 
     def __init__(self, in_channels: int, channels: int, num_groups: int) -> None:
         super().__init__()
@@ -129,7 +132,7 @@ class ResidualBlock(nn.Module):
 
 
 class EncoderLevel(nn.Module):
-    """2x max pooling (not on the first level), then a residual block."""
+    """2x max pooling (not on the first level), then a residual block; [N, in_channels, Z, Y, X] to half of Z, Y, X."""
 
     def __init__(self, in_channels: int, channels: int, num_groups: int, *, is_first: bool) -> None:
         super().__init__()
@@ -141,7 +144,7 @@ class EncoderLevel(nn.Module):
 
 
 class TransposedUpsample(nn.Module):
-    """Transposed convolution to size 2n - 1; holds the key `conv_transposed`."""
+    """Transposed convolution of x [N, in_channels, Z, Y, X] to sides 2n - 1, then to `size`; key `conv_transposed`."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -153,7 +156,7 @@ class TransposedUpsample(nn.Module):
 
 
 class Upsampling(nn.Module):
-    """Wrapper that gives the published key level `upsampling.upsample`."""
+    """Wrapper that gives the published key level `upsampling.upsample`; [N, in_channels, Z, Y, X] to `size`."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -164,7 +167,7 @@ class Upsampling(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """Upsample to the skip's size, add the skip, residual block."""
+    """Upsample to the size of the skip [N, channels, Z, Y, X], add the skip, residual block."""
 
     def __init__(self, in_channels: int, channels: int, num_groups: int) -> None:
         super().__init__()
