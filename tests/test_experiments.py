@@ -46,7 +46,8 @@ def _entry_of(module: str) -> tuple[str, type]:
     if importlib.util.find_spec(module).submodule_search_locations:  # type: ignore[union-attr]
         module += ".__main__"
     command = importlib.import_module(module).main
-    known = inspect.getclosurevars(command).nonlocals
+    run = inspect.getclosurevars(command).nonlocals["run"]  # what the command does, between the signals' handlers
+    known = inspect.getclosurevars(run).nonlocals
     return known["config_name"], known["schema"]
 
 
