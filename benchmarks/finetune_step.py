@@ -1,8 +1,9 @@
 """Steps of the twin's fine-tuning, this checkout's against another's, in turns: python -m benchmarks.finetune_step.
 
 Two processes run `experiment=twin_sfield` on the same images, one from each checkout, and take their steps one after
-the other, so that a busy machine slows both: the ratio of step k is that of the same work. Medians of 16 steps (all
-lazy phases once) are printed, and peak memory of each process. Without --against, this checkout's figures alone.
+the other, so that a busy machine slows both; step k is the same work in both. Seconds are those of the processor, which
+other programs disturb least; those of the clock, with ratio and peak memory, stand beside. Without --against, this
+checkout's figures alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,13 @@ def serve(out: str, data: str, threads: int) -> None:
     def step(trainer: Any, *arguments: Any) -> None:
         if not sys.stdin.readline():
             os._exit(0)
-        started = time.perf_counter()
+        clock, processor = time.perf_counter(), time.process_time()
         original(trainer, *arguments)
+        seconds = time.process_time() - processor, time.perf_counter() - clock
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kilobytes on Linux
-        answers.write(json.dumps([time.perf_counter() - started, peak_mb]) + "\n")
+        answers.write(json.dumps([*seconds, peak_mb]) + "\n")
 
-    Trainer.step = step  # type: ignore[method-assign]
+    Trainer.step = step  # type: ignore[method-assign,assignment]
     words = ["experiment=twin_sfield", f"out={out}", f"data={data}", "device=cpu", f"threads={threads}", "workers=1"]
     sys.argv[1:] = [*words, "total_kimg=1000", "tick_kimg=1000", "tracking.num_seeds=0"]
     os.dup2(2, 1)  # the command's own lines
@@ -57,7 +59,7 @@ class Side:
             cwd=checkout, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             text=True,
         )  # fmt: skip
-        self.seconds: list[float] = []
+        self.seconds: list[tuple[float, float]] = []  # of each step, by the processor and by the clock
         self.peak_mb = 0.0
 
     def step(self) -> None:
@@ -70,8 +72,8 @@ class Side:
             raise RuntimeError(
                 f"the run ended with {self._process.wait()}; try train_rlhf experiment=twin_sfield there"
             )
-        seconds, self.peak_mb = json.loads(line)
-        self.seconds.append(seconds)
+        processor, clock, self.peak_mb = json.loads(line)
+        self.seconds.append((processor, clock))
 
     def close(self) -> None:
         """End the process."""
@@ -96,13 +98,20 @@ def measured(against: Path | None, *, cycles: int, threads: int, folder: Path) -
             side.close()
     row: dict[str, Any] = {"steps": CYCLE * cycles, "threads": threads}
     for name, side in sides.items():
-        row |= {f"{name}_s": statistics.fmean(side.seconds[CYCLE:]), f"{name}_mb": round(side.peak_mb)}
+        cpu, clock = (statistics.fmean(column) for column in zip(*side.seconds[CYCLE:], strict=True))
+        row |= {f"{name}_cpu_s": cpu, f"{name}_s": clock, f"{name}_mb": round(side.peak_mb)}
     if against:
         pairs = zip(sides["here"].seconds[CYCLE:], sides["against"].seconds[CYCLE:], strict=True)
-        ratios = [one / other for one, other in pairs]
-        row |= {"ratio": statistics.median(ratios), "ratio_of_means": row["here_s"] / row["against_s"]}
-        row["ratio_quartiles"] = statistics.quantiles(ratios, n=4)[::2]
+        for kind, ratios in zip(("cpu_ratio", "ratio"), _ratios(pairs), strict=True):
+            row |= {kind: statistics.median(ratios), f"{kind}_quartiles": statistics.quantiles(ratios, n=4)[::2]}
+        row["cpu_ratio_of_means"] = row["here_cpu_s"] / row["against_cpu_s"]
     return row
+
+
+def _ratios(pairs: Iterable[tuple[tuple[float, float], tuple[float, float]]]) -> list[list[float]]:
+    """Here / against of every step: by the processor, and by the clock."""
+    by_step = [[one / other for one, other in zip(here, there, strict=True)] for here, there in pairs]
+    return [list(column) for column in zip(*by_step, strict=True)]
 
 
 def _in_turn(sides: list[Side], number: int) -> Iterator[Side]:
@@ -129,15 +138,15 @@ def main() -> None:
         return
     for name in ("here", "against"):
         if f"{name}_s" in row:
+            cpu, clock, peak = (row[f"{name}_{what}"] for what in ("cpu_s", "s", "mb"))
             print(
-                f"{name:8} {1000 * row[f'{name}_s']:8.1f} ms a step, mean of {row['steps']}   {row[f'{name}_mb']:6} MB peak"
+                f"{name:8} {1000 * cpu:8.1f} ms of processor a step, {1000 * clock:.1f} by the clock, {peak} MB peak"
             )
+    for kind in ("cpu_ratio", "ratio") if "ratio" in row else ():
+        low, high = row[f"{kind}_quartiles"]
+        print(f"{kind:10} {row[kind]:6.4f}, median of {row['steps']} steps (middle half {low:.3f} to {high:.3f})")
     if "ratio" in row:
-        low, high = row["ratio_quartiles"]
-        print(
-            f"ratio    {row['ratio']:8.4f} median of steps (middle half {low:.3f} to {high:.3f}), "
-            f"{row['ratio_of_means']:.4f} of means"
-        )
+        print(f"cpu_ratio of means {row['cpu_ratio_of_means']:6.4f}")
 
 
 if __name__ == "__main__":
