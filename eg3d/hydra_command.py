@@ -240,7 +240,7 @@ def _group(path: str) -> str:
 
 
 def _spelled(argument: str, schema: type) -> str:
-    """An override as Hydra wants it: keys below an open table (reward.gain=2) are set whether they are there or not."""
+    """An override as Hydra wants it: open tables, and keys below them (reward.gain=2), are set whether there or not."""
     key, equals, value = argument.partition("=")
     bare = key.lstrip("+")
     is_plain = equals and not key.startswith("~") and "@" not in key and "/" not in key
@@ -248,9 +248,9 @@ def _spelled(argument: str, schema: type) -> str:
 
 
 def _is_open(key: str, schema: type) -> bool:
-    """Whether a dotted key lies below a table of the schema that may hold any key."""
+    """Whether a dotted key is a table of the schema that may hold any key, or lies below one."""
     node: Any = schema
-    for part in key.split(".")[:-1]:
+    for part in key.split("."):
         if not dataclasses.is_dataclass(node) or part not in {field.name for field in dataclasses.fields(node)}:
             return False
         node = typing.get_type_hints(node)[part]

@@ -51,10 +51,10 @@ def changed(cfg: Config, changes: Mapping[str, Any]) -> Config:
 
 def with_changes(network: nn.Module, changes: Mapping[str, Any]) -> nn.Module:
     """The network of a file with changes: the same weights in a network of the changed config."""
-    cfg: Any = network.cfg
-    if (wanted := changed(cfg, changes)) == cfg:
+    if not changes:
         return network
-    made: nn.Module = type(network)(wanted)  # type: ignore[call-arg]
+    cfg: Any = network.cfg
+    made: nn.Module = type(network)(changed(cfg, changes))  # type: ignore[call-arg]
     made.load_state_dict(network.state_dict())
     return made.train(network.training)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from run_records import lines_of, start, state_of
+from run_records import assert_same_run, lines_of, start, state_of
 from tiny import flat_overrides, toy_draw
 from torch import Tensor
 
@@ -207,3 +209,26 @@ def test_two_processes_give_the_result_of_one(train_config: Make, tmp_path: Path
         assert line.keys() == wanted_line.keys()
         for name in wanted_line.keys() - {"num_images"}:
             assert line[name]["mean"] == pytest.approx(wanted_line[name]["mean"], rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_two_processes_stop_at_the_same_step(train_config: Make, tmp_path: Path) -> None:
+    """torchrun hands SIGTERM on; the run is then as if it had not been stopped, statistics of the tick included."""
+    settings = {"batch": 8, "total_kimg": 0.4, "tick_kimg": 0.2}
+    cfg = train_config(out=str(tmp_path / "stopped"), **settings)
+    process = start(TORCHRUN, flat_overrides(cfg))
+    state = Path(cfg.out) / "state.safetensors"
+    for _ in range(3000):
+        if state.exists() or process.poll() is not None:
+            break
+        time.sleep(0.02)
+    time.sleep(1.0)  # some steps of the first tick
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    shown = json.loads(state_of(Path(cfg.out))[1]["counters"])["num_images"]
+    assert 0 < shown < 400 and shown % 200, output
+    assert f"stopped by SIGTERM: the state after {shown} images is saved" in output
+    _run_twice(cfg)
+    whole = train_config(out=str(tmp_path / "whole"), **settings)
+    _run_twice(whole)
+    assert_same_run(Path(cfg.out), Path(whole.out))
