@@ -28,8 +28,8 @@ def config_from_data(cls: type[Config], data: Any, source: str) -> Config:
     """An instance of a config dataclass, nested ones too, from plain data.
 
     Keys that are absent take their defaults, so that files outlive new fields. Where one of a family of configs is
-    expected, the data's `name` says which. Raises ValueError, one line that begins
-    with `source`, for unknown keys, and with all of them for values of the wrong type; numbers must be finite.
+    expected, the data's `name` says which. Raises ValueError, one line that begins with `source`, for unknown keys, and
+    with all of them for values of the wrong type; numbers must be finite.
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{source}: expected a table of the settings of {cls.__name__}, found {_shown(data)}")

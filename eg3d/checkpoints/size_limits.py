@@ -5,8 +5,9 @@ They are far above every known network, and far below what would fill a machine 
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
+
+from eg3d.config_checks import configs_in
 
 MOST = 1 << 14  # of any width, number of channels or resolution
 _MOST_OF = {
@@ -24,17 +25,17 @@ def most_of(name: str) -> int:
     return _MOST_OF.get(name, MOST)
 
 
-def size_faults(config: Any, prefix: str = "") -> list[str]:
+def size_faults(config: Any) -> list[str]:
     """One line for every number of a network's configuration, nested ones too, that is beyond all usual sizes."""
     faults = []
-    for name, value in vars(config).items():
-        if dataclasses.is_dataclass(value):
-            faults += size_faults(value, f"{prefix}{name}.")
-        for number in value if isinstance(value, (list, tuple)) else [value]:
-            limit = MOST_REAL if isinstance(number, float) else most_of(name)
-            if isinstance(number, (int, float)) and not abs(number) <= limit:
-                shown = (
-                    f"{number:.6g}" if isinstance(number, float) or abs(number) < 1e100 else "a number of many digits"
-                )
-                faults.append(f"{prefix}{name}: {shown} is beyond {limit:g}")
+    for path, part in configs_in(config):
+        for name, value in vars(part).items():
+            for number in value if isinstance(value, (list, tuple)) else [value]:
+                limit = MOST_REAL if isinstance(number, float) else most_of(name)
+                if isinstance(number, (int, float)) and not abs(number) <= limit:
+                    faults.append(f"{path}{name}: {_shown(number)} is beyond {limit:g}")
     return faults
+
+
+def _shown(number: float) -> str:
+    return f"{number:.6g}" if isinstance(number, float) or abs(number) < 1e100 else "a number of many digits"

@@ -46,7 +46,7 @@ class Stats:
         return dict(zip(values, rows.split([len(v) for v in values.values()], dim=1), strict=True))
 
     def restore(self, pending: dict[str, Tensor], ranks: Ranks) -> None:
-        """Go on from `pending`: each process has its own values again; of another number, the first one has all."""
+        """Go on from `pending` [processes, K]: each process has its own again; of another number, the first has all."""
         is_same = all(len(rows) == ranks.size for rows in pending.values())
         for name, rows in pending.items():
             mine = rows[ranks.rank] if is_same else rows.flatten() if ranks.is_first else rows.new_empty(0)
