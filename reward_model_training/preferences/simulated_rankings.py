@@ -157,11 +157,12 @@ def read_scores(path: str | Path) -> dict[int, SurfaceScore]:
 
 
 def _parsed(row: list[str]) -> tuple[int, SurfaceScore]:
-    """Seed and score of a row. Raises ValueError or TypeError for anything but as many numbers, all finite."""
+    """Seed and score of a row. Raises ValueError or TypeError for anything but as many numbers, all finite; the
+    roughness of a shape without a surface alone is infinite."""
     seed, *texts = row
     values = [float(text) for text in texts]
-    if not all(map(math.isfinite, values)) or not 0 <= int(seed) <= LARGEST_SEED:
-        raise ValueError("not finite, or no seed")
+    if not (all(map(math.isfinite, values[1:])) and values[0] >= 0 and 0 <= int(seed) <= LARGEST_SEED):
+        raise ValueError(row)
     return int(seed), SurfaceScore(**dict(zip(SCORE_COLUMNS[1:], values, strict=True)))
 
 

@@ -87,11 +87,13 @@ def _do(items: list[Item], sizes: Sizes, options: argparse.Namespace, log: Path,
 
 
 def _lane(torture: Torture, items: list[Item], lane: int, log: Path, about: dict[str, Any]) -> None:
-    """Never returns. Every result is in the log before the next item begins."""
-    status = 1
+    """Never returns. Every result is in the log before the next item begins; a lane whose parent was killed ends."""
+    status, parent = 1, os.getppid()
     try:
         for item in items:
             result = torture.do(item, lane)
+            if os.getppid() != parent:
+                break
             with open(log, "a", encoding="utf-8") as file:
                 file.write(json.dumps({**about, **result.as_dict()}) + "\n")
             for line in result.bad:

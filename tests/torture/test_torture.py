@@ -16,7 +16,7 @@ import fuzz_tables
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = "dataset_tool zip,dataset_tool folder,convert,gen_samples,synthetic_heads folder,rank"
+QUICK = "dataset_tool zip,dataset_tool folder,convert,gen_samples,rank"
 READERS = {
     "codes": fuzz_tables.fuzz_codes,
     "representations": fuzz_tables.fuzz_representations,
@@ -35,7 +35,7 @@ def test_damaged_files_are_refused_in_one_line(reader: str) -> None:
     report = READERS[reader](100, 0)
     assert report.unexpected == []
     assert report.cases == 100
-    assert 30 < report.refused  # damage is found
+    assert report.refused > 30  # damage is found
 
 
 def torture(out: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -49,7 +49,7 @@ def torture(out: Path, *arguments: str) -> subprocess.Popen[str]:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
 def test_a_few_kills_and_faults(tmp_path: Path) -> None:
     """Nothing lost, nothing unclear, nothing executed, in the table that is printed and in the log."""
-    run = torture(tmp_path, "--kills", "6", "--faults", "60", "--fuzz", "0", "--hostile", "3", "--commands", QUICK)
+    run = torture(tmp_path, "--kills", "5", "--faults", "60", "--fuzz", "0", "--hostile", "3", "--commands", QUICK)
     output, _ = run.communicate(timeout=600)
     assert run.returncode == 0, output
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -61,7 +61,7 @@ def test_a_few_kills_and_faults(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
 def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
-    arguments = ["--kills", "0", "--faults", "0", "--fuzz", "200", "--hostile", "0"]
+    arguments = ["--kills", "0", "--faults", "0", "--fuzz", "100", "--hostile", "0"]
     first = torture(tmp_path, *arguments)
     log, end = tmp_path / "log.jsonl", time.monotonic() + 240
     while not (log.exists() and log.read_text().count("\n") > 1) and time.monotonic() < end and first.poll() is None:
@@ -73,4 +73,4 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     output, _ = second.communicate(timeout=600)
     assert second.returncode == 0, output
     assert log.read_text().startswith(before)
-    assert len({json.loads(line)["key"] for line in log.read_text().splitlines()}) == log.read_text().count("\n") == 22
+    assert len({json.loads(line)["key"] for line in log.read_text().splitlines()}) == log.read_text().count("\n") == 11
