@@ -11,13 +11,14 @@ TORCH_ARGS ?=
 # Large pages for large blocks: 1.4 to 2 times faster CPU steps on Linux, no effect elsewhere.
 export THP_MEM_ALLOC_ENABLE ?= 1
 
-.PHONY: help install demo test test-slow cuda-check gpu-test benchmarks lint format twin clean
+.PHONY: help install demo test test-slow cuda-check gpu-test benchmarks lint format twin torture clean
 
 help:
 	@echo "make install    virtual environment in $(VENV) with everything"
 	@echo "make demo       fine-tune the shipped twin with the shipped reward; writes runs/demo/report.html"
 	@echo "make test       the test suite (under 10 minutes on 2 cores)"
 	@echo "make test-slow  full-size golden arrays and other long checks"
+	@echo "make torture    kills, faults of disks, damaged and hostile files, in numbers; goes on where it was"
 	@echo "make cuda-check compile the CUDA kernels for every architecture; needs nvcc, no GPU"
 	@echo "make gpu-test   on a machine with a GPU: CUDA tests, memory check, benchmarks"
 	@echo "make benchmarks fused operations against their references on this machine"
@@ -50,6 +51,9 @@ test: install $(VENV)/.tools
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+torture: install
+	$(BIN)/python -m tests.torture.run
 
 NVCC ?= $(or $(shell command -v nvcc),/usr/local/cuda/bin/nvcc)
 cuda-check: install

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from eg3d.safe_write import naming_disk_faults
+
 log = logging.getLogger(__name__)
 LOCK_NAME = "run.lock"
 _LOCKED_BYTE = 2**30  # on Windows: far behind the text, since a locked byte cannot be read either
@@ -31,15 +33,19 @@ class FolderLock:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         path = Path(folder) / LOCK_NAME
-        self._file = open(path, "a+b")  # noqa: SIM115  (being open is what holds the lock)
+        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115  (being open is what holds the lock)
         if not _is_taken(self._file):
             self._file.close()
             raise RuntimeError(f"{folder}: another process{_holder(path)} is at work there; wait for it to end")
         _held.add(self._file)
         holder = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        self._file.truncate(0)
-        self._file.write(json.dumps(holder).encode())
-        self._file.flush()
+        try:
+            with naming_disk_faults(path):
+                self._file.truncate(0)
+                self._file.write(json.dumps(holder).encode())
+        except OSError:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Let others in; a second call does nothing."""

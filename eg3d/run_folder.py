@@ -39,6 +39,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LIBRARIES = ("torch", "numpy", "hydra-core", "pytorch-lightning", "scikit-image")
 Inputs = Mapping[str, "str | Path | Sequence[Path] | None"]
 _KEYS = {"command": str, "config": str, "inputs": dict, "facts": dict, "sessions": list}  # that a comparison needs
+_CODE_KEYS, _INPUT_KEYS = ("code", "code_sha256"), ("name", "sha256")
 _ABSENT = "no such setting"
 
 
@@ -144,8 +145,14 @@ class RunRecord:
             run = json.loads(path.read_text(encoding="utf-8"))
             if not (isinstance(run, dict) and all(isinstance(run.get(key), kind) for key, kind in _KEYS.items())):
                 raise ValueError(f"it must have {', '.join(_KEYS)}")
-            if not (run["sessions"] and {"code", "code_sha256"} <= run["sessions"][-1].keys()):
+            if not (run["sessions"] and all(isinstance(run["sessions"][-1].get(key), str) for key in _CODE_KEYS)):
                 raise ValueError("its last session does not say which code it ran")
+            if not all(
+                files is None or all(isinstance(files.get(key), str) for key in _INPUT_KEYS)
+                for files in run["inputs"].values()
+            ):
+                raise ValueError("it does not say which inputs the run has")
+            json.dumps(run, allow_nan=False)  # as it is written again
             path = folder / CONFIG_NAME
             return cls(_settings_of(OmegaConf.load(path)), run)
         except (OSError, ValueError, AttributeError, RecursionError, OmegaConfBaseException, YAMLError) as error:

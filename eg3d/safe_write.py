@@ -20,13 +20,8 @@ from eg3d.leftovers import without_leftovers
 _LEFTOVER = re.compile(r"\..+-[a-z0-9_]{8}(\.[^.]*)?")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_BYTES = 4096  # a file system with less than one block left is full, whatever a writer says about its failure
-
-_WRITE_FAULTS = (
-    "I/O error",
-    "IoError(",
-    "PytorchStreamWriter",
-    "inline_container",
-)  # in errors of writers that are not Python's
+# What errors of writers that are not Python's say: of safetensors, of torch.
+_WRITE_FAULTS = ("I/O error", "IoError(", "PytorchStreamWriter", "inline_container")
 
 
 @contextlib.contextmanager

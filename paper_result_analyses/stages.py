@@ -112,7 +112,7 @@ class StageRunner:
 
     def _is_done(self, record: Mapping[str, Any], fingerprint: str) -> bool:
         is_same = record["state"] == "done" and record["fingerprint"] == fingerprint
-        return is_same and all(file.exists() for file in self._outputs(record))
+        return is_same and all(map(os.path.exists, self._outputs(record)))  # of any name, a damaged one too
 
     def _outputs(self, record: Mapping[str, Any]) -> list[Path]:
         return [self.folder / file for file in record["outputs"]]

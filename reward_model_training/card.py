@@ -87,7 +87,7 @@ def read_card(path: str | Path) -> tuple[RewardCard, str]:
     """Card and weights digest of a `reward.yaml`. Raises ValueError, one line, for anything that is not one."""
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not plain YAML data ({' '.join(str(error).split())})") from None
     found = data.get("format") if isinstance(data, Mapping) else type(data).__name__
     if found not in (FORMAT, EARLIER_FORMAT):

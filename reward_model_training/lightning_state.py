@@ -17,6 +17,7 @@ from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from eg3d.checkpoints.torch_files import load_plain
 from eg3d.safe_write import atomic_path
 from eg3d.stop_signals import HeldStops
 
@@ -27,11 +28,10 @@ AGAIN = "delete it to start again"
 def read_state(path: str | Path) -> dict[str, Any]:
     """Training state as plain data. Raises ValueError (one line) if the file is damaged or holds code."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds here, all with the same answer
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: unreadable training state ({reason}); {AGAIN}") from None
-    if not isinstance(state, dict) or "state_dict" not in state:
+        state = load_plain(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: unreadable training state ({error}); {AGAIN}") from None
+    if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         raise ValueError(f"{path}: not a training state of this program; {AGAIN}")
     if state.pop("sha256", None) != checksum(state):
         raise ValueError(f"{path}: damaged training state (its checksum differs); {AGAIN}")
@@ -114,9 +114,10 @@ class BestEpoch(Callback):
 
     def read(self, path: str | Path) -> None:
         """Take over what the state of a run at `path` says. Raises ValueError for a state without it."""
+        state = read_state(path)
         try:
-            self.load_state_dict(read_state(path)["callbacks"][self.state_key])
-        except (KeyError, TypeError) as error:
+            self.load_state_dict(state["callbacks"][self.state_key])
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path}: a training state without its best epoch ({error!r}); {AGAIN}") from None
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from eg3d.checkpoints.manifest import resolve
+from eg3d.checkpoints.torch_files import load_plain
 from eg3d.file_hash import sha256_of
 from eg3d.metrics import random_convolutions
 from eg3d.metrics.inception import Inception
@@ -139,12 +140,9 @@ def _weights_path(name: str) -> Path:
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a state dict in a torch file; anything else in it is refused with ValueError, nothing in it runs."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged or hostile file fails in any way; all that matters here is that it did
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} is not a file of tensors alone: {reason}") from None
+        found = load_plain(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a file of tensors alone: {error}") from None
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ValueError(f"{path} holds a {type(found).__name__}, expected a state dict: names and tensors")
     return dict(found)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eg3d.array_files import npy_bytes
+from eg3d.array_files import npy_bytes, parse_npy
 from eg3d.progress import progress_bar
 from eg3d.representations.protocol import Representation
 from eg3d.safe_write import atomic_path, write_json
@@ -127,16 +127,18 @@ class RepresentationStore:
 
     def _read(self, path: Path) -> Tensor:
         try:
-            array = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+            array = parse_npy(path.read_bytes())
+        except (ValueError, OSError) as error:
             raise ValueError(f"{path}: damaged file ({error}); delete it and it is made again") from None
         if path.parent not in self._shapes:
             self._shapes[path.parent] = _shape_in(path.parent)
         shape, dtype = self._shapes[path.parent], str(self.stored_type).removeprefix("torch.")
-        if not isinstance(array, np.ndarray) or list(array.shape) != shape or str(array.dtype) != dtype:
-            found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "an archive"
+        if list(array.shape) != shape or str(array.dtype) != dtype:
+            found = f"{array.dtype} {list(array.shape)}"
             raise ValueError(f"{path}: expected {dtype} {shape}, found {found}; delete it and it is made again")
-        return torch.from_numpy(array)
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path}: has numbers that are not finite; delete it and it is made again")
+        return torch.from_numpy(array.copy())
 
 
 def _shape_in(folder: Path) -> list[int]:
@@ -144,7 +146,7 @@ def _shape_in(folder: Path) -> list[int]:
     path = folder / "about.json"
     try:
         return list(json.loads(path.read_text(encoding="utf-8"))["shape"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read ({error!r}); delete the folder and it is made again") from None
 
 

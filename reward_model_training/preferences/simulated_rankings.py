@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -129,23 +130,40 @@ def rank_batches(
 
 
 def read_scores(path: str | Path) -> dict[int, SurfaceScore]:
-    """Scores by seed. A missing file is made with its header; a last line that a stop cut short is removed."""
+    """Scores by seed. A missing file is made with its header; a last line that a stop cut short is removed.
+
+    Raises ValueError (one line that names the file) for anything that is not such a table.
+    """
     path = Path(path)
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text or not whole:
-        write_text(path, whole or ",".join(SCORE_COLUMNS) + "\n")
-    rows = list(csv.reader(whole.splitlines()))
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        whole = text[: text.rfind("\n") + 1]
+        rows = list(csv.reader(whole.splitlines(), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not a UTF-8 CSV table ({error})") from None
     if rows and tuple(rows[0]) != SCORE_COLUMNS:
-        raise ValueError(f"{path}: expected the header {','.join(SCORE_COLUMNS)!r}, found {','.join(rows[0])!r}")
+        raise ValueError(f"{path}: expected the header {','.join(SCORE_COLUMNS)!r}, found {','.join(rows[0])[:200]!r}")
     scores = {}
     for line, row in enumerate(rows[1:], start=2):
         try:
-            seed, *values = row
-            scores[int(seed)] = SurfaceScore(**dict(zip(SCORE_COLUMNS[1:], map(float, values), strict=True)))
+            seed, score = _parsed(row)
         except (TypeError, ValueError):
-            raise ValueError(f"{path}, line {line}: expected {len(SCORE_COLUMNS)} numbers, found {row}") from None
+            found = ",".join(row)[:200]
+            raise ValueError(f"{path}, line {line}: expected {len(SCORE_COLUMNS)} numbers, found {found!r}") from None
+        scores[seed] = score
+    if whole != text or not whole:
+        write_text(path, whole or ",".join(SCORE_COLUMNS) + "\n")
     return scores
+
+
+def _parsed(row: list[str]) -> tuple[int, SurfaceScore]:
+    """Seed and score of a row. Raises ValueError or TypeError for anything but as many numbers, all finite; the
+    roughness of a shape without a surface alone is infinite."""
+    seed, *texts = row
+    values = [float(text) for text in texts]
+    if not (all(map(math.isfinite, values[1:])) and values[0] >= 0 and 0 <= int(seed) <= LARGEST_SEED):
+        raise ValueError(row)
+    return int(seed), SurfaceScore(**dict(zip(SCORE_COLUMNS[1:], values, strict=True)))
 
 
 def _row(seed: int, score: SurfaceScore) -> str:

@@ -21,6 +21,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from toys import COMMANDS, Command, leftovers, results_of
 
+from reward_model_training.lightning_state import checksum
+
 DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EDQUOT)
 FAILING = ("open", "os.rename", "os.mkdir", "fsync")  # points that a disk can refuse
 LOGS = ("stats.jsonl", "trajectories.csv", "scores.csv", "rankings.csv", "before_after.csv")  # texts without a checksum
@@ -250,11 +252,14 @@ def _foreign_metadata(path: Path) -> None:
 
 def _nan_in_checkpoint(path: Path, rng: random.Random) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
+    del state["sha256"]
     next(t for t in state["state_dict"].values() if t.is_floating_point()).view(-1)[0] = float("nan")
-    torch.save(state, path)
+    torch.save({**state, "sha256": checksum(state)}, path)  # as if it had been written so
 
 
 def _foreign_checkpoint(path: Path) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
-    del state["callbacks"]
-    torch.save({**state, "pytorch-lightning_version": "9.9.9"}, path)
+    for name in ("callbacks", "sha256"):
+        del state[name]
+    state["pytorch-lightning_version"] = "9.9.9"
+    torch.save({**state, "sha256": checksum(state)}, path)

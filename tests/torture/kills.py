@@ -75,17 +75,23 @@ def _whole(command: Command, folder: Path, **options: object) -> Outcome:
     return done
 
 
-def kill_once(name: str, reference: Reference, rng: random.Random, place: Path, toys: Path) -> list[str]:
-    """Kill a run, perhaps twice, and let it go on to its end; returns what was wrong, nothing if all is well."""
-    command, faults = COMMANDS[name], []
+def kill_once(name: str, reference: Reference, rng: random.Random, place: Path, toys: Path) -> tuple[list[str], int]:
+    """Kill a run, perhaps twice, and let it go on to its end.
+
+    Returns what was wrong, nothing if all is well, and the number of kills that met the run at work.
+    """
+    command, faults, count = COMMANDS[name], [], 0
     with own_folder(place, toys) as folder:
         for _ in range(rng.choice((1, 1, 1, 2))):
-            faults += _killed(command, reference, rng, folder)
+            found, is_met = _killed(command, reference, rng, folder)
+            faults += found
+            count += is_met
         faults += continued(command, reference, folder)
-    return faults
+    return faults, count
 
 
-def _killed(command: Command, reference: Reference, rng: random.Random, folder: Path) -> list[str]:
+def _killed(command: Command, reference: Reference, rng: random.Random, folder: Path) -> tuple[list[str], bool]:
+    """Start the command and send it a signal; returns what was wrong, and whether it ended by it."""
     number = rng.choice(SIGNALS)
     if rng.random() < 0.5:
         moment = f"after {(seconds := rng.uniform(0.0, reference.seconds)):.3f} s"
@@ -102,8 +108,8 @@ def _killed(command: Command, reference: Reference, rng: random.Random, folder: 
     allowed = {0, -number, STOP_CODES.get(number, 0)}
     where = f"{command.name}, {signal.Signals(number).name} {moment}"
     if done.is_late or done.code not in allowed or "Traceback" in done.err:
-        return [f"{where}: ended with code {done.code}: {done.err[-300:]!r}"]
-    return []
+        return [f"{where}: ended with code {done.code}: {done.err[-300:]!r}"], True
+    return [], done.code != 0
 
 
 def continued(command: Command, reference: Reference, folder: Path) -> list[str]:

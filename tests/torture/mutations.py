@@ -7,10 +7,13 @@ The same seed gives the same cases.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import random
 import resource
+import shutil
 import signal
+import tempfile
 import threading
 import traceback
 import warnings
@@ -47,6 +50,23 @@ class FuzzReport:
 
     def line(self) -> str:
         return f"{self.cases} cases, {self.refused} refused in one line, {len(self.unexpected)} unexpected"
+
+
+def fuzzed(
+    cases: int, seed: int, damaged: Callable[[random.Random, Path], Path], read: Callable[[Path], None]
+) -> FuzzReport:
+    """Read so many damaged files: `damaged(rng, folder)` makes one in an empty folder, errors must name its path."""
+    report = FuzzReport()
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    try:
+        for index in range(cases):
+            path = damaged(random.Random(f"{seed}/{index}"), folder)
+            tried(report, f"{seed}/{index} {read.__name__}", functools.partial(read, path), file=path)
+            for other in folder.iterdir():
+                shutil.rmtree(other) if other.is_dir() else other.unlink()
+    finally:
+        shutil.rmtree(folder)
+    return report
 
 
 class TimeIsUp(BaseException):
