@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from eg3d.array_files import npy_bytes
 from eg3d.data_files import DataFiles, shown
 from eg3d.data_labels import LABEL_SIZE, OPTIONAL_ARRAYS, check_depths, read_array, read_labelled
 from eg3d.leftovers import without_leftovers
 from eg3d.png import read_pixels
-from eg3d.safe_write import atomic_path, naming_full_disks
+from eg3d.safe_write import atomic_path, naming_disk_faults
 
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can store; a real one would change the bytes of every run
 PNG_LEVEL = 6
@@ -93,14 +94,12 @@ class ArchiveWriter:
             sides = OPTIONAL_ARRAYS[name]
             if array.ndim != 1 + len(sides) or len(array) != self._num_images:
                 raise ValueError(f"{name} must be [{self._num_images}, {', '.join(sides)}], got {list(array.shape)}")
-            buffer = io.BytesIO()
-            np.save(buffer, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
-            self._write(f"{name}.npy", buffer.getvalue())
+            self._write(f"{name}.npy", npy_bytes(np.ascontiguousarray(array, dtype=np.float32)))
         is_labelled = len(self._labels) == self._num_images
         table = {"labels": [list(item) for item in self._labels] if is_labelled else None, "recipe": recipe}
         self._write("dataset.json", json.dumps(table, allow_nan=False).encode())
 
-    def _write(self, name: str, content: bytes) -> None:
+    def _write(self, name: str, content: bytes | memoryview) -> None:
         if self._zip is not None:
             self._zip.writestr(zipfile.ZipInfo(name, date_time=ZIP_TIME), content)
             return
@@ -119,7 +118,7 @@ def create_archive(path: str | Path) -> Iterator[ArchiveWriter]:
     check_destination(path)
     path = Path(path)
     is_zip = path.suffix == ".zip"
-    with without_leftovers(path, atomic_path(path) if is_zip else _atomic_folder(path)) as temporary:
+    with atomic_path(path) if is_zip else without_leftovers(path, _atomic_folder(path)) as temporary:
         if is_zip:
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as handle:
                 yield ArchiveWriter(path, handle)
@@ -144,7 +143,7 @@ def _atomic_folder(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     temporary.mkdir()
     try:
-        with naming_full_disks(path):
+        with naming_disk_faults(path):
             yield temporary
             os.replace(temporary, path)
     finally:

@@ -1,7 +1,10 @@
-"""Reading .npy files that may be damaged: the header is matched, never evaluated, and compared with the bytes there."""
+"""The bytes of .npy files. Reading takes damaged ones: the header is matched, never evaluated, and compared with what
+is there. Writing leaves the file to its caller, because numpy does not notice when a disk is full at the closing.
+"""
 
 from __future__ import annotations
 
+import io
 import math
 import re
 
@@ -12,6 +15,13 @@ _HEADER = re.compile(
     r"\{\s*'descr':\s*'(?P<dtype>[<>|=]?[biuf][1248])',\s*'fortran_order':\s*(?P<fortran>True|False),"
     r"\s*'shape':\s*\((?P<shape>(?:(?:0|[1-9]\d{0,17}),\s*){0,31}(?:(?<=[\s,])(?:0|[1-9]\d{0,17}))?)\),?\s*\}\s*"
 )
+
+
+def npy_bytes(array: np.ndarray) -> memoryview:
+    """The .npy file of an array of numbers."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getbuffer()
 
 
 def parse_npy(content: bytes) -> np.ndarray:

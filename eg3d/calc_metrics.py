@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eg3d.click_command import Cutoff, OneLineCommand, switch
+from eg3d.safe_write import naming_disk_faults
 
 if TYPE_CHECKING:
     import torch
@@ -164,7 +165,7 @@ def data_of_run(folder: Path | None, network: str) -> str:
 def append_line(path: Path, line: str) -> None:
     """Add one line to a file, in one write that is on disk afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
+    with naming_disk_faults(path), open(path, "a", encoding="utf-8") as file:
         file.write(line + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -8,6 +8,7 @@ group: `model/backbone=NAME` chooses its member; the command's YAML names the de
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -15,8 +16,9 @@ import logging
 import os
 import re
 import sys
+import threading
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -162,7 +164,8 @@ def _run(main: Callable[[Any], None], cfg: Any, sweep: Sweep | None) -> None:
         value = _instance(cfg)
         if sweep is not None:
             value = dataclasses.replace(value, out=sweep.out(value.out, HydraConfig.get().overrides.task))
-        main(value)
+        with _errors_of_threads():
+            main(value)
     except InstantiationException as error:  # of a `_target_`: what went wrong in it is the news
         cause = error.__cause__
         if cause is not None and not isinstance(cause, (*CLEAN_ERRORS, ImportError)):
@@ -172,6 +175,28 @@ def _run(main: Callable[[Any], None], cfg: Any, sweep: Sweep | None) -> None:
         if not is_clean(error):
             raise
         _fail(error)
+
+
+@contextlib.contextmanager
+def _errors_of_threads() -> Iterator[None]:
+    """Within the block a thread that fails (one that writes TensorBoard's files, say) prints no trace where one line
+    will do; its error is raised at the end, unless the block raises one itself."""
+    found: list[BaseException] = []
+    before = threading.excepthook
+
+    def note(failed: threading.ExceptHookArgs) -> None:
+        if failed.exc_value is not None and is_clean(failed.exc_value):
+            found.append(failed.exc_value)
+        else:
+            before(failed)
+
+    threading.excepthook = note
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+    if found:
+        raise found[0]
 
 
 def _fail(error: BaseException) -> NoReturn:

@@ -14,10 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from eg3d.leftovers import without_leftovers
+
 # What a killed writer leaves: ".NAME-" and eight characters, then the suffix of the file it was to become.
 _LEFTOVER = re.compile(r"\..+-[a-z0-9_]{8}(\.[^.]*)?")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_BYTES = 4096  # a file system with less than one block left is full, whatever a writer says about its failure
+
+_WRITE_FAULTS = (
+    "I/O error",
+    "IoError(",
+    "PytorchStreamWriter",
+    "inline_container",
+)  # in errors of writers that are not Python's
 
 
 @contextlib.contextmanager
@@ -25,15 +34,21 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; move it into place when the block ends without an error.
 
     The temporary name keeps the suffix of `path`, because writers choose their format by it. Missing folders are
-    made, and a file that is replaced keeps its rights. On an error the temporary file is removed and `path` is left as
-    it was. Raises OSError, which names `path`, when the disk is full, whatever the writer in the block makes of that.
+    made, a file that is replaced keeps its rights, and what killed runs left of the same file goes. On an error the
+    temporary file is removed and `path` is left as it was. Raises OSError, which names `path`, when the disk is full or
+    fails, whatever the writer in the block makes of that.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with naming_full_disks(target):
+    with without_leftovers(target, _temporary(target)) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    with naming_disk_faults(target):
         temporary = _made(target)
     try:
-        with naming_full_disks(target):  # and not around the removal, after which there is room again
+        with naming_disk_faults(target):  # and not around the removal, after which there is room again
             yield temporary
             with open(temporary, "r+b") as file:  # Windows syncs writable handles only
                 os.fsync(file.fileno())
@@ -45,14 +60,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def naming_full_disks(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn any error that a full disk causes inside the block into one OSError that names `path`."""
+def naming_disk_faults(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn any error that a full or failing disk causes inside the block into one OSError that names `path`."""
     try:
         yield
     except Exception as error:
-        if not _is_full(error, Path(path).parent):
-            raise
-        raise OSError(f"{path}: not written, the disk is full; make room there, or give another folder") from error
+        if _is_full(error, Path(path).parent):
+            raise OSError(f"{path}: not written, the disk is full; make room there, or give another folder") from error
+        if _is_write_fault(error):
+            raise OSError(f"{path}: not written ({' '.join(str(error).split())[:200]})") from error
+        raise
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
@@ -95,6 +112,13 @@ def _is_full(error: Exception, folder: Path) -> bool:
         return shutil.disk_usage(folder).free < _FULL_BYTES
     except OSError:
         return False
+
+
+def _is_write_fault(error: Exception) -> bool:
+    """Whether a write failed and the error does not say of which file: of Python, of safetensors, of torch."""
+    if isinstance(error, OSError):
+        return error.errno is not None and error.filename is None
+    return any(words in str(error) for words in _WRITE_FAULTS)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dataset_preprocessing.synthetic_heads.run import SyntheticHeadsConfig
+from dataset_preprocessing.synthetic_heads.run import HeadsConfig
 from eg3d.checkpoints.manifest import resolve
 from eg3d.finetuning.config import FinetuneConfig
 from eg3d.hydra_command import compose_config
@@ -55,7 +55,7 @@ def make_data(cfg: PipelineConfig, runner: StageRunner) -> Path:
     from dataset_preprocessing.synthetic_heads.run import make_heads
 
     words = _words(cfg.heads, {"out": cfg.data})
-    heads = compose_config("heads", SyntheticHeadsConfig, words)
+    heads = compose_config("heads", HeadsConfig, words)
 
     def work() -> list[Path]:
         if Path(heads.out).exists():
@@ -173,7 +173,7 @@ def reward_folder(path_or_name: str) -> Path:
     return path if path.is_dir() else resolve(path_or_name).parent
 
 
-def check_recipe(cfg: SyntheticHeadsConfig) -> None:
+def check_recipe(cfg: HeadsConfig) -> None:
     """Refuse a data set that is there already but was made by another recipe; raises ValueError naming the settings."""
     from dataset_preprocessing.archive import check_archive
 

@@ -19,7 +19,7 @@ HYDRA = {  # module of the schema, its name there, or that of the function that 
     "eg3d.training.config": "TrainConfig",
     "eg3d.finetuning.config": "FinetuneConfig",
     "eg3d.checkpoints.ship": "ShipConfig",
-    "dataset_preprocessing.synthetic_heads.run": "SyntheticHeadsConfig",
+    "dataset_preprocessing.synthetic_heads.run": "HeadsConfig",
     "dataset_preprocessing.conversion": "ConversionConfig",
     "reward_model_training.train": "RewardTrainConfig",
     "reward_model_training.preferences.simulated_rankings": "RankConfig",

@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from eg3d.safe_write import atomic_path, naming_full_disks, write_json, write_text
+from eg3d.safe_write import atomic_path, naming_disk_faults, write_json, write_text
 
 
 def test_writing_makes_folders_and_leaves_only_the_file(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(small_disk: Path, kind: str
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"), atomic_path(tmp_path / "a.txt"):
         (tmp_path / "nowhere").read_bytes()
-    with pytest.raises(OSError, match="full") as error, naming_full_disks(tmp_path / "log.txt"):
+    with pytest.raises(OSError, match="full") as error, naming_disk_faults(tmp_path / "log.txt"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert str(tmp_path / "log.txt") in str(error.value)
 

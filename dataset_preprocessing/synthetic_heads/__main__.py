@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataset_preprocessing.synthetic_heads.run import SyntheticHeadsConfig, make_heads, save_contact_sheet
+from dataset_preprocessing.synthetic_heads.run import HeadsConfig, make_heads, save_contact_sheet
 from eg3d.hydra_command import hydra_command
 from eg3d.progress import progress_bar
 
 
-@hydra_command(config_name="heads", schema=SyntheticHeadsConfig)
-def main(cfg: SyntheticHeadsConfig) -> None:
+@hydra_command(config_name="heads", schema=HeadsConfig)
+def main(cfg: HeadsConfig) -> None:
     """Render posed portraits of parametric heads and write them with their camera labels (zip or folder)."""
     if cfg.num_images:
         with progress_bar("heads", cfg.num_images) as advance:

@@ -35,7 +35,7 @@ CAMERA_STREAM = 7  # separates the cameras' random numbers from the heads'
 
 
 @dataclass
-class SyntheticHeadsConfig:
+class HeadsConfig:
     """Synthetic heads: posed portraits with camera labels in the EG3D format."""
 
     out: str = "data/heads64.zip"  # .zip or a new folder
@@ -86,7 +86,7 @@ def head_seed(seed: int, head: int) -> int:
     return seed * HEADS_PER_SEED + head
 
 
-def head_cameras(cfg: SyntheticHeadsConfig, head: int) -> torch.Tensor:
+def head_cameras(cfg: HeadsConfig, head: int) -> torch.Tensor:
     """Labels [views_per_head, 25] of one head: yaw and pitch from normals truncated at their maxima."""
     rng = np.random.RandomState([CAMERA_STREAM, cfg.seed, head])
     angles = [
@@ -113,7 +113,7 @@ class Portrait(NamedTuple):
     depth: np.ndarray | None  # float32 [R, R] world units, 0 = background
 
 
-def portraits(cfg: SyntheticHeadsConfig, group: int) -> list[Portrait]:
+def portraits(cfg: HeadsConfig, group: int) -> list[Portrait]:
     """Every view of the heads of one group; depends on the config and `group` only."""
     num_heads = -(-cfg.num_images // cfg.views_per_head)
     heads = range(group * GROUP, min((group + 1) * GROUP, num_heads))
@@ -129,7 +129,7 @@ def portraits(cfg: SyntheticHeadsConfig, group: int) -> list[Portrait]:
     return [Portrait(encode_png(image), label.tolist(), depth) for image, label, depth in views]
 
 
-def make_heads(cfg: SyntheticHeadsConfig, *, advance: Advance = ignore) -> Path:
+def make_heads(cfg: HeadsConfig, *, advance: Advance = ignore) -> Path:
     """Write the data set of `cfg`; `advance(count)` after every `count` images. Returns the path written.
 
     Raises ValueError with all faults of the config, or if a destination folder is not empty.
@@ -157,7 +157,7 @@ def make_heads(cfg: SyntheticHeadsConfig, *, advance: Advance = ignore) -> Path:
     return Path(cfg.out)
 
 
-def _recipe(cfg: SyntheticHeadsConfig, seeds: list[int]) -> dict:
+def _recipe(cfg: HeadsConfig, seeds: list[int]) -> dict:
     skip = ("out", "workers", "contact_sheet", "contact_heads")  # nothing that leaves the content as it is
     settings = {k: v for k, v in asdict(cfg).items() if k not in skip}
     return {
@@ -170,7 +170,7 @@ def _recipe(cfg: SyntheticHeadsConfig, seeds: list[int]) -> dict:
 
 
 @contextlib.contextmanager
-def _all_portraits(cfg: SyntheticHeadsConfig, num_groups: int) -> Iterator[Iterator[list[Portrait]]]:
+def _all_portraits(cfg: HeadsConfig, num_groups: int) -> Iterator[Iterator[list[Portrait]]]:
     """Portraits of every group in order, from this process or from workers; for a `with` block."""
     if cfg.workers == 1:
         with _one_thread():
@@ -194,7 +194,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def save_contact_sheet(path: str | Path, cfg: SyntheticHeadsConfig, *, resolution: int = 128) -> None:
+def save_contact_sheet(path: str | Path, cfg: HeadsConfig, *, resolution: int = 128) -> None:
     """PNG of the first heads of a data set, one row each, from the front and from the extreme poses."""
     seeds = [head_seed(cfg.seed, i) for i in range(cfg.contact_heads)]
     with _one_thread(), atomic_path(path) as temporary:

@@ -134,7 +134,7 @@ def export_volume(volume: np.ndarray, path: str | Path, *, box_warp: float) -> N
     data = np.ascontiguousarray(volume.transpose(2, 1, 0), dtype="<f4")
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(_mrc_header(data, step=box_warp / (volume.shape[0] - 1), origin=-box_warp / 2))
-        data.tofile(file)
+        file.write(data.data)  # not tofile, which does not notice when a disk is full at the end
 
 
 def _mrc_header(data: np.ndarray, *, step: float, origin: float) -> bytes:

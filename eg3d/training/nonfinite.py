@@ -18,7 +18,7 @@ NUM_NAMED = 3  # names shown of a longer list
 
 
 def clean_gradient(gradient: Tensor | None) -> Tensor | None:
-    """NaN to 0 and infinities to +-1e5, as published; None stays None (the parameter had no part)."""
+    """NaN to 0 and infinities to +-1e5, as published, in a gradient [...]; None stays None (it had no part)."""
     if gradient is None:
         return None
     return torch.nan_to_num(gradient, nan=NAN_GRADIENT, posinf=INFINITE_GRADIENT, neginf=-INFINITE_GRADIENT)
@@ -58,7 +58,7 @@ def require_finite(
 
 
 def all_finite(tensors: Sequence[Tensor]) -> list[bool]:
-    """Of each tensor, whether all its numbers are finite; devices are asked once each."""
+    """Of each tensor [...], of any shape, whether all its numbers are finite; devices are asked once each."""
     flags = [tensor.isfinite().all() for tensor in tensors]
     found = [False] * len(flags)
     for device in {flag.device for flag in flags}:

@@ -37,7 +37,7 @@ def save_training_state(
     counters: Counters,
     pending: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write everything that the next step depends on, and the statistics `pending` since the last tick."""
+    """Write all that the next step depends on, and the statistics `pending` [processes, K] since the last tick."""
     tensors: dict[str, Tensor] = {f"{PENDING}{name}": values for name, values in (pending or {}).items()}
     for name, network in networks.items():
         tensors |= {f"network/{name}/{key}": value for key, value in network.state_dict().items()}
@@ -57,7 +57,7 @@ def save_training_state(
 def load_training_state(
     path: str | Path, *, networks: Networks, optimizers: Optimizers, counters: Counters
 ) -> dict[str, Tensor]:
-    """Put the state of `save_training_state` into the given objects; returns the statistics that were pending.
+    """Put a saved state into the given objects; returns the statistics [processes, K] that were pending.
 
     Raises ValueError in one line, which names the file and what else the run can go on from, when the file is damaged,
     lacks something or belongs to other networks or optimisers; damage is found before anything is changed.

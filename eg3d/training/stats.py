@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eg3d.safe_write import naming_full_disks, write_text
+from eg3d.safe_write import naming_disk_faults, write_text
 from eg3d.training.ranks import Ranks
 
 Collected = dict[str, dict[str, float]]  # by name: num, mean, std; nonfinite where values were not finite
@@ -46,7 +46,7 @@ class Stats:
         return dict(zip(values, rows.split([len(v) for v in values.values()], dim=1), strict=True))
 
     def restore(self, pending: dict[str, Tensor], ranks: Ranks) -> None:
-        """Go on from `pending`: each process has its own values again; of another number, the first one has all."""
+        """Go on from `pending` [processes, K]: each process has its own again; of another number, the first has all."""
         is_same = all(len(rows) == ranks.size for rows in pending.values())
         for name, rows in pending.items():
             mine = rows[ranks.rank] if is_same else rows.flatten() if ranks.is_first else rows.new_empty(0)
@@ -97,7 +97,7 @@ class StatsWriter:
         """One line a tick; the mean of no finite value is written as null. Steps of TensorBoard are images shown."""
         line: dict[str, Any] = {name: {k: finite(v) for k, v in stat.items()} for name, stat in collected.items()}
         line |= {"num_images": num_images, "timestamp": time.time()}
-        with naming_full_disks(self._path):
+        with naming_disk_faults(self._path):
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
             for name, stat in collected.items():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eg3d.array_files import npy_bytes
 from eg3d.progress import Advance, ignore
 from eg3d.representations.shape import ShapeConfig
 from eg3d.safe_write import atomic_path
@@ -86,7 +87,7 @@ def _interpolation(G: Generator, cfg: VideosConfig, written: Written, advance: A
     written.files.append(path)
     if poses:
         with atomic_path(folder / "trajectory.npy") as temporary:
-            np.save(temporary, np.stack(poses))
+            temporary.write_bytes(npy_bytes(np.stack(poses)))
         written.files.append(folder / "trajectory.npy")
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eg3d.array_files import npy_bytes
 from eg3d.progress import progress_bar
 from eg3d.representations.protocol import Representation
 from eg3d.safe_write import atomic_path, write_json
@@ -122,7 +123,7 @@ class RepresentationStore:
                 write_json(path.parent / "about.json", {**self._about(key.psi), "shape": list(x.shape)})
             self._described.add(path.parent)
         with atomic_path(path) as temporary:
-            np.save(temporary, x, allow_pickle=False)
+            temporary.write_bytes(npy_bytes(x))
 
     def _read(self, path: Path) -> Tensor:
         try:

@@ -23,7 +23,7 @@ from eg3d.generators.protocol import Generator
 from eg3d.progress import Advance, ignore
 from eg3d.representations.sigma_field import SigmaField
 from eg3d.run_folder import RunFolder
-from eg3d.safe_write import write_text
+from eg3d.safe_write import naming_disk_faults, write_text
 from eg3d.samples import SampleConfig, sample_seeds
 from eg3d.seeds import LARGEST_SEED, MOST_SEEDS
 from reward_model_training.preferences.rankings import MAX_ITEMS, MIN_ITEMS, Ranking
@@ -98,7 +98,11 @@ def annotate_seeds(cfg: RankConfig, *, advance: Advance = ignore) -> dict[int, S
         done = {seed: score for seed, score in read_scores(scores_csv).items() if seed in cfg.seeds()}
         missing = [seed for seed in cfg.seeds() if seed not in done]
         advance(len(done))
-        with open(scores_csv, "a", encoding="utf-8", newline="") as file, _scored(G, missing, cfg) as scores:
+        with (
+            naming_disk_faults(scores_csv),
+            open(scores_csv, "a", encoding="utf-8", newline="") as file,
+            _scored(G, missing, cfg) as scores,
+        ):
             for seed, score in zip(missing, scores, strict=True):
                 file.write(_row(seed, score))
                 file.flush()

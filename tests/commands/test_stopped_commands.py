@@ -26,7 +26,7 @@ def _commands(folder: Path, images: Path, networks: Path) -> dict[str, list[str]
     network, out = ["--network", str(networks)], ["--outdir", str(folder / "out")]
     rankings = folder / "rankings.csv"
     write_rankings(rankings, [Ranking(n, (3 * n, 3 * n + 1, 3 * n + 2), "simulated") for n in range(200)])
-    slab = ["data.representation.resolution=48", f"data.store_dir={folder / 'store'}", "data.generator=twin"]
+    slab = [f"data.store_dir={folder / 'store'}", "data.generator=twin"]
     train = flat_overrides(tiny_train_config(folder / "run", images))
     return {
         "eg3d.train": [*train, "total_kimg=1000"],
@@ -94,7 +94,7 @@ SLOW += ("reward_model_training.rank", "reward_model_training.score", "reward_mo
 @pytest.mark.parametrize("name", [*NAMES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_a_stopped_command(commands: dict[str, list[str]], tmp_path: Path, name: str, number: signal.Signals) -> None:
     if name in ("eg3d.view", "eg3d.gen_videos"):
-        pytest.importorskip("viser" if name == "eg3d.view" else "av")
+        pytest.importorskip("viser" if name == "eg3d.view" else "imageio_ffmpeg")
     process = start(["-m", name], commands[name])
     end = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < end and not _takes_signals(process):

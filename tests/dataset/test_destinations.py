@@ -16,7 +16,7 @@ from sets import camera, good_set, png, write
 
 from dataset_preprocessing.archive import check_archive, create_archive
 from dataset_preprocessing.conversion import ConversionConfig, convert_images
-from dataset_preprocessing.synthetic_heads.run import SyntheticHeadsConfig, make_heads
+from dataset_preprocessing.synthetic_heads.run import HeadsConfig, make_heads
 from eg3d.data import ImageDataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +61,7 @@ def test_a_name_that_is_none_is_refused(tmp_path, monkeypatch, out):
     before = contents(tmp_path)
     for make in (
         lambda: convert_images("set", out, PLAIN),
-        lambda: make_heads(SyntheticHeadsConfig(out=out, num_images=1, resolution=8, workers=1)),
+        lambda: make_heads(HeadsConfig(out=out, num_images=1, resolution=8, workers=1)),
     ):
         with pytest.raises(ValueError, match=r"(no name for a data set|out: is empty|lies within|source itself)"):
             make()
@@ -82,7 +82,7 @@ def test_what_is_in_the_way_is_found_before_the_work(tmp_path):
 
 def test_a_sheet_does_not_replace_its_data_set(tmp_path):
     path = str(tmp_path / "a.png")
-    assert SyntheticHeadsConfig(out=path, contact_sheet=path).validate() == [
+    assert HeadsConfig(out=path, contact_sheet=path).validate() == [
         f"contact_sheet: {path} is the data set's own path; give a .png file"
     ]
 

@@ -15,7 +15,7 @@ from dataset_preprocessing.archive import check_archive
 from dataset_preprocessing.synthetic_heads import render
 from dataset_preprocessing.synthetic_heads.render import FFHQ_FOCAL, contact_sheet, depth_views, render_views
 from dataset_preprocessing.synthetic_heads.run import (
-    SyntheticHeadsConfig,
+    HeadsConfig,
     head_cameras,
     head_seed,
     make_heads,
@@ -114,7 +114,7 @@ def test_mesh_lies_on_the_distance():
 
 def test_a_known_point_is_where_the_label_says():
     """The silhouette row by row: projected surface points cover exactly the pixels that are not background."""
-    cfg = SyntheticHeadsConfig(num_images=6, seed=11)
+    cfg = HeadsConfig(num_images=6, seed=11)
     points = torch.tensor(true_mesh(head_seed(11, 0), 160).vertices, dtype=torch.float32)
     pairs = portraits(cfg, 0)[:2]
     for view in pairs:
@@ -144,7 +144,7 @@ def test_depths_end_on_the_surface_that_the_picture_shows():
 
 
 def test_depths_are_written_on_request(tmp_path):
-    cfg = SyntheticHeadsConfig(out=str(tmp_path / "a.zip"), workers=1, depths=True, **SMALL)
+    cfg = HeadsConfig(out=str(tmp_path / "a.zip"), workers=1, depths=True, **SMALL)
     summary = check_archive(make_heads(cfg))
     assert summary.depths.shape == (5, 32, 32) and summary.recipe["depths"] is True
     views = portraits(cfg, 0)[:5]
@@ -176,7 +176,7 @@ def test_mirrored_labels_give_mirrored_pictures():
     codes = torch.from_numpy(head_codes(2))[None].clone()
     codes[0, CODE_NAMES.index("light")] = 0.0
     params = HeadParameters.from_codes(codes)
-    label = head_cameras(SyntheticHeadsConfig(seed=1), 4)[:1]
+    label = head_cameras(HeadsConfig(seed=1), 4)[:1]
     poses, _ = split_label(torch.cat([label, mirrored_labels(label)]))
     first, second = render_views(params, poses[None], resolution=32)[0].astype(float)
     difference = np.abs(first[:, ::-1] - second)
@@ -184,7 +184,7 @@ def test_mirrored_labels_give_mirrored_pictures():
 
 
 def test_cameras_follow_the_published_distribution():
-    cfg = SyntheticHeadsConfig(views_per_head=400)
+    cfg = HeadsConfig(views_per_head=400)
     c2w, K = split_label(head_cameras(cfg, 0))
     centre = c2w[:, :3, 3]
     torch.testing.assert_close(centre.norm(dim=1), torch.full((400,), 2.7))
@@ -195,18 +195,18 @@ def test_cameras_follow_the_published_distribution():
 
 def test_same_seed_same_bytes_for_any_number_of_workers(tmp_path):
     shown = []
-    first = make_heads(SyntheticHeadsConfig(out=str(tmp_path / "a.zip"), workers=1, **SMALL), advance=shown.append)
-    second = make_heads(SyntheticHeadsConfig(out=str(tmp_path / "b.zip"), workers=2, **SMALL))
+    first = make_heads(HeadsConfig(out=str(tmp_path / "a.zip"), workers=1, **SMALL), advance=shown.append)
+    second = make_heads(HeadsConfig(out=str(tmp_path / "b.zip"), workers=2, **SMALL))
     assert first.read_bytes() == second.read_bytes()
     assert sum(shown) == 5
-    other = make_heads(SyntheticHeadsConfig(out=str(tmp_path / "c.zip"), workers=1, **{**SMALL, "seed": 4}))
+    other = make_heads(HeadsConfig(out=str(tmp_path / "c.zip"), workers=1, **{**SMALL, "seed": 4}))
     assert other.read_bytes() != first.read_bytes()
     summary = check_archive(first)
     assert summary.codes.shape == (5, NUM_CODES) and summary.resolution == 32
     seeds = summary.recipe["head_seeds"]
     assert seeds == [head_seed(3, i) for i in (0, 0, 1, 1, 2)]
     np.testing.assert_array_equal(summary.codes, np.stack([head_codes(s) for s in seeds]))
-    np.testing.assert_array_equal(summary.labels[2:4], head_cameras(SyntheticHeadsConfig(seed=3), 1).numpy())
+    np.testing.assert_array_equal(summary.labels[2:4], head_cameras(HeadsConfig(seed=3), 1).numpy())
 
 
 def test_background_is_exactly_black_and_heads_are_not():
@@ -221,11 +221,11 @@ def test_contact_sheet_size():
 
 
 def test_config_names_every_fault():
-    faults = SyntheticHeadsConfig(resolution=48, workers=0, seed=5000, yaw_max=3.0, num_images=0).validate()
+    faults = HeadsConfig(resolution=48, workers=0, seed=5000, yaw_max=3.0, num_images=0).validate()
     names = [fault.split(":")[0].split("_std")[0] for fault in faults]
     assert names == ["workers", "num_images", "resolution", "seed", "yaw"]
     with pytest.raises(ValueError, match="resolution: 48 must be a power of two"):
-        make_heads(SyntheticHeadsConfig(resolution=48))
+        make_heads(HeadsConfig(resolution=48))
 
 
 @pytest.mark.parametrize(
@@ -238,14 +238,14 @@ def test_config_names_every_fault():
     ],
 )  # fmt: skip
 def test_values_that_can_only_be_mistakes(field, value):
-    faults = faults_of(dataclasses.replace(SyntheticHeadsConfig(), **{field: value}))
+    faults = faults_of(dataclasses.replace(HeadsConfig(), **{field: value}))
     assert len(faults) == 1
     assert faults[0].startswith(field.partition("_")[0])
 
 
 def test_limits_that_are_meant_pass():
     for changes in ({"yaw_std": 0.0}, {"yaw_max": 0.0, "pitch_max": 0.0}, {"yaw_std": 30.0}, {"num_images": 2 * 10**6}):
-        assert faults_of(dataclasses.replace(SyntheticHeadsConfig(), **changes)) == []
+        assert faults_of(dataclasses.replace(HeadsConfig(), **changes)) == []
 
 
 @pytest.mark.parametrize(

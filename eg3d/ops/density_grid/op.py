@@ -44,7 +44,7 @@ def _by_reference(field: TriPlane, spec: GridSpec) -> Tensor:
 
 
 class _NativeSpec(ctypes.Structure):
-    """Mirrors GridSpec of cpu.cpp and cuda.cu."""
+    """Mirrors GridSpec of spec.h."""
 
     _fields_ = [
         (name, ctypes.c_int64)

@@ -4,17 +4,11 @@
 #include <omp.h>
 
 #include "../samples.h"
+#include "spec.h"
 
 namespace {
 
 using namespace samples;
-
-struct PointSpec {  // mirrored by a ctypes structure in op.py
-  int64_t batch, points, channels, hidden, features, side;
-  int64_t stride_n, stride_p, stride_c, stride_h, stride_w;  // of planes and of their gradient
-  int64_t is_corrected, threads;
-  double box_warp;
-};
 
 constexpr int64_t CAPACITY = 64;  // points of one block
 constexpr int64_t MAX_SUMS = 8;   // private gradient tables at most, and so threads of a backward pass

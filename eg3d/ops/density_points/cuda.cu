@@ -1,17 +1,11 @@
 // The field at arbitrary points, on a GPU. Definition: reference.py. Gradients of planes are summed in any order.
 
 #include "../samples_gpu.h"
+#include "spec.h"
 
 namespace {
 
 using namespace gpu;
-
-struct PointSpec {  // mirrored by a ctypes structure in op.py
-  int64_t batch, points, channels, hidden, features, side;
-  int64_t stride_n, stride_p, stride_c, stride_h, stride_w;  // of planes and of their gradient
-  int64_t is_corrected, threads;
-  double box_warp;
-};
 
 Layout layout_of(const PointSpec& s) {
   return {s.channels, s.hidden, s.features, s.side, s.stride_p, s.stride_c, s.stride_h, s.stride_w, s.is_corrected,

@@ -51,7 +51,7 @@ def field_points(field: TriPlane, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _PointSpec(ctypes.Structure):
-    """Mirrors PointSpec of cpu.cpp and cuda.cu."""
+    """Mirrors PointSpec of spec.h."""
 
     _fields_ = [
         *(

@@ -6,19 +6,11 @@
 #include <omp.h>
 
 #include "../samples.h"
+#include "spec.h"
 
 namespace {
 
 using namespace samples;
-
-struct RaySpec {  // mirrored by a ctypes structure in op.py
-  int64_t batch, rays, coarse, fine;
-  int64_t channels, hidden, features, side;
-  int64_t stride_n, stride_p, stride_c, stride_h, stride_w;  // of planes and of their gradient
-  int64_t is_corrected, is_disparity, is_centred;
-  int64_t threads;
-  double box_warp;
-};
 
 constexpr int64_t TILE = 64;     // rays of one task
 constexpr int64_t MAX_SUMS = 8;  // private gradient tables at most, and so threads of a backward pass

@@ -3,19 +3,11 @@
 // Letters: N batch, R rays (of a piece), S coarse and F fine samples, n = S + F, K features.
 
 #include "../samples_gpu.h"
+#include "spec.h"
 
 namespace {
 
 using namespace gpu;
-
-struct RaySpec {  // mirrored by a ctypes structure in op.py
-  int64_t batch, rays, coarse, fine;
-  int64_t channels, hidden, features, side;
-  int64_t stride_n, stride_p, stride_c, stride_h, stride_w;  // of planes and of their gradient
-  int64_t is_corrected, is_disparity, is_centred;
-  int64_t threads;
-  double box_warp;
-};
 
 constexpr int64_t RUN = 8;  // samples whose colours one thread adds up
 

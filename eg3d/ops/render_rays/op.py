@@ -84,7 +84,7 @@ def _call(field: TriPlane, rays: RayBundle, cfg: RenderingConfig, rng: Rng | Non
 
 
 class _RaySpec(ctypes.Structure):
-    """Mirrors RaySpec of cpu.cpp and cuda.cu."""
+    """Mirrors RaySpec of spec.h."""
 
     _fields_ = [
         *(
