@@ -24,6 +24,7 @@ from eg3d.array_files import parse_npy
 from eg3d.camera_checks import camera_faults, error_line, warning_lines
 from eg3d.cameras import LABEL_SIZE
 from eg3d.data_files import DataFiles, plain_name, shown
+from eg3d.plain_data import refuse_code
 
 TABLE = "dataset.json"
 OPTIONAL_ARRAYS = {"codes": ("K",), "depths": ("H", "H")}  # NAME.npy: the names of its sides after the number of images
@@ -110,6 +111,7 @@ def read_table(files: DataFiles) -> LabelTable | None:
     table = _parsed_json(files.read(name, most=_MOST_TABLE_BYTES + _MOST_ENTRY_BYTES * len(files.names)), where)
     if not isinstance(table, dict):
         raise ValueError(f"{where} has no labels; expected an object with a list of [path, {LABEL_SIZE} numbers]")
+    refuse_code({key: value for key, value in table.items() if key != "labels"}, where)  # labels are checked below
     entries = table.get("labels")
     entries = [] if entries is None else entries
     if not isinstance(entries, list):

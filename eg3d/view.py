@@ -16,8 +16,8 @@ from eg3d.viewing.options import network_options
 
 
 @click.command(cls=OneLineCommand)
-@click.option("--network", "networks", multiple=True, required=True,
-              help="Network file or manifest name; give two to see them side by side.")  # fmt: skip
+@click.option("--network", "networks", multiple=True, default=("twin",), show_default="twin",
+              help="Network file or manifest name; give two to compare them.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed to start with.")
 @click.option("--trunc", "psi", type=click.FloatRange(0, 1.5), default=0.7, help="Truncation psi to start with.")
 @click.option("--mode", type=click.Choice(MODES), default="image", help="What to show first.")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eg3d.file_hash import sha256_of
+from eg3d.plain_data import refuse_code
 
 MANIFEST = Path(__file__).resolve().parents[2] / "checkpoints" / "manifest.json"
 _REQUIRED = ("file", "sha256", "licence", "source")
@@ -27,6 +28,9 @@ def read_manifest(manifest: str | os.PathLike[str] = MANIFEST) -> dict[str, dict
         entries = json.loads(path.read_text(encoding="utf-8"))["checkpoints"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} must be JSON with a 'checkpoints' object: {error}") from None
+    refuse_code(entries, str(path))
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise ValueError(f"{path}: 'checkpoints' must be an object with an object for each name")
     for name, entry in entries.items():
         missing = [key for key in _REQUIRED if key not in entry]
         if missing:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from eg3d.checkpoints.plain_configs import Config, config_from_data
 from eg3d.checkpoints.tensor_rules import listed, shown_name
+from eg3d.plain_data import refuse_code
 
 FORMAT = "eg3d-networks-1"
 _NUMBERS = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")  # kinds that torch has everywhere
@@ -81,6 +82,7 @@ class NetworkFile:
             value = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             self._damaged(f"{name}: {' '.join(str(error).split())[:200]}")
+        refuse_code(value, str(self.path))
         if not isinstance(value, dict):
             self._damaged(f"{name} is no table")
         return value

@@ -6,6 +6,7 @@ Fine-tuning never knows what a reward is made of. Shape letters: N samples.
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from eg3d.generators.protocol import Generator
 from eg3d.progress import Advance, ignore
 from eg3d.representations.protocol import Representation, representation_from
 from eg3d.samples import AUTO, Sample, SampleConfig, sample_seed_batches
+
+log = logging.getLogger(__name__)
 
 NAMED = ("_target_", "representation")  # keys of a reward's config that are not arguments of its callable
 
@@ -53,6 +56,7 @@ def reward_from(config: Mapping[str, Any], *, device: str) -> Reward:
     """
     from hydra.utils import get_object
 
+    log.info("reward: runs %s, as the configuration says (reward._target_)", config["_target_"])
     try:
         target = get_object(str(config["_target_"]))
     except Exception as error:  # hydra raises ImportError and others, with the path in their text

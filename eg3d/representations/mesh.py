@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 LEVEL = 10.0  # raw density of the surface, as published
 BORDER_FILL = -1000.0  # raw density that hides the border, as published
 MESH_SUFFIXES = (".glb", ".ply", ".obj")
+_MATT = {"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.8}}
+_UNLIT = "KHR_materials_unlit"
 _UNIT_TOLERANCE = 1e-4  # how far the length of a normal may be from 1; glTF's validator allows a little more
 
 
@@ -116,7 +118,8 @@ def mesh_bytes(mesh: trimesh.Trimesh, suffix: str) -> bytes:
     elif suffix == ".obj":
         data = written.export(file_type="obj", include_normals=True)
     else:
-        data = written.export(file_type="glb", include_normals=True, tree_postprocessor=_make_matt)
+        finish = _make_unlit if getattr(written.visual, "kind", None) == "vertex" else _make_matt
+        data = written.export(file_type="glb", include_normals=True, tree_postprocessor=finish)
     return data.encode("utf-8") if isinstance(data, str) else bytes(data)  # type: ignore[arg-type]
 
 
@@ -152,7 +155,17 @@ def _unit_normals(mesh: trimesh.Trimesh) -> np.ndarray:
 
 def _make_matt(tree: dict[str, Any]) -> None:
     """Without a material, glTF 2.0 (5.19) takes a surface for metal: black where there is nothing to mirror."""
-    tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.8}}]
+    _set_material(tree, dict(_MATT))
+
+
+def _make_unlit(tree: dict[str, Any]) -> None:
+    """Colours of a field have their light in them; a viewer's own would light them twice. KHR_materials_unlit."""
+    _set_material(tree, {**_MATT, "extensions": {_UNLIT: {}}})  # viewers without it light a matt surface
+    tree["extensionsUsed"] = [_UNLIT]
+
+
+def _set_material(tree: dict[str, Any], material: dict[str, Any]) -> None:
+    tree["materials"] = [material]
     for mesh in tree["meshes"]:
         for primitive in mesh["primitives"]:
             primitive["material"] = 0

@@ -23,7 +23,7 @@ import PIL.Image
 
 from eg3d.representations.mesh import NoSurface, mesh_bytes
 from eg3d.viewing import controls as ranges
-from eg3d.viewing.gallery import MODES, Choice, Gallery, Pose, pose_from
+from eg3d.viewing.gallery import LAYOUTS, MODES, Choice, Gallery, Pose, pose_from
 
 if TYPE_CHECKING:
     import viser
@@ -133,6 +133,8 @@ class Viewer:
             ),
             "mode": gui.add_dropdown("Show", MODES, initial_value=start.mode),
         }
+        if len(names) > 1:
+            controls["layout"] = gui.add_dropdown("Compare", LAYOUTS, initial_value=start.layout)
         with gui.add_folder("Mesh", expand_by_default=True):
             sides = ranges.grid_sides(start)
             controls["resolution"] = gui.add_dropdown("Grid", sides, initial_value=str(start.resolution))
@@ -140,6 +142,8 @@ class Viewer:
             controls["is_colored"] = gui.add_checkbox("Colours", start.is_colored)
         for control in controls.values():
             control.on_update(lambda _: self._wake.set())
+        gui.add_button("Next seed").on_click(lambda _: self._go_to_seed(self._choice().seed + 1))
+        gui.add_button("Random seed").on_click(lambda _: self._go_to_seed(secrets.randbelow(ranges.SEED[1] + 1)))
         gui.add_button("Frontal view").on_click(self._face)
         self._status = gui.add_markdown("")
         return controls
@@ -152,6 +156,10 @@ class Viewer:
             if control.value != wanted:
                 control.value = wanted
         return choice
+
+    def _go_to_seed(self, seed: int) -> None:
+        """Show another seed; after the largest comes the first."""
+        self._controls["seed"].value = seed if seed <= ranges.SEED[1] else ranges.SEED[0]
 
     def _greet(self, client: viser.ClientHandle) -> None:
         client.camera.on_update(lambda _: self._wake.set())
@@ -208,20 +216,20 @@ class Viewer:
         return True
 
     def _show_meshes(self, choice: Choice) -> None:
-        """Put the meshes side by side; one that is there already stays."""
-        names, said = self.gallery.names, []
+        """Put the meshes that the layout shows side by side; one that is there already stays."""
+        names, said = self.gallery.shown(choice), []
+        self._hide_meshes(keep=names)
         for index, name in enumerate(names):
             if self._meshes.get(name) == choice:
                 continue
-            node = f"/mesh_{index}"
             try:
                 mesh = self.gallery.mesh(name, choice)
             except NoSurface as error:
-                self.server.scene.remove_by_name(node)
+                self.server.scene.remove_by_name(self._node(name))
                 said.append(f"{name}: {error}")
             else:
                 self.server.scene.add_glb(
-                    node,
+                    self._node(name),
                     mesh_bytes(mesh, ".glb"),
                     scale=1 / len(names),
                     position=mesh_place(index, len(names), self.gallery.camera),
@@ -233,10 +241,13 @@ class Viewer:
         if said:
             self._status.content = "; ".join(said)
 
-    def _hide_meshes(self) -> None:
-        for index in range(len(self._meshes)):
-            self.server.scene.remove_by_name(f"/mesh_{index}")
-        self._meshes.clear()
+    def _hide_meshes(self, *, keep: Sequence[str] = ()) -> None:
+        for name in [name for name in self._meshes if name not in keep]:
+            self.server.scene.remove_by_name(self._node(name))
+            del self._meshes[name]
+
+    def _node(self, name: str) -> str:
+        return f"/mesh_{self.gallery.names.index(name)}"
 
 
 def mesh_place(index: int, count: int, camera: CameraConfig) -> tuple[float, float, float]:

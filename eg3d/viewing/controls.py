@@ -9,7 +9,7 @@ from typing import Any
 from eg3d.representations.mesh import BORDER_FILL
 from eg3d.samples import PUBLISHED_CUTOFF
 from eg3d.seeds import LARGEST_SEED
-from eg3d.viewing.gallery import MODES, Choice
+from eg3d.viewing.gallery import LAYOUTS, MODES, Choice
 
 PSI = (0.0, 1.5)
 CUTOFF = (0, 64)  # style codes; more than any backbone has
@@ -28,12 +28,13 @@ def clamped(values: Mapping[str, Any], start: Choice) -> Choice:
     control offers, counts as it was at the start."""
     cutoff = PUBLISHED_CUTOFF if start.truncation_cutoff is None else start.truncation_cutoff
     sides, side = grid_sides(start), str(values.get("resolution"))
-    mode = str(values.get("mode"))
+    mode, layout = str(values.get("mode")), str(values.get("layout"))
     return Choice(
         seed=int(_number(values.get("seed"), SEED, start.seed)),
         psi=round(float(_number(values.get("psi"), PSI, start.psi)), 6),
         truncation_cutoff=int(_number(values.get("truncation_cutoff"), CUTOFF, cutoff)),
         mode=mode if mode in MODES else start.mode,
+        layout=layout if layout in LAYOUTS else start.layout,
         resolution=int(side) if side in sides else start.resolution,
         level=float(_number(values.get("level"), LEVEL, start.level)),
         is_colored=values["is_colored"] if isinstance(values.get("is_colored"), bool) else start.is_colored,

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from eg3d.generators.protocol import Generator
 
 MODES = ("image", "image_raw", "image_depth", "mesh")
+SIDE_BY_SIDE, LEFT, RIGHT, SPLIT, DIFFERENCE = "side by side", "left", "right", "split", "difference"
+LAYOUTS = (SIDE_BY_SIDE, LEFT, RIGHT, SPLIT, DIFFERENCE)  # of two networks, seen by one camera
 PREVIEW_SIDE = 32  # px of the rays of a preview
 NUM_KEPT = 8  # tri-planes and meshes of that many latents: 25 MB of planes each at full size
 STEEPEST = 1.4  # radians of pitch: looking along the vertical has no upright picture
@@ -52,6 +54,7 @@ class Choice:
     psi: float = 0.7
     truncation_cutoff: int | None = PUBLISHED_CUTOFF
     mode: str = "image"
+    layout: str = SIDE_BY_SIDE  # of two networks
     resolution: int = 128  # grid points per side behind a mesh
     level: float = LEVEL  # raw density of its surface
     is_colored: bool = True  # a mesh has the field's colours
@@ -92,14 +95,29 @@ class Gallery:
 
     @torch.no_grad()
     def picture(self, choice: Choice, pose: Pose, *, is_preview: bool = False) -> np.ndarray:
-        """All networks side by side, uint8 [R, R * networks, 3]; a preview has few rays and no super-resolution."""
-        pictures = [self._picture(name, choice, pose, is_preview) for name in self.names]
+        """The networks that the layout shows, uint8 [R, R, 3], or [R, 2 R, 3] side by side.
+
+        "split" is the left half of the one and the right half of the other; "difference" is grey where they agree, and
+        lighter where the right one is. A preview has few rays and no super-resolution.
+        """
+        pictures = [self._picture(name, choice, pose, is_preview) for name in self.shown(choice)]
         side = max(picture.shape[-1] for picture in pictures)
-        return tile(torch.cat([F.interpolate(p, (side, side), mode="nearest") for p in pictures]), len(pictures))
+        pictures = [F.interpolate(picture, (side, side), mode="nearest") for picture in pictures]
+        if len(pictures) == 2 and choice.layout == SPLIT:
+            pictures = [torch.cat([pictures[0][..., : side // 2], pictures[1][..., side // 2 :]], dim=-1)]
+        elif len(pictures) == 2 and choice.layout == DIFFERENCE:
+            pictures = [(pictures[1] - pictures[0]) / 2]
+        return tile(torch.cat(pictures), len(pictures))
+
+    def shown(self, choice: Choice) -> list[str]:
+        """Names of the networks that the layout shows, from left to right."""
+        if len(self.names) == 2 and choice.layout in (LEFT, RIGHT):
+            return [self.names[choice.layout == RIGHT]]
+        return self.names
 
     def mesh(self, name: str, choice: Choice) -> trimesh.Trimesh:
         """The surface in one network's field, world units. Raises NoSurface when nothing crosses the level."""
-        key = ("mesh", name, replace(choice, mode="mesh"))
+        key = ("mesh", name, replace(choice, mode="mesh", layout=SIDE_BY_SIDE))
 
         def make() -> trimesh.Trimesh | NoSurface:
             field = self._sample(name, choice).field

@@ -21,6 +21,7 @@ from tiny import tiny_generator_config
 
 from eg3d import view
 from eg3d.checkpoints.store import load_generator
+from eg3d.seeds import LARGEST_SEED
 from eg3d.viewing.browser import Viewer
 from eg3d.viewing.gallery import Choice, Gallery
 
@@ -67,7 +68,6 @@ BAD = {
     "network": (["--network", "nowhere.pkl"], 1, "nowhere.pkl"),
     "three networks": (["--network", "a", "--network", "b", "--network", "c"], 2, "at most two"),
     "host": (["--network", "twin", "--host", "203.0.113.7"], 1, "host: cannot listen on '203.0.113.7'"),
-    "none": ([], 2, "Missing option '--network'"),
     "mode": (["--network", "twin", "--mode", "video"], 2, "'video' is not one of 'image'"),
 }
 
@@ -130,9 +130,33 @@ def test_what_is_sent_follows_camera_and_controls(viewer: Viewer) -> None:
     viewer._controls["mode"].value = "mesh"
     viewer._show(client)
     assert sent[3] is None and "left: " in viewer._status.content
+    viewer._controls["layout"].value = "right"
+    viewer._show(client)
+    assert viewer._status.content.startswith("right: ") and list(viewer._meshes) == ["right"]
+    viewer._controls["layout"].value = "side by side"
     viewer._controls["level"].value = 1e6
     viewer._show(client)
     assert "left: no surface" in viewer._status.content
+
+
+@needs_viser
+def test_buttons_go_to_other_seeds(viewer: Viewer) -> None:
+    viewer._go_to_seed(LARGEST_SEED)
+    assert viewer._choice().seed == LARGEST_SEED
+    viewer._go_to_seed(LARGEST_SEED + 1)
+    assert viewer._choice().seed == 0
+
+
+@needs_viser
+def test_without_a_network_the_twin_is_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import viser
+
+    def leave(server: viser.ViserServer) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(viser.ViserServer, "sleep_forever", leave)
+    port = free_port()
+    assert run(view, "--port", str(port)).out == f"viewer: http://127.0.0.1:{port}\n"
 
 
 @pytest.mark.slow

@@ -123,6 +123,15 @@ def test_the_scale_is_the_worlds_not_the_grids() -> None:
     assert refined.roughness == pytest.approx(coarse.roughness, rel=0.35)
 
 
+def test_a_field_that_hits_the_level_at_grid_points_is_judged_like_one_beside_it() -> None:
+    """Faces without area, of which whole numbers make many, are no neighbours to smooth over, and open no tunnel."""
+    stepped = np.round(density(head()) / 2) * 2
+    assert (stepped == AnnotatorConfig().level).sum() > 100
+    found, beside = (surface_quality((stepped + shift).astype(np.float32)) for shift in (0.0, 1e-3))
+    assert (found.holes, found.stray) == (beside.holes, beside.stray) == (0.0, 0.0)
+    assert found.score == pytest.approx(beside.score, abs=0.3)
+
+
 @pytest.mark.parametrize(
     "volume",
     [

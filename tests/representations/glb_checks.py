@@ -24,6 +24,8 @@ def glb_faults(data: bytes) -> list[str]:
     if tree["buffers"][0]["byteLength"] not in range(len(binary) - 3, len(binary) + 1):
         faults.append(f"buffer of {tree['buffers'][0]['byteLength']} bytes in a chunk of {len(binary)}")
     faults += _references(tree)
+    used = {name for material in tree.get("materials", []) for name in material.get("extensions", {})}
+    faults += [f"extension {name} is not announced" for name in used - set(tree.get("extensionsUsed", []))]
     for mesh in tree["meshes"]:
         for primitive in mesh["primitives"]:
             faults += _primitive(tree, binary, primitive)

@@ -162,6 +162,8 @@ def test_the_validator_finds_what_it_looks_for() -> None:
 def test_what_is_left_out_of_a_file_takes_its_colour_along() -> None:
     mesh = _colored(_sheet())
     tree, arrays = read_glb(mesh_bytes(mesh, ".glb"))
+    assert tree["extensionsUsed"] == ["KHR_materials_unlit"]  # the colours have their light in them
+    assert "extensionsUsed" not in read_glb(mesh_bytes(_sheet(), ".glb"))[0]
     assert len(arrays["POSITION"]) == 3 and tree["materials"][0]["pbrMetallicRoughness"]["metallicFactor"] == 0
     ply = trimesh.load(io.BytesIO(mesh_bytes(mesh, ".ply")), file_type="ply", process=False)
     assert np.array_equal(ply.visual.vertex_colors[:, :3], mesh.visual.vertex_colors[:3, :3])

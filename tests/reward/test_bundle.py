@@ -114,7 +114,7 @@ def test_weights_of_another_bundle_are_refused(bundle):
     ("change", "text"),
     [
         (lambda d: d.update(format="reward-bundle-9"), "expected format 'reward-bundle-2'"),
-        (lambda d: d.update(_target_="os.system"), "unknown keys: _target_"),
+        (lambda d: d.update(_target_="os.system"), "has the key _target_"),
         (lambda d: d["model"].update(_target_="os.system"), "_target_"),
         (lambda d: d["model"]["backbone"].update(name="os.system"), "name: 'os.system' is not one of sigma_unet3d"),
         (lambda d: d["model"]["backbone"].pop("name"), "is not one of sigma_unet3d"),

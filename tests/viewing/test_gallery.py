@@ -13,7 +13,7 @@ from eg3d.generators.eg3d import TriPlaneGenerator
 from eg3d.representations.mesh import NoSurface
 from eg3d.viewing import gallery as gallery_module
 from eg3d.viewing.browser import framed, mesh_place
-from eg3d.viewing.gallery import Choice, Gallery, Pose, pose_from
+from eg3d.viewing.gallery import LAYOUTS, Choice, Gallery, Pose, pose_from
 
 
 def network(cfg, seed: int = 0) -> TriPlaneGenerator:
@@ -67,12 +67,35 @@ def test_two_networks_are_side_by_side(generator_config) -> None:
     assert np.array_equal(both[:, 16:], alone.repeat(2, 0).repeat(2, 1))
 
 
+def test_two_networks_are_compared_in_one_camera(generator_config) -> None:
+    left, right = network(generator_config), network(generator_config, seed=1)
+    both, pose = Gallery({"left": left, "right": right}), Pose(yaw=0.2)
+    pictures = {layout: both.picture(Choice(layout=layout), pose) for layout in LAYOUTS}
+    a, b = np.split(pictures["side by side"], 2, axis=1)
+    assert not np.array_equal(a, b)
+    assert np.array_equal(pictures["left"], a) and np.array_equal(pictures["right"], b)
+    assert np.array_equal(pictures["split"], np.concatenate([a[:, :8], b[:, 8:]], axis=1))
+    half = (b.astype(float) - a) / 2 + 127.5
+    inside = (a > 0) & (a < 255) & (b > 0) & (b < 255)  # colours beyond are cut in a picture, not in a difference
+    assert np.abs(pictures["difference"] - half)[inside].max() <= 1.5
+    same = Gallery({"left": left, "right": left}).picture(Choice(layout="difference"), pose)
+    assert np.ptp(same) == 0 and abs(int(same[0, 0, 0]) - 127) <= 1
+    assert both.shown(Choice(layout="right")) == ["right"] and both.shown(Choice(layout="split")) == ["left", "right"]
+
+
+def test_one_network_has_no_layout(generator_config) -> None:
+    alone = Gallery({"toy": network(generator_config)})
+    pictures = [alone.picture(Choice(layout=layout), Pose()) for layout in LAYOUTS]
+    assert all(np.array_equal(pictures[0], picture) for picture in pictures)
+
+
 def test_meshes_and_their_absence(generator_config) -> None:
     shown = Gallery({"toy": network(generator_config)})
     choice = Choice(resolution=16, level=-0.7)
     mesh = shown.mesh("toy", choice)
     assert np.abs(mesh.bounds).max() <= 0.5 * 1.0
     assert shown.mesh("toy", choice) is mesh  # kept
+    assert shown.mesh("toy", dataclasses.replace(choice, mode="mesh", layout="left")) is mesh
     for _ in range(2):
         with pytest.raises(NoSurface):
             shown.mesh("toy", dataclasses.replace(choice, level=1e6))
