@@ -46,7 +46,7 @@ def _entry_of(module: str) -> tuple[str, type]:
     if importlib.util.find_spec(module).submodule_search_locations:  # type: ignore[union-attr]
         module += ".__main__"
     command = importlib.import_module(module).main
-    known = inspect.getclosurevars(command).nonlocals
+    known = inspect.getclosurevars(inspect.getclosurevars(command).nonlocals["run"]).nonlocals
     return known["config_name"], known["schema"]
 
 
