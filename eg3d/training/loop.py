@@ -8,7 +8,7 @@ import signal
 import time
 import zlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +30,14 @@ from eg3d.training.ranks import join_ranks
 from eg3d.training.recipe import adversarial_phases
 from eg3d.training.sample_pictures import SamplePictures
 from eg3d.training.shares import shared_batch
-from eg3d.training.snapshots import save_snapshot, snapshot_path
+from eg3d.training.skips import count_step
+from eg3d.training.snapshots import TrainingRun, save_snapshot, snapshot_path
 from eg3d.training.start import set_backends, starting_networks
 from eg3d.training.state import STATE_NAME, load_training_state, save_training_state
 from eg3d.training.stats import Collected, Stats, StatsWriter
 from eg3d.training.status import report_status, status_line
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainingRun:
-    """Where a run left its results."""
-
-    folder: Path
-    snapshot: Path
-    num_images: int
 
 
 class Trainer:
@@ -116,14 +108,9 @@ class Trainer:
         cfg, counters = self.cfg, self.counters
         if counters.tick == 0:
             self._tick(writer, seconds=0.0, images=0)
-        stream = batches(
-            self.dataset,
-            cfg.batch,
-            seed=cfg.seed,
-            start=counters.num_images,
-            workers=cfg.workers,
-            rows=self.share.rows[self.ranks.rank],
-        )
+        rows = self.share.rows[self.ranks.rank]
+        order: dict[str, Any] = {"seed": cfg.seed, "start": counters.num_images, "rows": rows}
+        stream = batches(self.dataset, cfg.batch, workers=cfg.workers, **order)
         total, started, first = 1000 * cfg.total_kimg, time.monotonic(), counters.num_images
         while counters.num_images < total:
             self.step(next(stream).to(self.device))
@@ -152,35 +139,17 @@ class Trainer:
         counters = self.counters
         for phase in self.phases:
             if phase.is_due(counters.iteration, counters.num_images):
-                phase.step(
-                    self._draw(phase, real),
-                    micro_batch=self.share.micro_batch,
-                    num_images=counters.num_images,
-                    ranks=self.ranks,
-                    nonfinite=self.cfg.nonfinite,
-                )
+                how: dict[str, Any] = {"micro_batch": self.share.micro_batch, "nonfinite": self.cfg.nonfinite}
+                phase.step(self._draw(phase, real), num_images=counters.num_images, ranks=self.ranks, **how)
                 for term, norm in phase.norms.items():
                     self.stats.report(f"GradNorm/{phase.name}/{term}", norm)
-                self._count(phase)
+                count_step(phase, counters, self.cfg, is_first=self.ranks.is_first)
         update_average(self.average, self.generator, self.cfg, num_images=counters.num_images)
         self.average.neural_rendering_resolution = self.objective.neural_resolution
         counters.num_images += self.cfg.batch
         counters.iteration += 1
         if self.augment is not None:
             adapt(self.augment, self.cfg.augmentation, counters, self.ranks, batch=self.cfg.batch)
-
-    def _count(self, phase: Phase) -> None:
-        """Count a step of a phase by whether its numbers were finite; raise RuntimeError after too many in a row."""
-        in_row = self.counters.count_step(phase.name, is_finite=not phase.faults)
-        said = f"{phase.name}: {'; '.join(phase.faults)}"
-        if self.cfg.nonfinite == "skip" and in_row >= self.cfg.max_skips:
-            raise RuntimeError(
-                f"{self.folder}: after {self.counters.num_images} images the last {in_row} steps of {said}: not "
-                "finite, the run ends; its last snapshot and state are whole: go on from them with lower learning rates"
-            )
-        if in_row == 1 and self.ranks.is_first:  # how many follow, the next tick says
-            done = "skipped" if self.cfg.nonfinite == "skip" else "cleaned, as published"
-            log.warning("after %d images %s: not finite, %s", self.counters.num_images, said, done)
 
     def snapshot_path(self) -> Path:
         """Where the snapshot of this moment lies."""
@@ -192,16 +161,9 @@ class Trainer:
             return contextlib.nullcontext()
         if (self.folder / STATE_NAME).exists() and not has_record(self.folder):
             raise ValueError(f"out: {self.folder} has a {STATE_NAME}, but no record of its run; give another out")
-        return RunFolder.claim(
-            self.cfg.out,
-            self.cfg,
-            seed=self.cfg.seed,
-            inputs=self._inputs,
-            facts={"one image a forward pass": self.share.is_alone},
-            free=FREE,
-            code=self._code,
-            resume=self.cfg.resume,
-        )
+        cfg, facts = self.cfg, {"one image a forward pass": self.share.is_alone}
+        decides: dict[str, Any] = {"seed": cfg.seed, "inputs": self._inputs, "facts": facts, "code": self._code}
+        return RunFolder.claim(cfg.out, cfg, free=FREE, resume=cfg.resume, **decides)
 
     def _resume(self) -> None:
         path = self.folder / STATE_NAME
@@ -232,16 +194,10 @@ class Trainer:
 
     def _draw(self, phase: Phase, real: Batch) -> Draw:
         """This process's share of what a phase works on at this iteration."""
-        return draw_samples(
-            self.dataset.labels,
-            real,
-            z_dim=self.generator.cfg.z_dim,
-            batch=self.cfg.batch,
-            key=(self.cfg.seed, self.counters.iteration, zlib.crc32(phase.name.encode())),
-            device=self.device,
-            rows=self.share.rows[self.ranks.rank],
-            group=self.share.group,
-        )
+        key = (self.cfg.seed, self.counters.iteration, zlib.crc32(phase.name.encode()))
+        sizes: dict[str, Any] = {"z_dim": self.generator.cfg.z_dim, "batch": self.cfg.batch, "group": self.share.group}
+        rows = self.share.rows[self.ranks.rank]
+        return draw_samples(self.dataset.labels, real, key=key, device=self.device, rows=rows, **sizes)
 
     def _tick(self, writer: StatsWriter | None, *, seconds: float, images: int, is_last: bool = False) -> None:
         """Statistics, pictures, snapshot and state; only the first process has a writer, and writes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,15 @@ from eg3d.checkpoints.store import read_metadata, save_networks
 from eg3d.run_folder import command_line
 
 PATTERN = re.compile(r"network-snapshot-(\d{9})\.safetensors")
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Where a run left its results."""
+
+    folder: Path
+    snapshot: Path
+    num_images: int
 
 
 def snapshot_path(folder: Path, num_images: int) -> Path:
