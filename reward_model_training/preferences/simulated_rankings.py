@@ -161,10 +161,11 @@ def _parsed(row: list[str]) -> tuple[int, SurfaceScore]:
     roughness of a shape without a surface alone is infinite."""
     seed, *texts = row
     values = [float(text) for text in texts]
-    score = SurfaceScore(**dict(zip(SCORE_COLUMNS[1:], values, strict=True)))
+    if len(values) != len(SCORE_COLUMNS) - 1:
+        raise ValueError(row)
     if not (all(map(math.isfinite, values[1:])) and values[0] >= 0 and 0 <= int(seed) <= LARGEST_SEED):
         raise ValueError(row)
-    return int(seed), score
+    return int(seed), SurfaceScore(**dict(zip(SCORE_COLUMNS[1:], values, strict=True)))
 
 
 def _row(seed: int, score: SurfaceScore) -> str:

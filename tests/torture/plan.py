@@ -21,6 +21,8 @@ from kills import Reference, own_folder
 from mutations import FuzzReport
 from toys import COMMANDS, make_toys
 
+from eg3d.run_folder import code_version
+
 FUZZERS: dict[str, Callable[[int, int], FuzzReport]] = {
     "networks: safetensors and pkl": fuzz_networks.fuzz,
     "data sets": fuzz_datasets.fuzz,
@@ -112,6 +114,7 @@ class Torture:
             raise RuntimeError(made.err)
         forked.import_all([command.module for command in COMMANDS.values()])
         forked.import_all([module for module, _ in hostile_readers.COMMANDS.values()])
+        code_version()  # kept by the function, so that no child asks git, and a commit meanwhile changes nothing
         self.references: dict[str, Reference] = {}
         for name in commands:
             self.references[name] = kills.reference_of(COMMANDS[name], place / "reference", self.toys)
