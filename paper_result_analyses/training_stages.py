@@ -209,14 +209,8 @@ def _stage(
         holder = settings
         for parent in parents:
             holder = holder[parent]
-        holder[last] = _without_folder(holder[last], Path(cfg.out)) if key in OUTPUT_PATHS else None
+        holder[last] = portable(holder[last], Path(cfg.out)) if key in OUTPUT_PATHS else None
     return Stage(name, f"python -m {module} {' '.join(words)}", settings, inputs, work, run_folder)
-
-
-def _without_folder(value: str, folder: Path) -> str:
-    """A path inside `folder` relative to it; other paths, and names of networks, as they are."""
-    inside = portable(value, folder)
-    return value if Path(inside).is_absolute() else inside
 
 
 def _words(given: str, paths: Mapping[str, str | Path], *, device: str = "") -> list[str]:
