@@ -2,9 +2,8 @@
 
 A browser lets every page that it shows send requests to this machine. What a page cannot do is lie about itself: its
 requests carry its origin, and the name under which it asked. So the name must be one of the viewer's (a foreign name
-that resolves to this machine is refused), and an origin, where there is one, must be that same name. The page of viser
-also takes its server from its address (?websocket=...), by which a link would put another server's page under the
-viewer's name: no query but the token is taken.
+that resolves to this machine is refused), and an origin, where there is one, must be that same name. An address
+carries the token and nothing else: any other query is refused.
 
 Of what a page sends, only the camera and the values of controls reach viser; the rest (public sharing, uploads, other
 properties of a control) is dropped. viser offers no hook for any of this, so the gate stands where viser opens its
