@@ -33,7 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from eg3d.config_checks import configs_in, faults_of, one_of
 from eg3d.config_families import families_of
 from eg3d.multirun import Sweep, sweep_of
-from eg3d.stop_signals import Stopped, raised_stops
+from eg3d.stop_signals import HeldStops, Stopped, raised_stops
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 CLEAN_ERRORS = (ValueError, OSError, RuntimeError)  # of the work, where a user can act on them: one line, no trace
@@ -66,13 +66,13 @@ def hydra_command(*, config_name: str, schema: type) -> Callable[[Callable[[Any]
         @functools.wraps(main)
         def command() -> None:
             try:
-                with raised_stops():
-                    run()
+                with HeldStops() as stops:  # not raised within OmegaConf, which may fail in other ways then
+                    run(stops)
             except Stopped as stop:
                 print(stop, file=sys.stderr)
                 raise SystemExit(stop.exit_code) from None
 
-        def run() -> None:
+        def run(stops: HeldStops) -> None:
             sys.argv[1:] = arguments = _renamed([_as_hydra_reads(argument) for argument in sys.argv[1:]])
             if any(argument in ("-h", "--help") for argument in arguments):
                 print(help_text(main, config_name, schema))
@@ -89,7 +89,7 @@ def hydra_command(*, config_name: str, schema: type) -> Callable[[Callable[[Any]
                 raise SystemExit(2) from None
             _register(config_name, schema)
             hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(
-                lambda cfg: _run(main, cfg, sweep)
+                lambda cfg: _run(main, cfg, sweep, stops)
             )()
 
         return command
@@ -159,12 +159,13 @@ def is_clean(error: BaseException) -> bool:
     return isinstance(error, CLEAN_ERRORS) and (not isinstance(error, RuntimeError) or type(error) is RuntimeError)
 
 
-def _run(main: Callable[[Any], None], cfg: Any, sweep: Sweep | None) -> None:
+def _run(main: Callable[[Any], None], cfg: Any, sweep: Sweep | None, stops: HeldStops) -> None:
     try:
         value = _instance(cfg)
         if sweep is not None:
             value = dataclasses.replace(value, out=sweep.out(value.out, HydraConfig.get().overrides.task))
-        with _errors_of_threads():
+        with raised_stops(), _errors_of_threads():
+            stops.raise_if_asked()
             main(value)
     except InstantiationException as error:  # of a `_target_`: what went wrong in it is the news
         cause = error.__cause__

@@ -25,6 +25,7 @@ from paper_result_analyses.pipeline_config import PipelineConfig
 from paper_result_analyses.stages import Stage, StageRunner, portable
 
 NOT_DECIDING = ("device", "workers", "threads", "num_threads", "shows_progress")  # settings that leave results alone
+OUTPUT_PATHS = ("out", "data.store_dir")  # settings that say where a stage writes; other paths are its inputs
 
 
 def check_shipped(cfg: PipelineConfig) -> None:
@@ -65,7 +66,8 @@ def make_data(cfg: PipelineConfig, runner: StageRunner) -> Path:
             return [make_heads(heads, advance=advance)]
 
     stage = _stage(cfg, "heads", "dataset_preprocessing.synthetic_heads", words, heads, {}, work, paths=("out",))
-    return runner.run(stage)[0]
+    runner.run(stage)
+    return Path(heads.out)  # as it was given, in every session
 
 
 def pretrain(cfg: PipelineConfig, runner: StageRunner, data: Path) -> Path:
@@ -197,21 +199,18 @@ def _stage(
     paths: Sequence[str] | Mapping[str, Any],
     run_folder: Path | None = None,
 ) -> Stage:
-    """A stage whose fingerprint knows its settings, but not where the pipeline's folder is; `paths` names them."""
+    """A stage whose fingerprint knows its settings, but not where the pipeline's folder and the inputs are.
+
+    `paths` names the settings that are paths: those of inputs are known by contents, the others by their place there.
+    """
     settings = {key: value for key, value in as_plain(stage_cfg).items() if key not in NOT_DECIDING}
     for key in paths:
         *parents, last = key.split(".")
         holder = settings
         for parent in parents:
             holder = holder[parent]
-        holder[last] = _without_folder(holder[last], Path(cfg.out))
+        holder[last] = portable(holder[last], Path(cfg.out)) if key in OUTPUT_PATHS else None
     return Stage(name, f"python -m {module} {' '.join(words)}", settings, inputs, work, run_folder)
-
-
-def _without_folder(value: str, folder: Path) -> str:
-    """A path inside `folder` relative to it; other paths, and names of networks, as they are."""
-    inside = portable(value, folder)
-    return value if Path(inside).is_absolute() else inside
 
 
 def _words(given: str, paths: Mapping[str, str | Path], *, device: str = "") -> list[str]:

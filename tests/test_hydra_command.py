@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 import subprocess
 import sys
+import threading
+import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,10 +25,11 @@ from eg3d import train, train_rlhf
 from eg3d.config_checks import faults_of, one_of
 from eg3d.finetuning.config import FinetuneConfig
 from eg3d.folder_lock import FolderLock
-from eg3d.hydra_command import ConfigError, compose_config, experiments_for
+from eg3d.hydra_command import ConfigError, compose_config, experiments_for, hydra_command
 from eg3d.multirun import sweep_of
 from eg3d.run_folder import choose_device
 from eg3d.training.config import TrainConfig
+from reward_model_training.score import ScoreConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -288,3 +294,50 @@ def test_files_of_a_sweep_go_into_folders_of_their_own() -> None:
     long = sweep_of([f"data={'/x' * 99}/a.zip,{'/x' * 99}/b.zip"])
     names = [Path(long.out("runs/a", job)).name for job in long.jobs]
     assert len(set(names)) == 2 and all(len(name) < 130 and "/" not in name for name in names)
+
+
+def command_with(work: Callable[[], None]) -> object:
+    """A module whose command does this work, whatever its settings."""
+
+    def main(cfg: ScoreConfig) -> None:
+        work()
+
+    return types.SimpleNamespace(main=hydra_command(config_name="reward_score", schema=ScoreConfig)(main))
+
+
+def test_an_error_in_a_thread_of_the_work_is_one_line(run: Run) -> None:
+    """As of the thread that writes TensorBoard's files on a full disk: it prints no trace and is not lost."""
+
+    def failing(number: int) -> None:
+        raise OSError(28, "No space left on device", f"events.{number}")
+
+    def work() -> None:
+        for number in range(2):
+            thread = threading.Thread(target=failing, args=(number,))
+            thread.start()
+            thread.join()
+
+    before = threading.excepthook
+    result = run(command_with(work), "reward=a", "generator=b")
+    assert result.code == 1
+    assert result.the_error() == "[Errno 28] No space left on device: 'events.0'"
+    assert threading.excepthook is before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_the_command_line_is_composed_waits_for_its_end(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    """OmegaConf would fail in other ways, were it torn apart."""
+    compose, done = command_module.compose_config, []
+
+    def interrupted(*arguments: Any) -> Any:
+        os.kill(os.getpid(), number)
+        done.append(compose(*arguments))
+        return done[0]
+
+    monkeypatch.setattr(command_module, "compose_config", interrupted)
+    result = run(command_with(lambda: done.append("worked")), "reward=a", "generator=b")
+    assert (result.code, len(result.err.splitlines())) == (code, 1)
+    assert result.err.startswith("stopped by ")
+    assert len(done) == 1

@@ -6,6 +6,8 @@ import errno
 import json
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,3 +123,52 @@ def test_json_is_read_back_and_refuses_what_json_lacks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, {"a": math.nan})
     assert json.loads(path.read_text()) == {"a": [1, 2.5, None]}
+
+
+def test_what_a_killed_run_left_of_the_same_file_goes(tmp_path: Path) -> None:
+    """And nothing else: files of other names, and a temporary file whose writer lives, stay."""
+    left = tmp_path / ".table-0a1b2c3d.csv"
+    others = [
+        tmp_path / name for name in (".other-0a1b2c3d.csv", ".table-0a1b2c3d.json", ".table-x.csv", "table-0a.csv")
+    ]
+    for path in (left, *others):
+        path.write_text("half")
+    with atomic_path(tmp_path / "table.csv") as alive:
+        assert not left.exists()
+        write_text(tmp_path / "table.csv", "other writer")
+        assert alive.exists()
+        alive.write_text("last one")
+    assert (tmp_path / "table.csv").read_text() == "last one"
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "table.csv", *others])
+
+
+LIMITED = """
+import resource, sys
+from test_safe_write import WRITERS
+from eg3d.safe_write import atomic_path
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+with atomic_path(sys.argv[1]) as temporary:
+    WRITERS[sys.argv[2]](temporary)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such limits there")
+@pytest.mark.parametrize("kind", ["text", "tensors", "torch", "picture"])
+def test_a_write_that_fails_names_the_file(tmp_path: Path, kind: str) -> None:
+    """A real failure in the middle of a file, whoever writes it."""
+    path = tmp_path / "a.bin"
+    command = [sys.executable, "-c", LIMITED, str(path), kind]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.stderr.splitlines()[-1].startswith(f"OSError: {path}: not written ("), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_of_the_disk_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with pytest.raises(OSError, match=f"{path}: not written .*Input/output error"), atomic_path(path):
+        raise OSError(errno.EIO, "Input/output error")
+    with pytest.raises(ValueError, match=r"^of the work$"), atomic_path(path):
+        raise ValueError("of the work")
+    assert list(tmp_path.iterdir()) == []

@@ -35,5 +35,10 @@ class Trajectories:
     def _earlier(self, tick: int) -> pd.DataFrame:
         if not self.path.exists():
             return pd.DataFrame(columns=COLUMNS)
-        table = pd.read_csv(self.path, dtype={"score": str})
+        kinds = {"tick": int, "num_images": int, "seed": int, "score": str}
+        try:
+            table = pd.read_csv(self.path, dtype=kinds)[COLUMNS]
+        except (ValueError, LookupError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{self.path}: not a table of trajectories ({reason}); delete it to go on") from None
         return table[table["tick"] < tick]

@@ -74,6 +74,8 @@ def read_rankings(path: str | Path) -> list[Ranking]:
         )
     filled = ((line, row) for line, row in enumerate(rows[1:], start=2) if any(cell.strip() for cell in row))
     rankings = [_parse(row, header, f"{path}, line {line}") for line, row in filled]
+    if not rankings:
+        raise ValueError(f"{path}: has a header and no rankings")
     _check_unique(rankings, path)
     return rankings
 

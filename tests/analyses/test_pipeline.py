@@ -160,6 +160,16 @@ def test_the_folder_of_a_run_can_be_moved(overrides, settled, tmp_path, caplog):
     assert outputs["geometry"] == ["tables/twin_geometry.csv"] and outputs["report"] == ["report.html"]
 
 
+def test_a_pipeline_with_relative_paths_goes_on(overrides, settled, caplog, monkeypatch):
+    """A data set outside the run's folder, named as the pipelines name theirs."""
+    caplog.set_level("INFO")
+    monkeypatch.chdir(overrides[0])
+    words = [*overrides[1], "out=run", "data=heads.zip"]
+    for _ in range(2):
+        run_pipeline(compose_config("pipeline", pipeline_schema(), words))
+    assert caplog.text.count("skipped") == 18
+
+
 def test_a_deleted_table_or_picture_is_made_again(overrides, settled, caplog):
     caplog.set_level("INFO")
     picture = next((settled.parent / "tables" / "pictures").glob("tuned*.png"))

@@ -92,7 +92,8 @@ def _damaged_table(rng: random.Random, text: str) -> bytes:
         rng.shuffle(lines)
     end = rng.choice(("\n",) * 6 + ("\r\n", "\r", "\n\n", ""))
     encoding = rng.choice(("utf-8",) * 8 + ("utf-8-sig", "utf-16"))
-    return (end.join(",".join(line) for line in lines) + end).encode(encoding, "surrogateescape")
+    text = end.join(",".join(line) for line in lines) + end
+    return text.encode(encoding, "surrogatepass" if encoding == "utf-16" else "surrogateescape")
 
 
 # ---------------------------------------------------------------------------------------------- arrays

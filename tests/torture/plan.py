@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,8 @@ import kills
 from kills import Reference, own_folder
 from mutations import FuzzReport
 from toys import COMMANDS, make_toys
+
+from eg3d.run_folder import code_version
 
 FUZZERS: dict[str, Callable[[int, int], FuzzReport]] = {
     "networks: safetensors and pkl": fuzz_networks.fuzz,
@@ -113,6 +114,7 @@ class Torture:
             raise RuntimeError(made.err)
         forked.import_all([command.module for command in COMMANDS.values()])
         forked.import_all([module for module, _ in hostile_readers.COMMANDS.values()])
+        code_version()  # kept by the function, so that no child asks git, and a commit meanwhile changes nothing
         self.references: dict[str, Reference] = {}
         for name in commands:
             self.references[name] = kills.reference_of(COMMANDS[name], place / "reference", self.toys)
@@ -122,7 +124,10 @@ class Torture:
         started = time.monotonic()
         place = self.place / f"lane{lane}"
         rng = random.Random(f"{self.seed}/{item.key}")
-        result = getattr(self, f"_{item.part}")(item, rng, place)
+        try:
+            result = getattr(self, f"_{item.part}")(item, rng, place)
+        except Exception as error:
+            result = Result(item.key, item.part, item.name, 1, [f"the check itself failed: {error!r}"])
         result.seconds = round(time.monotonic() - started, 2)
         return result
 
@@ -142,15 +147,14 @@ class Torture:
         def work() -> None:
             report = FUZZERS[item.name](cases, seed)
             print(f"done {report.cases} {report.refused}")
-            print("\n".join(" ".join(line.split()) for line in report.unexpected), file=sys.stderr)
+            print("\n".join(" ".join(line.split()) for line in report.unexpected))
 
         done = forked.in_child(work, timeout=CHUNK_SECONDS)
-        words = done.out.split()
-        if done.code != 0 or words[:1] != ["done"]:
-            bad = [f"seed {seed}: the reader died, code {done.code}{', too slow' * done.is_late}: {done.err[-500:]!r}"]
-            return Result(item.key, item.part, item.name, cases, bad)
-        return Result(item.key, item.part, item.name, int(words[1]), done.err.splitlines() if done.err.strip() else [],
-                      f"refused {words[2]}")  # fmt: skip
+        first, *bad = done.out.splitlines() or [""]
+        if done.code != 0 or not first.startswith("done "):
+            reason = "too slow" if done.is_late else repr(done.err[-500:])
+            return Result(item.key, item.part, item.name, cases, [f"seed {seed}: died, code {done.code}: {reason}"])
+        return Result(item.key, item.part, item.name, int(first.split()[1]), list(filter(None, bad)), first)
 
     def _hostile(self, item: Item, rng: random.Random, place: Path) -> Result:
         commands = list(hostile_readers.COMMANDS)
