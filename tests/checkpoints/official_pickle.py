@@ -367,3 +367,23 @@ def refusal(load: Callable[[], Any]) -> str:
             raise
         return str(error)
     return "loaded"
+
+
+# ---------------------------------------------------------------------------------------------- damage
+
+ODD_VALUES = (  # of every kind, put where a published file has another
+    None, True, -1, 0, 3, 10**6, 2**40, 2**70, 1.5, float("nan"), float("-inf"), "x", "auto", "a" * 10**4, "\n", b"a",
+    [], [1, 2], (1, "a"), {}, {"a": 1}, {1, 2}, np.float64(2), np.arange(3), torch.ones(0), torch.zeros(()),
+    torch.ones(3), torch.ones(5).int(), torch.ones(8, 8).t(), torch.full((4,), float("nan")), torch.float16, Easy({}),
+    StoredAt(torch.ones(2, 2), "cuda:3"),
+)  # fmt: skip
+
+
+def places(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """Every table of a tree of stand-ins, with each of its keys."""
+    table = value.state if isinstance(value, (Persistent, Plain)) else value.items if isinstance(value, Easy) else value
+    if isinstance(table, dict):
+        for key in list(table):
+            found.append((table, key))
+            places(table[key], found)
+    return found

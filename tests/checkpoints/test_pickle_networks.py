@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hostile import edited
@@ -18,15 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from official_pickle import (
     AXES,
-    Easy,
+    ODD_VALUES,
     Persistent,
-    Plain,
     Sources,
     StoredAt,
     discriminator_record,
     dumps,
     generator_record,
     official_file,
+    places,
     refusal,
     trace_source,
 )
@@ -279,27 +278,11 @@ def test_a_generator_by_itself_is_told_what_is_missing(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------- odd attributes
 
-ODD = [
-    None, True, -1, 0, 3, 10**6, 2**40, 1.5, float("nan"), float("-inf"), "x", "auto", b"a", [], [1, 2], (1, "a"), {},
-    {"a": 1}, {1, 2}, np.float64(2), np.arange(3), torch.ones(0), torch.zeros(()), torch.ones(3), torch.ones(5).int(),
-    torch.ones(8, 8).t(), torch.float16, Easy({}), StoredAt(torch.ones(2, 2), "cuda:3"), "a" * 10**4,
-]  # fmt: skip
-
-
-def slots(value: Any, found: list[Any]) -> list[Any]:
-    """Every table of a tree of stand-ins with each of its keys."""
-    table = value.state if isinstance(value, (Persistent, Plain)) else value.items if isinstance(value, Easy) else value
-    if isinstance(table, dict):
-        for key in list(table):
-            found.append((table, key))
-            slots(table[key], found)
-    return found
-
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     changes=st.lists(
-        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(-1, len(ODD) - 1)), min_size=1, max_size=3
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(-1, len(ODD_VALUES) - 1)), min_size=1, max_size=3
     )
 )
 def test_odd_attributes_load_or_are_refused(tmp_path: Path, changes: list[tuple[float, int]]) -> None:
@@ -308,10 +291,10 @@ def test_odd_attributes_load_or_are_refused(tmp_path: Path, changes: list[tuple[
     G, D = TriPlaneGenerator(tiny()), DualDiscriminator(tiny_discriminator_config())
     root = {"G_ema": generator_record(G, sources), "D": discriminator_record(D, sources)}
     for share, odd in changes:
-        places = slots(root, [])
-        if places:
-            table, key = places[int(share * len(places))]
-            table[key] = copy.deepcopy(ODD[odd])  # later changes may reach into it
+        found = places(root, [])
+        if found:
+            table, key = found[int(share * len(found))]
+            table[key] = copy.deepcopy(ODD_VALUES[odd])  # later changes may reach into it
             if odd < 0:
                 del table[key]
     path = written(tmp_path, dumps(root))

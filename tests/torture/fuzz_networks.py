@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mutations import NASTY_JSON, NASTY_NUMBERS, FuzzReport, mutated_bytes, mutated_json, tried
 from safetensors import safe_open
@@ -27,14 +26,8 @@ from eg3d.generators.eg3d import TriPlaneGenerator
 from eg3d.networks.discriminator import DualDiscriminator
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "checkpoints"))
-from official_pickle import Easy, Persistent, Plain, Sources, StoredAt, discriminator_record, dumps, generator_record
+from official_pickle import ODD_VALUES, Easy, Sources, discriminator_record, dumps, generator_record, places
 
-ODD = (
-    None, True, -1, 0, 3, 10**6, 2**40, 2**70, 1.5, float("nan"), float("-inf"), "x", "auto", "a" * 10**4, "\n", b"a",
-    [], [1, 2], (1, "a"), {}, {"a": 1}, {1, 2}, np.float64(2), np.arange(3), torch.ones(0), torch.zeros(()),
-    torch.ones(3), torch.ones(5).int(), torch.ones(8, 8).t(), torch.full((4,), float("nan")), torch.float16, Easy({}),
-    StoredAt(torch.ones(2, 2), "cuda:3"),
-)  # fmt: skip
 HOSTILE = (  # pieces of pickle: names of code, calls, memo and stack abuse
     b"cos\nsystem\n", b"\x8c\x02os\x8c\x06system\x93", b"(X\x04\x00\x00\x00trueios\nsystem\n", b"R", b"b", b"Q",
     b"(", b"\x81", b"0", b"2", b"t", b"\x94", b".", b"\x82\x01", b"\x97", b"h\xff", b"]\x94h\x00a", b"\x8a\xff",
@@ -210,22 +203,12 @@ def _without_operations(rng: random.Random, data: bytes) -> bytes:
 
 def _change_value(rng: random.Random, root: dict[str, Any]) -> None:
     """One value, anywhere in a tree of stand-ins, replaced, removed or put under another name."""
-    places = _places(root, [])
-    table, key = rng.choice(places)
+    found = places(root, [])
+    table, key = rng.choice(found)
     kind = rng.randrange(5)
     if kind == 0:
         del table[key]
     elif kind == 1:
         table[rng.choice(("x", "", "\n", "fc9", "b64", "t_mapping", "ConvA"))] = table.pop(key)
     else:
-        table[key] = rng.choice(ODD)
-
-
-def _places(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """Every table of a tree of stand-ins, with each of its keys."""
-    table = value.state if isinstance(value, (Persistent, Plain)) else value.items if isinstance(value, Easy) else value
-    if isinstance(table, dict):
-        for key in list(table):
-            found.append((table, key))
-            _places(table[key], found)
-    return found
+        table[key] = rng.choice(ODD_VALUES)
