@@ -17,6 +17,7 @@ import click
 
 from eg3d.config_checks import number_fault
 from eg3d.hydra_command import CLEAN_ERRORS, is_clean
+from eg3d.one_line import one_line
 from eg3d.seeds import parse_seeds
 from eg3d.stop_signals import Stopped, raised_stops
 
@@ -110,5 +111,5 @@ def split_options(options: dict[str, Any], *functions: Callable[..., Any]) -> li
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     raise SystemExit(code) from None

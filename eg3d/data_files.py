@@ -16,6 +16,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from eg3d.one_line import one_line
+
 # What a photograph may be called. Pillow's own list of suffixes also has documents, films and scientific data.
 _SUFFIXES = """apng avif avifs bmp dib gif j2c j2k jfif jp2 jpc jpe jpeg jpf jpg jpx mpo pbm pgm png pnm ppm qoi sgi tga
 tif tiff webp"""
@@ -83,7 +85,7 @@ class DataFiles:
         try:
             return self._read_member(name) if self._zip else (self.path / self._raw.get(name, name)).read_bytes()
         except (*_ZIP_ERRORS, OSError, ValueError) as error:
-            raise ValueError(f"{self.path}: {shown(name)} cannot be read ({one_line(error)})") from None
+            raise ValueError(f"{self.path}: {shown(name)} cannot be read ({_reason(error)})") from None
 
     def _read_member(self, name: str) -> bytes:
         assert self._zip is not None
@@ -120,7 +122,7 @@ class DataFiles:
             self._num_bytes = self.path.stat().st_size
             return zipfile.ZipFile(self.path)
         except (*_ZIP_ERRORS, OSError, ValueError) as error:
-            reason = one_line(error)
+            reason = _reason(error)
             raise ValueError(f"{self.path} is neither a folder nor a zip file that can be read ({reason})") from None
 
     def _list(self) -> None:
@@ -172,10 +174,9 @@ def shown(name: str) -> str:
     return text if len(text) <= 120 else f"{text[:100]}..."
 
 
-def one_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     """What an error of a library says, as one line without what belongs to this process (addresses of objects)."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return shown(re.sub(r"<[\w.]+ object at 0x[0-9a-f]+>", "the file", text))
+    return shown(re.sub(r"<[\w.]+ object at 0x[0-9a-f]+>", "the file", one_line(error)))
 
 
 def _folder_files(root: Path) -> Iterator[tuple[str, int]]:

@@ -33,6 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from eg3d.config_checks import configs_in, faults_of, one_of
 from eg3d.config_families import families_of
 from eg3d.multirun import Sweep, sweep_of
+from eg3d.one_line import one_line
 from eg3d.stop_signals import HeldStops, Stopped, raised_stops
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
@@ -85,7 +86,7 @@ def hydra_command(*, config_name: str, schema: type) -> Callable[[Callable[[Any]
                 else:
                     compose_config(config_name, schema, _overrides(arguments))
             except ConfigError as error:
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {one_line(error)}", file=sys.stderr)
                 raise SystemExit(2) from None
             _register(config_name, schema)
             hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(
@@ -171,7 +172,7 @@ def _run(main: Callable[[Any], None], cfg: Any, sweep: Sweep | None, stops: Held
         cause = error.__cause__
         if cause is not None and not isinstance(cause, (*CLEAN_ERRORS, ImportError)):
             raise
-        _fail(cause if isinstance(cause, CLEAN_ERRORS) else ConfigError(" ".join(str(error).split())))
+        _fail(cause if isinstance(cause, CLEAN_ERRORS) else ConfigError(one_line(error)))
     except CLEAN_ERRORS as error:
         if not is_clean(error):
             raise
@@ -201,7 +202,7 @@ def _errors_of_threads() -> Iterator[None]:
 
 
 def _fail(error: BaseException) -> NoReturn:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {one_line(error)}", file=sys.stderr)
     raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
 
 
@@ -287,7 +288,7 @@ def _checked_sweep(config_name: str, schema: type, arguments: list[str]) -> Swee
     except OverrideParseException as error:
         raise ConfigError(f"{error.override}: not an override; write key=value") from None
     except (HydraException, ValueError) as error:
-        raise ConfigError(" ".join(str(error).split())) from None
+        raise ConfigError(one_line(error)) from None
     configs = [compose_config(config_name, schema, job) for job in sweep.jobs]
     outs = [str(getattr(cfg, "out", number)) for number, cfg in enumerate(configs)]
     if len(set(outs)) == len(outs):

@@ -10,6 +10,8 @@ import numpy as np
 import PIL.ExifTags
 import PIL.Image
 
+from eg3d.one_line import one_line
+
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 6: 3}  # of the colour types grey, RGB and RGBA; alpha is dropped
 _STORED = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # channels that a PNG stores, by colour type
@@ -55,7 +57,7 @@ def read_pixels(content: bytes) -> np.ndarray:
     except MemoryError:
         raise
     except Exception as error:  # of a damaged file, Pillow's readers raise whatever their parsing meets first
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+        raise ValueError(one_line(error)) from None
     return np.ascontiguousarray(np.atleast_3d(pixels)[..., :3])
 
 

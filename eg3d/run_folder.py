@@ -30,6 +30,7 @@ from yaml import YAMLError
 from eg3d.code_hash import code_sha256
 from eg3d.file_hash import sha256_of, sha256_of_files, sha256_of_folder
 from eg3d.folder_lock import FolderLock
+from eg3d.one_line import one_line
 from eg3d.safe_write import remove_leftovers, write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ class RunRecord:
             path = folder / CONFIG_NAME
             return cls(_settings_of(OmegaConf.load(path)), run)
         except (OSError, ValueError, AttributeError, RecursionError, OmegaConfBaseException, YAMLError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)[:200]
             raise ValueError(
                 f"{path} cannot be compared with this run ({reason}); give another out, or delete {folder}"
             ) from None
@@ -169,7 +170,9 @@ class RunRecord:
     def check(self, now: RunRecord, folder: Path, cfg: Any, *, free: tuple[str, ...]) -> None:
         """Raise ValueError in one line with everything that differs and may not."""
         if self.run["config"] != now.run["config"]:
-            raise ValueError(f"out: {folder} holds a run of another command ({self.run['command']}); give another out")
+            raise ValueError(
+                f"out: {folder} holds a run of another command ({one_line(self.run['command'])}); give another out"
+            )
         found = self._setting_differences(now, cfg, (*free, ACCEPT_CODE, *now.run["inputs"]))
         found += self._input_differences(now)
         remedies = ["give what the run has"] if found else []
@@ -178,7 +181,7 @@ class RunRecord:
             remedies.append(f"give {ACCEPT_CODE}=true to go on with other code")
         if found or changed:
             remedy = ", or ".join([*remedies, "give another out"])
-            raise ValueError(f"out: {folder} holds another run: {'; '.join(found + changed)}; {remedy}")
+            raise ValueError(f"out: {folder} holds another run: {one_line('; '.join(found + changed))}; {remedy}")
 
     def continued(self, now: RunRecord) -> RunRecord:
         """This record with the settings and the session of `now`, which passed the check."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from eg3d.leftovers import without_leftovers
+from eg3d.one_line import one_line
 
 # What a killed writer leaves: ".NAME-" and eight characters, then the suffix of the file it was to become.
 _LEFTOVER = re.compile(r"\..+-[a-z0-9_]{8}(\.[^.]*)?")
@@ -63,7 +64,7 @@ def naming_disk_faults(path: str | os.PathLike[str]) -> Iterator[None]:
         if _is_full(error, Path(path).parent):
             raise OSError(f"{path}: not written, the disk is full; make room there, or give another folder") from error
         if _is_write_fault(error):
-            raise OSError(f"{path}: not written ({' '.join(str(error).split())[:200]})") from error
+            raise OSError(f"{path}: not written ({one_line(error)[:200]})") from error
         raise
 
 

@@ -24,6 +24,7 @@ import yaml
 
 from eg3d.checkpoints.plain_configs import config_from_data
 from eg3d.config_checks import faults_of
+from eg3d.one_line import one_line
 from eg3d.plain_data import refuse_code
 from eg3d.representations.protocol import Representation
 from eg3d.representations.sigma_field import SigmaField
@@ -89,7 +90,7 @@ def read_card(path: str | Path) -> tuple[RewardCard, str]:
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not plain YAML data ({' '.join(str(error).split())})") from None
+        raise ValueError(f"{path}: not plain YAML data ({one_line(error)})") from None
     refuse_code(data, str(path))
     found = data.get("format") if isinstance(data, Mapping) else type(data).__name__
     if found not in (FORMAT, EARLIER_FORMAT):

@@ -22,10 +22,10 @@ MAY_IMPORT = {
 }
 # From the ground up: a module may import its own layer and those before it. A name stands for all below it.
 LAYERS = (
-    ("eg3d.config_checks", "eg3d.config_families", "eg3d.stop_signals", "eg3d.child_processes", "eg3d.file_hash",
-     "eg3d.code_hash", "eg3d.folder_lock", "eg3d.multirun", "eg3d.safe_write", "eg3d.progress", "eg3d.png",
-     "eg3d.seeds", "eg3d.cameras", "eg3d.random_streams", "eg3d.pictures", "eg3d.leftovers", "eg3d.array_files",
-     "eg3d.data_files", "eg3d.camera_checks", "eg3d.data_labels", "eg3d.plain_data"),
+    ("eg3d.one_line", "eg3d.config_checks", "eg3d.config_families", "eg3d.stop_signals", "eg3d.child_processes",
+     "eg3d.file_hash", "eg3d.code_hash", "eg3d.folder_lock", "eg3d.multirun", "eg3d.safe_write", "eg3d.progress",
+     "eg3d.png", "eg3d.seeds", "eg3d.cameras", "eg3d.random_streams", "eg3d.pictures", "eg3d.leftovers",
+     "eg3d.array_files", "eg3d.data_files", "eg3d.camera_checks", "eg3d.data_labels", "eg3d.plain_data"),
     ("eg3d.run_folder", "eg3d.hydra_command", "eg3d.click_command", "eg3d.data"),
     ("eg3d.networks", "eg3d.rendering"),
     ("eg3d.ops",),

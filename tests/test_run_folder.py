@@ -182,6 +182,20 @@ def test_another_command_is_refused(config: _Config) -> None:
         RunFolder.claim(config.out, _Unforgiving(), seed=0)
 
 
+@pytest.mark.parametrize(
+    ("key", "said"), [("code_sha256", "(SHA-256 a b...), now"), ("command", "another command (a b)")]
+)
+def test_what_a_damaged_record_says_stays_in_the_line(config: _Config, key: str, said: str) -> None:
+    _claim(config).release()
+    record = _record(config)
+    if key == "command":
+        record |= {key: "a\n b", "config": "another"}
+    else:
+        record["sessions"][-1][key] = "a\n b"
+    (Path(config.out) / "run.json").write_text(json.dumps(record))
+    assert said in _refusal(config)
+
+
 def test_without_resume_no_run_may_be_there(config: _Config) -> None:
     _claim(config, resume=False).release()
     assert "holds a run already; give resume=true" in _refusal(config, resume=False)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from eg3d.checkpoints.plain_configs import Config, config_from_data
 from eg3d.checkpoints.tensor_rules import listed, shown_name
+from eg3d.one_line import one_line
 from eg3d.plain_data import refuse_code
 
 FORMAT = "eg3d-networks-1"
@@ -31,7 +32,7 @@ class NetworkFile:
         try:
             self._file: Any = safe_open(str(path), framework="pt")
         except SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file: {' '.join(str(error).split())}") from None
+            raise ValueError(f"{path} is not a safetensors file: {one_line(error)}") from None
 
     def __enter__(self) -> Self:
         self._file.__enter__()
@@ -81,7 +82,7 @@ class NetworkFile:
         try:
             value = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
-            self._damaged(f"{name}: {' '.join(str(error).split())[:200]}")
+            self._damaged(f"{name}: {one_line(error)[:200]}")
         refuse_code(value, str(self.path))
         if not isinstance(value, dict):
             self._damaged(f"{name} is no table")

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from eg3d.one_line import one_line
+
 
 def load_plain(path: str | os.PathLike[str]) -> Any:
     """What a file of torch.save holds, on the CPU. Raises OSError, or ValueError with the reason alone for any damage.
@@ -21,7 +23,7 @@ def load_plain(path: str | os.PathLike[str]) -> Any:
     except OSError:
         raise
     except Exception as error:  # a damaged or hostile file fails in any way; all that matters here is that it did
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = one_line(error)
         if "weights_only" in text:
             text = "it is damaged, or holds more than tensors and plain values"
         raise ValueError(text[:300]) from None

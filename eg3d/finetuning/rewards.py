@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from eg3d.generators.protocol import Generator
+from eg3d.one_line import one_line
 from eg3d.progress import Advance, ignore
 from eg3d.representations.protocol import Representation, representation_from
 from eg3d.samples import AUTO, Sample, SampleConfig, sample_seed_batches
@@ -60,7 +61,7 @@ def reward_from(config: Mapping[str, Any], *, device: str) -> Reward:
     try:
         target = get_object(str(config["_target_"]))
     except Exception as error:  # hydra raises ImportError and others, with the path in their text
-        raise ValueError(f"reward._target_: {' '.join(str(error).split())}") from None
+        raise ValueError(f"reward._target_: {one_line(error)}") from None
     arguments = {key: value for key, value in config.items() if key not in NAMED}
     has_representation = config.get("representation") is not None
     takes = _parameters(target)

@@ -10,6 +10,7 @@ from torch import Tensor
 from eg3d.finetuning.config import TrackingConfig
 from eg3d.finetuning.rewards import Reward, score_seeds
 from eg3d.generators.protocol import Generator
+from eg3d.one_line import one_line
 from eg3d.safe_write import atomic_path
 
 COLUMNS = ["tick", "num_images", "seed", "score"]
@@ -39,6 +40,6 @@ class Trajectories:
         try:
             table = pd.read_csv(self.path, dtype=kinds)[COLUMNS]
         except (ValueError, LookupError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)[:200]
             raise ValueError(f"{self.path}: not a table of trajectories ({reason}); delete it to go on") from None
         return table[table["tick"] < tick]

@@ -40,6 +40,7 @@ from eg3d.hydra_command import ConfigError
 from eg3d.networks.augment import AugmentConfig, pipe_config
 from eg3d.networks.discriminator import DiscriminatorConfig
 from eg3d.networks.superresolution import SUPERRESOLUTION_KINDS
+from eg3d.one_line import one_line
 from eg3d.training.config import (
     DENSITY_REG_TYPES,
     AdversarialLossConfig,
@@ -272,7 +273,7 @@ def continued(folder: Path, kimg: float | None) -> TrainConfig:
     try:
         cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(path)))
     except Exception as error:  # OmegaConf, YAML and file errors alike
-        raise ValueError(f"{path}: not the config of a training run ({' '.join(str(error).split())[:200]})") from None
+        raise ValueError(f"{path}: not the config of a training run ({one_line(error)[:200]})") from None
     assert isinstance(cfg, TrainConfig)
     length = cfg.total_kimg if kimg is None else float(kimg)
     return dataclasses.replace(cfg, out=str(folder), total_kimg=length, resume=True, accept_code_change=False)

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eg3d.checkpoints.tensor_rules import check_tensors
+from eg3d.one_line import one_line
 from eg3d.safe_write import atomic_path
 from eg3d.training.counters import Counters
 from eg3d.training.snapshots import newest_snapshot
@@ -96,7 +97,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             facts = dict(file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors raises its own types for every kind of damage
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ValueError(f"{path}: not a readable training state ({reason}); {_remedy(path)}") from None
     if facts.get("format") != FORMAT:
         raise ValueError(f"{path}: format {facts.get('format')!r}, expected {FORMAT!r}; {_remedy(path)}")

@@ -150,11 +150,12 @@ class Viewer:
 
     def _choice(self) -> Choice:
         """What the controls say, brought into their ranges; a control that was outside shows what counts."""
-        choice = ranges.clamped({name: control.value for name, control in self._controls.items()}, self._start)
-        for name, control in self._controls.items():
+        values = {name: control.value for name, control in self._controls.items()}
+        choice = ranges.clamped(values, self._start)
+        for name, value in values.items():  # read once: what a page sends from here on counts at the next wake
             wanted = str(choice.resolution) if name == "resolution" else getattr(choice, name)
-            if control.value != wanted:
-                control.value = wanted
+            if value != wanted:
+                self._controls[name].value = wanted
         return choice
 
     def _go_to_seed(self, seed: int) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from eg3d.file_hash import sha256_of
+from eg3d.one_line import one_line
 from eg3d.run_folder import code_version, command_line
 from eg3d.safe_write import atomic_path, write_json
 from paper_result_analyses.measure.protocol import Table
@@ -102,7 +103,7 @@ def read_table(
     try:
         table = pd.read_csv(path)
     except ValueError as error:  # pandas names no file
-        raise ValueError(f"{path}: not a table ({' '.join(str(error).split())}); {remedy}") from None
+        raise ValueError(f"{path}: not a table ({one_line(error)}); {remedy}") from None
     missing = [name for name in columns if name not in table.columns]
     if missing:
         found = ", ".join(map(str, table.columns))
