@@ -11,7 +11,7 @@ TORCH_ARGS ?=
 # Large pages for large blocks: 1.4 to 2 times faster CPU steps on Linux, no effect elsewhere.
 export THP_MEM_ALLOC_ENABLE ?= 1
 
-.PHONY: help install demo test test-slow cuda-check gpu-test benchmarks lint format twin torture clean
+.PHONY: help install demo test test-slow cuda-check arm-check gpu-test benchmarks lint format twin torture clean
 
 help:
 	@echo "make install    virtual environment in $(VENV) with everything"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-slow  full-size golden arrays and other long checks"
 	@echo "make torture    kills, faults of disks, damaged and hostile files, in numbers; goes on where it was"
 	@echo "make cuda-check compile the CUDA kernels for every architecture; needs nvcc, no GPU"
+	@echo "make arm-check  build the CPU kernels for ARM and run them under qemu-user, where both are there"
 	@echo "make gpu-test   on a machine with a GPU: CUDA tests, memory check, benchmarks"
 	@echo "make benchmarks fused operations against their references on this machine"
 	@echo "make lint       ruff and mypy"
@@ -62,6 +63,10 @@ cuda-check: install
 	  $(NVCC) $$($(BIN)/python -c "from eg3d.ops.extension import CUDA_FLAGS; print(*CUDA_FLAGS)") \
 	    -c $$source -o /dev/null || exit 1; \
 	done
+
+# The kernels as NEON runs them; Debian: g++-aarch64-linux-gnu and qemu-user.
+arm-check: install
+	$(BIN)/python -m pytest -rs tests/ops/test_architectures.py -k neon
 
 gpu-test: install
 	EG3D_OPS=native $(BIN)/python -m pytest -m gpu

@@ -4,6 +4,8 @@ The C++ and CUDA sources know nothing of torch: they take pointers, and are boun
 built with torch's extension builder (ninja), into a folder of the user's cache that is named by a hash of everything
 that the result depends on. EG3D_OPS = auto | native | reference says what runs; "auto" falls back to the reference
 with one warning, "native" makes a failed build an error. Kernels of a device that they never ran on wait for "native".
+EG3D_OPS_ARCH says for which processor: "native", this one, or one of ARCHITECTURES, whose registers set the width of
+the kernels' lanes (vector.h).
 """
 
 from __future__ import annotations
@@ -26,13 +28,22 @@ from torch import Tensor
 
 MODES = ("auto", "native", "reference")
 SOURCES = {"cpu": "*/cpu.cpp", "cuda": "*/cuda.cu"}
-CPU_FLAGS = ("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp", "-Wno-psabi")
+# What a processor must have, as Linux names it, to run what is built for an architecture; "armv8-a" has NEON.
+ARCHITECTURES: dict[str, tuple[str, ...]] = {
+    "native": (),
+    "x86-64": (),
+    "x86-64-v2": ("ssse3", "sse4_1", "sse4_2", "popcnt"),
+    "x86-64-v3": ("avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"),
+    "x86-64-v4": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
+    "armv8-a": (),
+}
 CUDA_FLAGS = (
     "-std=c++17",
     "-O3",
     *(f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in (80, 86, 89, 90)),
     "-gencode=arch=compute_90,code=compute_90",  # PTX for what is newer
 )
+X86 = ("x86_64", "amd64")
 PROVEN = ("cpu",)  # device types whose kernels have run. CUDA's compile and pass as C++, but no GPU has run them yet
 GPU_ROOM = 64  # channels or features that kernels have room for
 _HERE = Path(__file__).resolve().parent
@@ -46,15 +57,48 @@ def mode() -> str:
     return value
 
 
+def architecture() -> str:
+    """The setting EG3D_OPS_ARCH, "native" unless set; ValueError for a word that is not one of ARCHITECTURES.
+
+    "v2", "v3" and "v4" are short for those of x86-64.
+    """
+    value = os.environ.get("EG3D_OPS_ARCH", "native")
+    value = f"x86-64-{value}" if f"x86-64-{value}" in ARCHITECTURES else value
+    if value not in ARCHITECTURES:
+        raise ValueError(f"EG3D_OPS_ARCH: {value!r} is not one of {', '.join(ARCHITECTURES)}")
+    return value
+
+
+def cpu_flags(arch: str) -> list[str]:
+    """What the compiler is told for one of ARCHITECTURES."""
+    is_x86 = arch.startswith("x86") or (arch == "native" and platform.machine().lower() in X86)
+    width = ["-mprefer-vector-width=512"] if is_x86 else []  # or GCC keeps to 256 bits where there are 512
+    return ["-std=c++17", "-O3", f"-march={arch}", *width, "-fopenmp", "-Wno-psabi"]
+
+
+def check_processor(arch: str) -> None:
+    """RuntimeError, with what is missing, unless this processor runs what is built for one of ARCHITECTURES.
+
+    What the system does not tell (abilities are read on Linux alone) is taken to be there.
+    """
+    machine = platform.machine().lower()
+    if arch != "native" and arch.startswith("x86") != (machine in X86):
+        raise RuntimeError(f"EG3D_OPS_ARCH={arch}: this processor is {machine}; use native")
+    has = set(_processor().split()) if Path("/proc/cpuinfo").exists() else set(ARCHITECTURES[arch])
+    missing = [ability for ability in ARCHITECTURES[arch] if ability not in has]
+    if missing:
+        raise RuntimeError(f"EG3D_OPS_ARCH={arch}: this processor has no {', '.join(missing)}; use native")
+
+
 def library(like: Tensor, operation: str) -> ctypes.CDLL | None:
     """The native library for `operation` on the device of `like` (any shape), or None where the reference is to run.
 
     "auto" takes kernels of PROVEN devices only. Raises RuntimeError if EG3D_OPS=native and there is none.
     """
-    setting = mode()
+    setting, arch = mode(), architecture()
     if setting == "reference" or (setting == "auto" and like.device.type not in PROVEN):
         return None
-    loaded, fault = _library(like.device.type)
+    loaded, fault = _library(like.device.type, arch)
     if loaded is not None and not hasattr(loaded, f"{operation}_forward_f32"):
         loaded, fault = None, f"{operation} has no kernel for {like.device.type}"
     if loaded is None and setting == "native":
@@ -120,10 +164,10 @@ def gradients(
 
 
 @functools.cache
-def _library(device: str) -> tuple[ctypes.CDLL | None, str]:
+def _library(device: str, arch: str) -> tuple[ctypes.CDLL | None, str]:
     """The library of a device type and what kept it from loading; tried, and warned about, once per process."""
     try:
-        return ctypes.CDLL(str(_built(device))), ""
+        return ctypes.CDLL(str(built(device, arch))), ""
     except Exception as error:  # a compiler can fail in any way; whatever it is, the reference works
         fault = f"native operations for {device} are not available ({gist(str(error))})"
         if mode() == "auto":
@@ -138,13 +182,18 @@ def gist(message: str) -> str:
     return (telling or lines)[0][:200]
 
 
-def _built(device: str) -> Path:
-    """Path of the library, built if need be. Safe for processes that start together."""
+def built(device: str, arch: str) -> Path:
+    """Path of the library of a device type for one of ARCHITECTURES, built if need be: RuntimeError if it cannot be.
+
+    Safe for processes that start together.
+    """
     if device not in SOURCES:
         raise RuntimeError(f"no kernels for device type {device!r}")
+    if device == "cpu":
+        check_processor(arch)
     compiler = "nvcc" if device == "cuda" else os.environ.get("CXX", "c++")
     sources = sorted(_HERE.glob(SOURCES[device]))
-    folder = _cache_folder() / f"{device}-{_key(device, compiler, sources)}"
+    folder = _cache_folder() / f"{device}-{_key(device, arch, compiler, sources)}"
     path = folder / f"eg3d_ops_{device}.so"
     if not path.exists():
         if shutil.which(compiler) is None and not (device == "cuda" and _cuda_home()):
@@ -152,7 +201,7 @@ def _built(device: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder.with_suffix(".lock")):
             if not path.exists():
-                _build(device, sources, folder, path)
+                _build(device, arch, sources, folder, path)
     return path
 
 
@@ -162,7 +211,7 @@ def _cuda_home() -> str | None:
     return CUDA_HOME
 
 
-def _build(device: str, sources: list[Path], folder: Path, path: Path) -> None:
+def _build(device: str, arch: str, sources: list[Path], folder: Path, path: Path) -> None:
     """Compile in a scratch folder, then rename: a library is whole or not there."""
     from torch.utils import cpp_extension
 
@@ -172,7 +221,7 @@ def _build(device: str, sources: list[Path], folder: Path, path: Path) -> None:
         cpp_extension.load(
             name,
             [str(_named_apart(source, scratch)) for source in sources],
-            extra_cflags=list(CPU_FLAGS),
+            extra_cflags=cpu_flags(arch),
             extra_cuda_cflags=list(CUDA_FLAGS),
             extra_ldflags=["-fopenmp"] if device == "cpu" else [],
             build_directory=str(scratch),
@@ -204,12 +253,13 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _key(device: str, compiler: str, sources: list[Path]) -> str:
-    """Hash of sources, headers, flags, versions and, because of -march=native, the processor."""
+def _key(device: str, arch: str, compiler: str, sources: list[Path]) -> str:
+    """Hash of sources, headers, flags, versions and, because of "native", the processor."""
     digest = hashlib.sha256()
     for path in [*sources, *sorted(_HERE.rglob("*.h"))]:
         digest.update(path.read_bytes())
-    facts = [compiler, CPU_FLAGS, CUDA_FLAGS, torch.__version__, sys.platform, platform.machine(), _processor()]
+    flags = cpu_flags(arch) if device == "cpu" else CUDA_FLAGS
+    facts = [compiler, flags, torch.__version__, sys.platform, platform.machine(), _processor()]
     digest.update(repr([device, *facts]).encode())
     return digest.hexdigest()[:20]
 
@@ -219,7 +269,7 @@ def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor()
-    return "".join(
+    return "\n".join(
         line for line in info.read_text().split("\n\n")[0].splitlines() if "flags" in line or "model" in line
     )
 

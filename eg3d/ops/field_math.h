@@ -44,10 +44,15 @@ FIELD_FN double grid_address(double index, int64_t side, int64_t resolution) {
   return index * (double(side) / double(resolution - 1)) - 0.5;
 }
 
-// The published grid divides the flat index as a real number, so that a coordinate carries the faster ones.
-FIELD_FN double skewed_y(int64_t j, int64_t k, int64_t resolution) { return double(j) + double(k) / double(resolution); }
-FIELD_FN double skewed_x(int64_t i, int64_t j, int64_t k, int64_t resolution) {
-  return double(i) + skewed_y(j, k, resolution) / double(resolution);
+// The published grid divides the flat index as a real number, in the type of the coordinates: a coordinate carries the
+// faster ones and, in float where the resolution is no power of two, what rounding the quotient does.
+struct SkewedIndex {
+  double x, y;
+};
+template <class T>
+FIELD_FN SkewedIndex skewed_index(int64_t i, int64_t j, int64_t k, int64_t resolution) {
+  const T rows = T((i * resolution + j) * resolution + k) / T(resolution);
+  return {double(rows / T(resolution)), double(rows - T(i * resolution))};
 }
 
 // ------------------------------------------------------------------------------------------------- rays

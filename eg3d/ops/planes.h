@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "field_math.h"
@@ -113,54 +114,86 @@ void scatter_window(const T* grad, const Layout& l, const Part& part, const Wind
     }
 }
 
-// out[P, n] (+)= bias[n] + in[P, k] · weight[k, n]; n a multiple of the lanes, bias may be null.
-template <class T>
-void multiply(const T* in, int64_t in_stride, int64_t count, int64_t k, const T* weight, int64_t n, const T* bias, T* out) {
+// Register blocks of the products below: COLS vectors of columns by ROWS rows, as many as the registers hold (32 of
+// AVX-512, 16 elsewhere), so that a value that was loaded serves several multiply-adds.
+constexpr int ROWS = 6, COLS = lanes::BYTES == 64 ? 4 : 2;
+
+// out[p, n] = bias[n] + in[p, k] · weight[k, n] for ROWS_ rows from `p` and COLS_ vectors from column `v`.
+template <class T, int ROWS_, int COLS_>
+LANES_FN void multiply_block(const T* in, int64_t in_stride, int64_t k, const T* weight, int64_t n, const T* bias, T* out) {
   constexpr int W = WIDTH<T>;
-  constexpr int ROWS = 8;
-  for (int64_t v = 0; v < n; v += W) {
-    const vec<T> start = bias ? load(bias + v) : vec<T>{};
-    int64_t p = 0;
-    for (; p + ROWS <= count; p += ROWS) {
-      vec<T> acc[ROWS];
-      for (int r = 0; r < ROWS; ++r) acc[r] = start;
-      for (int64_t c = 0; c < k; ++c) {
-        const vec<T> w = load(weight + c * n + v);
-        for (int r = 0; r < ROWS; ++r) acc[r] += w * in[(p + r) * in_stride + c];
-      }
-      for (int r = 0; r < ROWS; ++r) store(out + (p + r) * n + v, acc[r]);
-    }
-    for (; p < count; ++p) {
-      vec<T> acc = start;
-      for (int64_t c = 0; c < k; ++c) acc += load(weight + c * n + v) * in[p * in_stride + c];
-      store(out + p * n + v, acc);
+  vec<T> acc[ROWS_][COLS_];
+  for (int r = 0; r < ROWS_; ++r)
+    for (int v = 0; v < COLS_; ++v) acc[r][v] = bias ? load(bias + v * W) : vec<T>{};
+  for (int64_t c = 0; c < k; ++c) {
+    vec<T> w[COLS_];
+    for (int v = 0; v < COLS_; ++v) w[v] = load(weight + c * n + v * W);
+    for (int r = 0; r < ROWS_; ++r) {
+      const vec<T> x = fill(in[r * in_stride + c]);
+      for (int v = 0; v < COLS_; ++v) acc[r][v] += w[v] * x;
     }
   }
+  for (int r = 0; r < ROWS_; ++r)
+    for (int v = 0; v < COLS_; ++v) store(out + r * n + v * W, acc[r][v]);
+}
+template <class T, int COLS_>
+void multiply_columns(const T* in, int64_t in_stride, int64_t count, int64_t k, const T* weight, int64_t n, const T* bias,
+                      T* out) {
+  int64_t p = 0;
+  for (; p + ROWS <= count; p += ROWS)
+    multiply_block<T, ROWS, COLS_>(in + p * in_stride, in_stride, k, weight, n, bias, out + p * n);
+  for (; p < count; ++p) multiply_block<T, 1, COLS_>(in + p * in_stride, in_stride, k, weight, n, bias, out + p * n);
 }
 
-// out[k, n] += in[P, k]ᵀ · grad[P, n].
+// out[P, n] = bias[n] + in[P, k] · weight[k, n]; n a multiple of the lanes, bias may be null.
+template <class T>
+void multiply(const T* in, int64_t in_stride, int64_t count, int64_t k, const T* weight, int64_t n, const T* bias, T* out) {
+  int64_t v = 0;
+  const auto part = [&](auto columns) {
+    constexpr int NUM = decltype(columns)::value;
+    for (; v + NUM * WIDTH<T> <= n; v += NUM * WIDTH<T>)
+      multiply_columns<T, NUM>(in, in_stride, count, k, weight + v, n, bias ? bias + v : nullptr, out + v);
+  };
+  part(std::integral_constant<int, COLS>());
+  part(std::integral_constant<int, 2>());
+  part(std::integral_constant<int, 1>());
+}
+
+// out[k, n] += in[P, k]ᵀ · grad[P, n], for ROWS_ of the k and COLS_ vectors of the n.
+template <class T, int ROWS_, int COLS_>
+LANES_FN void outer_block(const T* in, int64_t in_stride, int64_t count, const T* grad, int64_t n, T* out) {
+  constexpr int W = WIDTH<T>;
+  vec<T> acc[ROWS_][COLS_];
+  for (int r = 0; r < ROWS_; ++r)
+    for (int v = 0; v < COLS_; ++v) acc[r][v] = vec<T>{};
+  for (int64_t p = 0; p < count; ++p) {
+    vec<T> g[COLS_];
+    for (int v = 0; v < COLS_; ++v) g[v] = load(grad + p * n + v * W);
+    for (int r = 0; r < ROWS_; ++r) {
+      const vec<T> x = fill(in[p * in_stride + r]);
+      for (int v = 0; v < COLS_; ++v) acc[r][v] += g[v] * x;
+    }
+  }
+  for (int r = 0; r < ROWS_; ++r)
+    for (int v = 0; v < COLS_; ++v) store(out + r * n + v * W, vec<T>(load(out + r * n + v * W) + acc[r][v]));
+}
+
+// out[k, n] += in[P, k]ᵀ · grad[P, n]; n a multiple of the lanes.
 template <class T>
 void add_outer(const T* in, int64_t in_stride, int64_t count, int64_t k, const T* grad, int64_t n, T* out) {
-  constexpr int W = WIDTH<T>;
-  constexpr int ROWS = 8;
-  for (int64_t v = 0; v < n; v += W)
-    for (int64_t c0 = 0; c0 < k; c0 += ROWS) {
-      const int m = int(std::min<int64_t>(ROWS, k - c0));
-      vec<T> acc[ROWS];
-      for (int r = 0; r < ROWS; ++r) acc[r] = vec<T>{};
-      if (m == ROWS) {
-        for (int64_t p = 0; p < count; ++p) {
-          const vec<T> g = load(grad + p * n + v);
-          for (int r = 0; r < ROWS; ++r) acc[r] += g * in[p * in_stride + c0 + r];
-        }
-      } else {
-        for (int64_t p = 0; p < count; ++p) {
-          const vec<T> g = load(grad + p * n + v);
-          for (int r = 0; r < m; ++r) acc[r] += g * in[p * in_stride + c0 + r];
-        }
-      }
-      for (int r = 0; r < m; ++r) store(out + (c0 + r) * n + v, load(out + (c0 + r) * n + v) + acc[r]);
+  constexpr int BLOCK = 4;  // divides the usual k
+  int64_t v = 0;
+  const auto part = [&](auto columns) {
+    constexpr int NUM = decltype(columns)::value;
+    for (; v + NUM * WIDTH<T> <= n; v += NUM * WIDTH<T>) {
+      int64_t c = 0;
+      for (; c + BLOCK <= k; c += BLOCK) outer_block<T, BLOCK, NUM>(in + c, in_stride, count, grad + v, n, out + c * n + v);
+      for (; c < k; ++c) outer_block<T, 1, NUM>(in + c, in_stride, count, grad + v, n, out + c * n + v);
     }
+  };
+  part(std::integral_constant<int, COLS>());
+  part(std::integral_constant<int, 2>());
+  part(std::integral_constant<int, 1>());
 }
 
 }  // namespace planes

@@ -188,19 +188,20 @@ struct Block {
       const int m = int(std::min<int64_t>(W, end - i0));
       vec<T> sums[W];
       for (int i = 0; i < W; ++i) sums[i] = vec<T>{};
-      for (int i = 0; i < m; ++i)
-        for (int64_t at = (i0 + i) * d.units, v = 0; v < d.units; v += W) {
-          const vec<T> x = load(hidden.get() + at + v);
-          const vec<T> p = lanes::exp2(x), q = p + T(1);
-          const auto is_large = x > T(field::SOFTPLUS_THRESHOLD * LOG2E);
-          const vec<T> log = lanes::log2(q), soft = is_large ? x : log;
-          store(hidden.get() + at + v, soft);
-          if (keeps_slope) {
-            const vec<T> ratio = p * lanes::reciprocal(q);
-            store(slope.get() + at + v, vec<T>(is_large ? fill<T>(1) : ratio));
+      for (int i = 0; i < m; ++i) {
+        const int64_t at = (i0 + i) * d.units;
+        lanes::in_groups<T>(d.units / W, [&](int64_t v, auto together) LANES_LAMBDA {
+          constexpr int N = decltype(together)::value;
+          vec<T> soft[N], slopes[N];
+          for (int j = 0; j < N; ++j) soft[j] = load(hidden.get() + at + (v + j) * W);
+          lanes::softplus2<N>(soft, keeps_slope ? slopes : nullptr);
+          for (int j = 0; j < N; ++j) {
+            store(hidden.get() + at + (v + j) * W, soft[j]);
+            if (keeps_slope) store(slope.get() + at + (v + j) * W, slopes[j]);
+            sums[i] += soft[j] * load(d.density.get() + (v + j) * W);
           }
-          sums[i] += soft * load(d.density.get() + v);
-        }
+        });
+      }
       T values[W];
       lanes::row_sums<T>(sums, values);
       for (int i = 0; i < m; ++i) sigma_raw[i0 + i] = values[i] + d.density_bias;
@@ -214,7 +215,8 @@ struct Block {
     for (int64_t i = begin * d.colours; i < end * d.colours; i += WIDTH<T>) {
       vec<T> x = load(colour.get() + i);
       x = x > T(100) ? fill<T>(100) : x;  // 2^100: beyond it the reciprocal would lose its correction
-      store(colour.get() + i, lanes::reciprocal(lanes::exp2(x) + T(1)));
+      lanes::exp2<1>(&x);
+      store(colour.get() + i, lanes::reciprocal(x + T(1)));
     }
   }
 

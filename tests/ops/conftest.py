@@ -11,6 +11,6 @@ from eg3d.ops import extension
 def native(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations run natively on the CPU, or the test skips."""
     monkeypatch.setenv("EG3D_OPS", "native")
-    loaded, fault = extension._library("cpu")
+    loaded, fault = extension._library("cpu", extension.architecture())
     if loaded is None:
         pytest.skip(fault)

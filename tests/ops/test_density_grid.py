@@ -10,8 +10,9 @@ from torch import Tensor
 
 from eg3d.ops.density_grid import reference
 from eg3d.ops.density_grid.grid import GRIDS as KINDS
-from eg3d.ops.density_grid.grid import GridSpec
+from eg3d.ops.density_grid.grid import GridSpec, grid_index
 from eg3d.ops.density_grid.op import density_grid
+from eg3d.ops.density_points.reference import density_points
 from tests.ops.field import field_of, field_tensors, largest_error
 
 pytestmark = pytest.mark.usefixtures("native")
@@ -33,8 +34,7 @@ def both(inputs: list[Tensor], **options: Any) -> tuple[list[Tensor], list[Tenso
     plane_axes, spec, results = options.pop("plane_axes"), GridSpec(**options), []
     for function in (density_grid, reference.density_grid):
         value = function(field_of(inputs, box_warp=1.3, plane_axes=plane_axes), spec)
-        upstream = torch.randn(value.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        results.append([value, *torch.autograd.grad(value, inputs, upstream.to(value))])
+        results.append([value, *torch.autograd.grad(value, inputs, upstream_of(value))])
     return results[0], results[1]
 
 
@@ -48,13 +48,39 @@ def test_float64_equals_the_reference(size: dict[str, Any], grid: str, plane_axe
 @pytest.mark.parametrize(("grid", "plane_axes"), GRIDS)
 @pytest.mark.parametrize("scale", [1.0, 60.0])  # 60: hidden values beyond what exponentials of tables can hold
 def test_float32_is_as_exact_as_the_reference(scale: float, grid: str, plane_axes: str) -> None:
-    """Against float64, 1e-5 of the range, or what float32 coordinates cost the reference itself on steep planes."""
+    """Against float64 at the float32 index: 1e-5 of the range, or what float32 costs the reference itself."""
     inputs = field_tensors(1, 32, 40, 64, dtype=torch.float32, scale=scale)
-    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
     found, plain = both(inputs, grid=grid, plane_axes=plane_axes)
-    _, truth = both(exact, grid=grid, plane_axes=plane_axes)
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    value = at_float32_index(exact, grid, plane_axes)
+    truth = [value, *torch.autograd.grad(value, exact, upstream_of(value))]
     for mine, reference_value, expected in zip(found, plain, truth):
         assert largest_error(mine, expected) < max(1e-5, largest_error(reference_value, expected))
+
+
+@pytest.mark.parametrize("resolution", [19, 100, 255])
+def test_the_published_index_is_rounded_as_published(resolution: int) -> None:
+    """Where the resolution is no power of two, the float32 quotient moves points along x and y."""
+    part = (slice(resolution - 6, resolution), slice(2, 9), slice(0, resolution))
+    inputs = field_tensors(1, 32, 256, 64, dtype=torch.float32)
+    with torch.no_grad():
+        found = density_grid(field_of(inputs, box_warp=1.3), GridSpec(resolution, "skewed", part))
+        exact = [tensor.double() for tensor in inputs]
+        rounded = at_float32_index(exact, "skewed", "xy_xz_zx", resolution=resolution, slices=part)
+        unrounded = density_grid(field_of(exact, box_warp=1.3), GridSpec(resolution, "skewed", part))
+    assert largest_error(found, rounded) < 2e-6 < largest_error(found, unrounded)
+
+
+def upstream_of(value: Tensor) -> Tensor:
+    """One random gradient for values of any shape, [N, X, Y, Z]."""
+    return torch.randn(value.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(value)
+
+
+def at_float32_index(inputs: list[Tensor], grid: str, plane_axes: str, **options: Any) -> Tensor:
+    """Values [N, X, Y, Z] in the type of the inputs, at the grid's float32 index."""
+    spec = GridSpec(**({"resolution": 19, "slices": SOME, "grid": grid} | options))
+    points = grid_index(spec).to(inputs[0]) * (1.3 / (spec.resolution - 1)) - 1.3 / 2
+    return density_points(field_of(inputs, box_warp=1.3, plane_axes=plane_axes), points[None]).reshape(1, *spec.shape)
 
 
 @pytest.mark.parametrize(("grid", "plane_axes"), GRIDS)

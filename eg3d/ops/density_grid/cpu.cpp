@@ -18,25 +18,26 @@
 namespace {
 
 using namespace grid_tables;
-using lanes::exp2;
+using lanes::in_groups;
 using lanes::log2;
 using lanes::reciprocal;
-
-template <class T>
-constexpr T THRESHOLD = T(field::SOFTPLUS_THRESHOLD* LOG2E);
+using lanes::softplus2;
 
 // log2(1 + p) and p / (1 + p) for p = exp(hidden); beyond the threshold as torch has it (no effect in float).
 template <class T>
-LANES_FN vec<T> softplus_of_exp(vec<T> p) {
-  if constexpr (sizeof(T) == 4) return log2(p + T(1));
-  const T limit = T(485165195.4097903);  // exp(20)
-  return log2(p > limit ? p : p + T(1));
+constexpr T LIMIT = T(485165195.4097903);  // exp(20)
+template <class T, int N>
+LANES_FN void softplus_of_exp(const vec<T>* p, vec<T>* value) {
+  for (int j = 0; j < N; ++j) value[j] = p[j] + T(1);
+  if constexpr (sizeof(T) == 8)
+    for (int j = 0; j < N; ++j) value[j] = p[j] > LIMIT<T> ? p[j] : value[j];
+  log2<N>(value);
 }
 template <class T>
 LANES_FN vec<T> slope_of_exp(vec<T> p) {
-  const vec<T> slope = T(1) - reciprocal(p + T(1));
-  if constexpr (sizeof(T) == 4) return p * reciprocal(p + T(1));
-  return p > T(485165195.4097903) ? fill<T>(1) : slope;
+  const vec<T> slope = p * reciprocal(p + T(1));
+  if constexpr (sizeof(T) == 4) return slope;
+  return p > LIMIT<T> ? fill<T>(1) : slope;
 }
 
 template <class T>
@@ -46,255 +47,292 @@ struct Pass {
   Table<T>*a, *b, *e;  // e is null with published plane axes
   bool is_separable;
   int64_t X, Y, Z;
-  std::vector<double> shift_x{};           // [Y, Z], skewed: what y and z add to the index along x
-  std::vector<field::Address> at_y{};      // [Y, Z], skewed: address along y
+  bool is_rounded = false;  // skewed: addresses depend on all three indices, see field::skewed_index
+  std::vector<T> move_x{}, share_y{};   // [Y, Z], skewed: texels along x that y and z add; share of the next column
+  std::vector<int32_t> texel_y{};       // [Y, Z], skewed: column
+  std::vector<field::Address> at_x{};   // [X], skewed: row of (x, 0, 0)
 
   void prepare_skew() {
+    is_rounded = sizeof(T) == 4 && (s.resolution & (s.resolution - 1)) != 0;
     for (int64_t j = s.y0; j < s.y1; ++j)
       for (int64_t k = s.z0; k < s.z1; ++k) {
-        const double y = field::skewed_y(j, k, s.resolution);
-        shift_x.push_back(y / double(s.resolution));
-        at_y.push_back(field::split_address(field::grid_address(y, s.side, s.resolution)));
+        const field::SkewedIndex index = field::skewed_index<double>(0, j, k, s.resolution);
+        const field::Address y = field::split_address(field::grid_address(index.y, s.side, s.resolution));
+        move_x.push_back(T(field::grid_address(index.x, s.side, s.resolution) - field::grid_address(0, s.side, s.resolution)));
+        texel_y.push_back(int32_t(y.texel - a->cols.first)), share_y.push_back(T(y.share));
       }
+    for (int64_t i = s.x0; i < s.x1; ++i)
+      at_x.push_back(field::split_address(field::grid_address(double(i), s.side, s.resolution)));
   }
 
   int64_t num_stripes() const { return std::min<int64_t>(e ? 4 : STRIPES, X); }
 
-  // ------------------------------------------------------------------------------------------------ forward
-  template <int NV, bool HAS_E>
-  void forward_separable(int64_t x, T* out, T b2) const {
-    const int64_t units = w.units, nv = NV ? NV : units / WIDTH<T>;
-    constexpr int W = WIDTH<T>;
-    for (int64_t y = 0; y < Y; ++y) {
-      const T* row_a = a->at(x, y, units);
-      for (int64_t z0 = 0; z0 < Z; z0 += W) {
-        vec<T> acc[W];
-        const int m = int(std::min<int64_t>(W, Z - z0));
-        for (int i = 0; i < W; ++i) acc[i] = vec<T>{};
-        for (int i = 0; i < m; ++i) {
-          const T* row_b = b->at(x, z0 + i, units);
-          const T* row_e = HAS_E ? e->at(y, z0 + i, units) : nullptr;
-          vec<T> total = {};
-          for (int64_t v = 0; v < nv; ++v) {
-            vec<T> p = load(row_a + v * W) * load(row_b + v * W);
-            if (HAS_E) p *= load(row_e + v * W);
-            total += softplus_of_exp<T>(p) * load(w.second.get() + v * W);
-          }
-          acc[i] = total;
-        }
-        T values[W];
-        lanes::row_sums<T>(acc, values);
-        for (int i = 0; i < m; ++i) out[(x * Y + y) * Z + z0 + i] = T(values[i] * T(LN2) + b2);
-      }
-    }
+  // Where a grid point lies between rows of A and B and columns of A (rows of E), and the shares of the next ones.
+  struct Place {
+    int64_t row, col;
+    T fu, fv;
+  };
+  LANES_FN Place place(int64_t x, int64_t y, int64_t z) const {
+    if (!s.is_skewed) return {x, y, 0, 0};
+    if (is_rounded) return rounded_place(x, y, z);
+    const int64_t at = y * Z + z;
+    const T u = T(at_x[size_t(x)].share) + move_x[size_t(at)], whole = std::floor(u);
+    return {at_x[size_t(x)].texel - a->rows.first + int64_t(whole), texel_y[size_t(at)], u - whole, share_y[size_t(at)]};
+  }
+  Place rounded_place(int64_t x, int64_t y, int64_t z) const {
+    const field::SkewedIndex index = field::skewed_index<T>(x + s.x0, y + s.y0, z + s.z0, s.resolution);
+    const field::Address u = field::split_address(field::grid_address(index.x, s.side, s.resolution));
+    const field::Address v = field::split_address(field::grid_address(index.y, s.side, s.resolution));
+    return {u.texel - a->rows.first, v.texel - a->cols.first, T(u.share), T(v.share)};
   }
 
-  // Up to a vector's width of neighbours along z that lie between the same rows and columns of A: entries offset_a of A,
-  // offset_b of B and offset_e of E (of the first point), with shares for each point.
+  // Up to a vector's width of neighbours along z, in runs between the same rows and columns of A. Offsets are those of the
+  // first point's entries in A, B and E.
   struct Run {
     int first, count;
-    int64_t offset_a[4], offset_b[2], offset_e[2];
+    int64_t offset_a, offset_b, offset_e;
   };
   struct Block {
-    int num_runs = 0;
+    int num_runs;
     Run runs[WIDTH<T>];
-    T share_a[4][WIDTH<T>], share_b[2][WIDTH<T>], share_e[2][WIDTH<T>];
+    T fu[WIDTH<T>], fv[WIDTH<T>];
   };
   void find_runs(int64_t x, int64_t y, int64_t z0, int count, Block& block) const {
-    constexpr int W = WIDTH<T>;
-    int64_t row[W], col[W];
-    const int64_t step = s.is_skewed, n = a->cols.count(), units = w.units;
-    for (int i = 0; i < count; ++i) {
-      field::Address u{x, 0};
-      row[i] = x, col[i] = y;
-      T fu = 0, fv = 0;
-      if (s.is_skewed) {
-        const int64_t at = y * Z + z0 + i;
-        u = field::split_address(field::grid_address(double(x + s.x0) + shift_x[size_t(at)], s.side, s.resolution));
-        row[i] = u.texel - a->rows.first, fu = T(u.share);
-        col[i] = at_y[size_t(at)].texel - a->cols.first, fv = T(at_y[size_t(at)].share);
-      }
-      block.share_a[0][i] = (1 - fu) * (1 - fv), block.share_a[1][i] = (1 - fu) * fv;
-      block.share_a[2][i] = fu * (1 - fv), block.share_a[3][i] = fu * fv;
-      block.share_b[0][i] = 1 - fu, block.share_b[1][i] = fu;
-      block.share_e[0][i] = 1 - fv, block.share_e[1][i] = fv;
+    const int64_t n = a->cols.count(), units = w.units, at = y * Z + z0;
+    const auto start = [&](int64_t row, int64_t col, int i) -> Run {
+      return {i, 0, (row * n + col) * units, (row * Z + z0 + i) * units, (col * Z + z0 + i) * units};
+    };
+    const Place first = place(x, y, z0), last = place(x, y, z0 + count - 1);
+    if (s.is_skewed && !is_rounded && count == WIDTH<T> && first.row == last.row && first.col == last.col) {
+      block.num_runs = 1, block.runs[0] = start(first.row, first.col, 0), block.runs[0].count = count;
+      store(block.fu, vec<T>(load(move_x.data() + at) + (first.fu - move_x[size_t(at)])));
+      store(block.fv, load(share_y.data() + at));
+      return;
     }
+    int64_t row = -1, col = -1;
     block.num_runs = 0;
     for (int i = 0; i < count; ++i) {
-      if (i > 0 && row[i] == row[i - 1] && col[i] == col[i - 1]) {
-        ++block.runs[block.num_runs - 1].count;
-        continue;
+      const Place p = place(x, y, z0 + i);
+      block.fu[i] = p.fu, block.fv[i] = p.fv;
+      if (p.row != row || p.col != col)
+        block.runs[block.num_runs++] = start(p.row, p.col, i);
+      row = p.row, col = p.col;
+      ++block.runs[block.num_runs - 1].count;
+    }
+  }
+  // From an entry to that of the next row of A, next column of A, next row of B and next row of E.
+  struct Steps {
+    int64_t row_a, col_a, row_b, row_e;
+  };
+  Steps steps() const {
+    if (!s.is_skewed) return {0, 0, 0, 0};
+    return {a->cols.count() * w.units, w.units, Z * w.units, Z * w.units};
+  }
+
+  // Hidden values, for one vector of units, of the points of a run: those of A are start + fv along_v + fu (along_u + fv
+  // along_uv), so that its four corners stay in registers.
+  template <bool HAS_E>
+  struct Hidden {
+    vec<T> start, along_u, along_v, along_uv;
+    const T *b0, *b1, *e0, *e1;
+    int64_t units;
+    LANES_FN Hidden(const Pass& pass, const Steps& step, const Run& run, int64_t at) : units(pass.w.units) {
+      const T* corner = pass.a->values.get() + run.offset_a + at;
+      start = load(corner);
+      along_u = load(corner + step.row_a) - start, along_v = load(corner + step.col_a) - start;
+      along_uv = load(corner + step.row_a + step.col_a) - load(corner + step.row_a) - along_v;
+      b0 = pass.b->values.get() + run.offset_b + at, b1 = b0 + step.row_b;
+      if (HAS_E) e0 = pass.e->values.get() + run.offset_e + at, e1 = e0 + step.row_e;
+    }
+    LANES_FN vec<T> operator()(T fu, T fv, int64_t k) const {
+      const vec<T> b = load(b0 + k * units), slope = along_u + along_uv * fv + (load(b1 + k * units) - b);
+      vec<T> h = start + along_v * fv + b;
+      if (HAS_E) {
+        const vec<T> e = load(e0 + k * units);
+        h += e + (load(e1 + k * units) - e) * fv;
       }
-      Run& run = block.runs[block.num_runs++];
-      run.first = i, run.count = 1;
-      for (int k = 0; k < 4; ++k) run.offset_a[k] = ((row[i] + (k >> 1) * step) * n + col[i] + (k & 1) * step) * units;
-      for (int k = 0; k < 2; ++k) {
-        run.offset_b[k] = ((row[i] + k * step) * Z + z0 + i) * units;
-        run.offset_e[k] = ((col[i] + k * step) * Z + z0 + i) * units;
+      return h + slope * fu;
+    }
+  };
+
+  // ------------------------------------------------------------------------------------------------ forward
+  // Density of up to a vector's width of points of one column along z, from sums over hidden units.
+  void put(const vec<T>* sums, int count, T b2, T* out) const {
+    T values[WIDTH<T>];
+    lanes::row_sums<T>(sums, values);
+    for (int i = 0; i < count; ++i) out[i] = T(values[i] * T(LN2) + b2);
+  }
+
+  // Blocks along z are outside, so that their entries of B stay in the nearest cache.
+  template <bool HAS_E>
+  void forward_separable(int64_t x, T* out, T b2) const {
+    constexpr int W = WIDTH<T>;
+    const int64_t units = w.units;
+    for (int64_t y = 0; y < Y; ++y) {
+      for (int64_t z0 = 0; z0 < Z; z0 += W) {
+      const T* rows_b = b->at(x, z0, units);
+        const T *row_a = a->at(x, y, units), *rows_e = HAS_E ? e->at(y, z0, units) : nullptr;
+        vec<T> sums[W] = {};
+        const int m = int(std::min<int64_t>(W, Z - z0));
+        for (int i = 0; i < m; ++i)
+          in_groups<T>(units / W, [&](int64_t group, auto together) LANES_LAMBDA {
+            constexpr int N = decltype(together)::value;
+            vec<T> p[N], value[N];
+            for (int j = 0; j < N; ++j) {
+              const int64_t v = (group + j) * W;
+              p[j] = load(row_a + v) * load(rows_b + i * units + v);
+              if (HAS_E) p[j] *= load(rows_e + i * units + v);
+            }
+            softplus_of_exp<T, N>(p, value);
+            for (int j = 0; j < N; ++j) sums[i] += value[j] * load(w.second.get() + (group + j) * W);
+          });
+        put(sums, m, b2, out + (x * Y + y) * Z + z0);
       }
     }
   }
 
-  // Hidden values, for one vector of units at `at`, of the points of a run; entries of A stay in registers.
   template <bool HAS_E>
-  struct Hidden {
-    vec<T> corner[4];
-    const T *b0, *b1, *e0, *e1;
-    int64_t units;
-    LANES_FN Hidden(const Pass& pass, const Run& run, int64_t at) : units(pass.w.units) {
-      for (int k = 0; k < 4; ++k) corner[k] = load(pass.a->values.get() + run.offset_a[k] + at);
-      b0 = pass.b->values.get() + run.offset_b[0] + at, b1 = pass.b->values.get() + run.offset_b[1] + at;
-      if (HAS_E) e0 = pass.e->values.get() + run.offset_e[0] + at, e1 = pass.e->values.get() + run.offset_e[1] + at;
-    }
-    LANES_FN vec<T> operator()(const Block& block, int i, int64_t k) const {
-      vec<T> h = corner[0] * block.share_a[0][i] + corner[1] * block.share_a[1][i];
-      h += corner[2] * block.share_a[2][i] + corner[3] * block.share_a[3][i];
-      h += load(b0 + k * units) * block.share_b[0][i] + load(b1 + k * units) * block.share_b[1][i];
-      if (HAS_E) h += load(e0 + k * units) * block.share_e[0][i] + load(e1 + k * units) * block.share_e[1][i];
-      return h;
-    }
-  };
-
-  template <int NV, bool HAS_E>
   void forward_general(int64_t x, T* out, T b2) const {
-    const int64_t nv = NV ? NV : w.units / WIDTH<T>;
     constexpr int W = WIDTH<T>;
+    const Steps step = steps();
     Block block;
     for (int64_t y = 0; y < Y; ++y)
       for (int64_t z0 = 0; z0 < Z; z0 += W) {
-        vec<T> acc[W];
+        vec<T> sums[W] = {};
         const int m = int(std::min<int64_t>(W, Z - z0));
-        for (int i = 0; i < W; ++i) acc[i] = vec<T>{};
         find_runs(x, y, z0, m, block);
         for (int r = 0; r < block.num_runs; ++r) {
           const Run& run = block.runs[r];
-          for (int64_t v = 0; v < nv; ++v) {
-            const Hidden<HAS_E> hidden(*this, run, v * W);
-            const vec<T> w2 = load(w.second.get() + v * W);
-            for (int k = 0; k < run.count; ++k) {
-              const vec<T> h = hidden(block, run.first + k, k);
-              const vec<T> soft = log2(exp2(h) + T(1));
-              acc[run.first + k] += (h > THRESHOLD<T> ? h : soft) * w2;
-            }
+          for (int64_t v = 0; v < w.units; v += W) {
+            const Hidden<HAS_E> hidden(*this, step, run, v);
+            const vec<T> w2 = load(w.second.get() + v);
+            in_groups<T>(run.count, [&](int64_t k, auto together) LANES_LAMBDA {
+              constexpr int N = decltype(together)::value;
+              const int64_t i = run.first + k;
+              vec<T> h[N];
+              for (int j = 0; j < N; ++j) h[j] = hidden(block.fu[i + j], block.fv[i + j], k + j);
+              softplus2<N>(h);
+              for (int j = 0; j < N; ++j) sums[i + j] += h[j] * w2;
+            });
           }
         }
-        T values[W];
-        lanes::row_sums<T>(acc, values);
-        for (int i = 0; i < m; ++i) out[(x * Y + y) * Z + z0 + i] = T(values[i] * T(LN2) + b2);
+        put(sums, m, b2, out + (x * Y + y) * Z + z0);
       }
   }
 
-  template <int NV, bool HAS_E>
+  template <bool HAS_E>
   void forward_all(T* out, T b2) const {
 #pragma omp parallel for num_threads(int(s.threads)) schedule(dynamic)
     for (int64_t x = 0; x < X; ++x)
-      is_separable ? forward_separable<NV, HAS_E>(x, out, b2) : forward_general<NV, HAS_E>(x, out, b2);
+      is_separable ? forward_separable<HAS_E>(x, out, b2) : forward_general<HAS_E>(x, out, b2);
   }
 
   // ----------------------------------------------------------------------------------------------- backward
   // Gradients to the tables without w2, and `log_sums` [H]: the gradient of w2 over ln 2.
-  template <int NV, bool HAS_E>
+  template <bool HAS_E>
   void backward_separable(int64_t x, const T* grad, T* grad_e, double* log_sums) const {
-    const int64_t units = w.units, nv = NV ? NV : units / WIDTH<T>;
     constexpr int W = WIDTH<T>;
-    T* rows_b = b->grad.get() + x * Z * units;
-    memset(rows_b, 0, size_t(Z * units) * sizeof(T));
-    Buffer<T> space(2 * units);
+    const int64_t units = w.units;
+    memset(b->grad.get() + x * Z * units, 0, size_t(Z * units) * sizeof(T));
+    memset(a->grad.get() + x * Y * units, 0, size_t(Y * units) * sizeof(T));
+    Buffer<T> logs(units);
     for (int64_t y = 0; y < Y; ++y) {
-      const T* row_a = a->at(x, y, units);
-      vec<T> sum_a[NV ? NV : 1], sum_w[NV ? NV : 1];
-      for (auto& v : sum_a) v = vec<T>{};
-      for (auto& v : sum_w) v = vec<T>{};
-      space.clear();
-      for (int64_t z = 0; z < Z; ++z) {
-        const T g = grad[(x * Y + y) * Z + z];
-        const T* row_b = b->at(x, z, units);
-        const T* row_e = HAS_E ? e->at(y, z, units) : nullptr;
-        for (int64_t v = 0; v < nv; ++v) {
-          vec<T> p = load(row_a + v * W) * load(row_b + v * W);
-          if (HAS_E) p *= load(row_e + v * W);
-          const vec<T> r = slope_of_exp<T>(p) * g;
-          const vec<T> soft = softplus_of_exp<T>(p) * g;
-          if (NV) {
-            sum_a[v] += r;
-            sum_w[v] += soft;
-          } else {
-            store(space.get() + v * W, vec<T>(load(space.get() + v * W) + r));
-            store(space.get() + units + v * W, vec<T>(load(space.get() + units + v * W) + soft));
-          }
-          T* to_b = rows_b + z * units + v * W;
-          store(to_b, vec<T>(load(to_b) + r));
-          if (HAS_E) {
-            T* to_e = grad_e + (y * Z + z) * units + v * W;
-            store(to_e, vec<T>(load(to_e) + r));
-          }
+      logs.clear();
+      for (int64_t z0 = 0; z0 < Z; z0 += W) {
+      const T* rows_b = b->at(x, z0, units);
+      T* to_b = b->grad.get() + (x * Z + z0) * units;
+        const T *row_a = a->at(x, y, units), *rows_e = HAS_E ? e->at(y, z0, units) : nullptr;
+        const T* g = grad + (x * Y + y) * Z + z0;
+        T *to_a = a->grad.get() + (x * Y + y) * units, *to_e = HAS_E ? grad_e + (y * Z + z0) * units : nullptr;
+        for (int64_t v = 0; v < units; v += W) {
+          const vec<T> exp_a = load(row_a + v);
+          vec<T> sum = load(to_a + v), log_sum = load(logs.get() + v);
+          in_groups<T>(std::min<int64_t>(W, Z - z0), [&](int64_t i, auto together) LANES_LAMBDA {
+            constexpr int N = decltype(together)::value;
+            vec<T> p[N], value[N];
+            for (int j = 0; j < N; ++j) {
+              p[j] = exp_a * load(rows_b + (i + j) * units + v);
+              if (HAS_E) p[j] *= load(rows_e + (i + j) * units + v);
+            }
+            softplus_of_exp<T, N>(p, value);
+            for (int j = 0; j < N; ++j) {
+              const vec<T> slope = slope_of_exp<T>(p[j]) * g[i + j];
+              log_sum += value[j] * g[i + j];
+              sum += slope;
+              add_to(to_b + (i + j) * units + v, slope);
+              if (HAS_E) add_to(to_e + (i + j) * units + v, slope);
+            }
+          });
+          store(to_a + v, sum), store(logs.get() + v, log_sum);
         }
       }
-      for (int64_t v = 0; NV && v < nv; ++v) {
-        store(space.get() + v * W, sum_a[v]);
-        store(space.get() + units + v * W, sum_w[v]);
-      }
-      std::copy(space.get(), space.get() + units, a->grad.get() + (x * Y + y) * units);
-      for (int64_t h = 0; h < units; ++h) log_sums[h] += space[units + h];
+      for (int64_t h = 0; h < units; ++h) log_sums[h] += logs[h];
     }
   }
 
-  template <int NV, bool HAS_E>
+  template <bool HAS_E>
   void backward_general(int64_t x, const T* grad, T* grad_a, T* grad_b, T* grad_e, double* log_sums) const {
-    const int64_t units = w.units, nv = NV ? NV : units / WIDTH<T>, ends = s.is_skewed ? 2 : 1;
     constexpr int W = WIDTH<T>;
-    Buffer<T> sums(units);
+    const int64_t units = w.units;
+    const Steps step = steps();
+    Buffer<T> logs(units);
     Block block;
     for (int64_t y = 0; y < Y; ++y) {
-      sums.clear();
+      logs.clear();
       for (int64_t z0 = 0; z0 < Z; z0 += W) {
         const T* g = grad + (x * Y + y) * Z + z0;
         find_runs(x, y, z0, int(std::min<int64_t>(W, Z - z0)), block);
         for (int r = 0; r < block.num_runs; ++r) {
           const Run& run = block.runs[r];
-          for (int64_t v = 0; v < nv; ++v) {
-            const int64_t at = v * W;
-            const Hidden<HAS_E> hidden(*this, run, at);
-            vec<T> corner[4] = {{}, {}, {}, {}}, log_sum = {};
-            for (int k = 0; k < run.count; ++k) {
-              const int i = run.first + k;
-              const vec<T> h = hidden(block, i, k), p = exp2(h), q = p + T(1);
-              const vec<T> ratio = p * reciprocal(q);
-              const vec<T> slope = (h > THRESHOLD<T> ? fill<T>(1) : ratio) * g[i];
-              const vec<T> soft = log2(q);
-              log_sum += (h > THRESHOLD<T> ? h : soft) * g[i];
-              for (int c = 0; c < 4; ++c) corner[c] += slope * block.share_a[c][i];
-              for (int64_t end = 0; end < ends; ++end) {
-                T* to = grad_b + run.offset_b[end] + k * units + at;
-                store(to, vec<T>(load(to) + slope * block.share_b[end][i]));
+          for (int64_t v = 0; v < units; v += W) {
+            const Hidden<HAS_E> hidden(*this, step, run, v);
+            T *to_a = grad_a + run.offset_a + v, *to_b = grad_b + run.offset_b + v;
+            T* to_e = HAS_E ? grad_e + run.offset_e + v : nullptr;
+            vec<T> log_sum = load(logs.get() + v), all = {}, all_u = {}, all_v = {}, all_uv = {};
+            in_groups<T>(run.count, [&](int64_t k, auto together) LANES_LAMBDA {
+              constexpr int N = decltype(together)::value;
+              const int64_t i = run.first + k;
+              vec<T> h[N], slope[N];
+              for (int j = 0; j < N; ++j) h[j] = hidden(block.fu[i + j], block.fv[i + j], k + j);
+              softplus2<N>(h, slope);
+              for (int j = 0; j < N; ++j) {
+                const T fu = block.fu[i + j], fv = block.fv[i + j];
+                log_sum += h[j] * g[i + j];
+                slope[j] *= g[i + j];
+                const vec<T> slope_u = slope[j] * fu;
+                all += slope[j], all_u += slope_u, all_v += slope[j] * fv, all_uv += slope_u * fv;
+                T* to = to_b + (k + j) * units;
+                add_to(to, slope[j] - slope_u), add_to(to + step.row_b, slope_u);
                 if (HAS_E) {
-                  T* to_e = grad_e + run.offset_e[end] + k * units + at;
-                  store(to_e, vec<T>(load(to_e) + slope * block.share_e[end][i]));
+                  const vec<T> slope_v = slope[j] * fv;
+                  to = to_e + (k + j) * units;
+                  add_to(to, slope[j] - slope_v), add_to(to + step.row_e, slope_v);
                 }
               }
-            }
-            for (int c = 0; c < (s.is_skewed ? 4 : 1); ++c) {
-              T* to = grad_a + run.offset_a[c] + at;
-              store(to, vec<T>(load(to) + corner[c]));
-            }
-            store(sums.get() + at, vec<T>(load(sums.get() + at) + log_sum));
+            });
+            store(logs.get() + v, log_sum);
+            add_to(to_a, all - all_u - (all_v - all_uv)), add_to(to_a + step.row_a, all_u - all_uv);
+            add_to(to_a + step.col_a, all_v - all_uv), add_to(to_a + step.row_a + step.col_a, all_uv);
           }
         }
       }
-      for (int64_t h = 0; h < units; ++h) log_sums[h] += sums[h];
+      for (int64_t h = 0; h < units; ++h) log_sums[h] += logs[h];
     }
   }
+  LANES_FN static void add_to(T* to, vec<T> v) { store(to, vec<T>(load(to) + v)); }
 
   // Rows of A and B that slices [x_begin, x_end) of the grid touch, with one to spare for rounding.
   std::pair<int64_t, int64_t> touched_rows(int64_t x_begin, int64_t x_end) const {
     if (!s.is_skewed) return {x_begin, x_end};
-    const double low = double(x_begin + s.x0) + shift_x.front(), high = double(x_end - 1 + s.x0) + shift_x.back();
-    const int64_t first = field::split_address(field::grid_address(low, s.side, s.resolution)).texel - a->rows.first;
-    const int64_t last = field::split_address(field::grid_address(high, s.side, s.resolution)).texel - a->rows.first;
+    const auto row = [&](int64_t i, int64_t j, int64_t k) {
+      const double index = field::skewed_index<double>(i, j, k, s.resolution).x;
+      return field::split_address(field::grid_address(index, s.side, s.resolution)).texel - a->rows.first;
+    };
+    const int64_t first = row(x_begin + s.x0, s.y0, s.z0), last = row(x_end - 1 + s.x0, s.y1 - 1, s.z1 - 1);
     return {std::max<int64_t>(0, first - 1), std::min(a->rows.count(), last + 3)};
   }
 
-  template <int NV, bool HAS_E>
+  template <bool HAS_E>
   void backward_all(const T* grad, double* log_sums) const {
     const int64_t units = w.units, stripes = num_stripes(), row_a = a->cols.count() * units, row_b = Z * units;
     a->grad.resize(a->values.size()), b->grad.resize(b->values.size());
@@ -312,9 +350,9 @@ struct Pass {
       double* log_sum = logs.data() + stripe * units;
       for (int64_t x = begin; x < end; ++x) {
         if (is_separable)
-          backward_separable<NV, HAS_E>(x, grad, pe.get(), log_sum);
+          backward_separable<HAS_E>(x, grad, pe.get(), log_sum);
         else
-          backward_general<NV, HAS_E>(x, grad, pa.get() - low * row_a, pb.get() - low * row_b, pe.get(), log_sum);
+          backward_general<HAS_E>(x, grad, pa.get() - low * row_a, pb.get() - low * row_b, pe.get(), log_sum);
       }
     }
     if (!is_separable) a->grad.clear(), b->grad.clear();
@@ -337,21 +375,21 @@ struct Field {
   Pass<T> pass;
   Layout layout;
 
-  Field(const GridSpec& s, const Weights<T>& w) : pass{s, w, &a, &b, s.is_corrected ? &e : nullptr, false, 0, 0, 0, {}, {}} {
+  Field(const GridSpec& s, const Weights<T>& w) : pass{s, w, &a, &b, s.is_corrected ? &e : nullptr, false, 0, 0, 0} {
     layout = {s.channels, s.side, s.stride_p, s.stride_c, s.stride_h, s.stride_w};
     pass.X = s.x1 - s.x0, pass.Y = s.y1 - s.y0, pass.Z = s.z1 - s.z0;
-    const int64_t n = s.resolution;
     const Axis z = grid_axis(s.z0, s.z1, s);
     Axis x = grid_axis(s.x0, s.x1, s), y = grid_axis(s.y0, s.y1, s);
     if (s.is_skewed) {
-      x = texel_axis(field::skewed_x(s.x0, s.y0, s.z0, n), field::skewed_x(s.x1 - 1, s.y1 - 1, s.z1 - 1, n), s);
-      y = texel_axis(field::skewed_y(s.y0, s.z0, n), field::skewed_y(s.y1 - 1, s.z1 - 1, n), s);
-      pass.prepare_skew();
+      const field::SkewedIndex low = field::skewed_index<double>(s.x0, s.y0, s.z0, s.resolution);
+      const field::SkewedIndex high = field::skewed_index<double>(s.x1 - 1, s.y1 - 1, s.z1 - 1, s.resolution);
+      x = texel_axis(low.x, high.x, s), y = texel_axis(low.y, high.y, s);
     }
     const auto parts = table_parts(s.is_corrected);
     a.rows = x, a.cols = y, a.has_bias = true, a.parts = parts[0];
     b.rows = x, b.cols = z, b.has_bias = false, b.parts = parts[1];
     if (s.is_corrected) e.rows = y, e.cols = z, e.has_bias = false, e.parts = parts[2];
+    if (s.is_skewed) pass.prepare_skew();
   }
 
   void build(const T* planes) {
@@ -366,17 +404,6 @@ struct Field {
   }
 };
 
-template <class T, class Run>
-void by_width(int64_t units, bool has_e, Run run) {
-  const int64_t nv = units / WIDTH<T>;
-  auto call = [&](auto nv_constant) {
-    has_e ? run(nv_constant, std::true_type()) : run(nv_constant, std::false_type());
-  };
-  if (sizeof(T) == 4 && nv == 2) call(std::integral_constant<int, 2>());
-  else if (sizeof(T) == 4 && nv == 4) call(std::integral_constant<int, 4>());
-  else call(std::integral_constant<int, 0>());
-}
-
 template <class T>
 void forward(const GridSpec& s, const T* planes, const T* w1, const T* b1, const T* w2, const T* b2, T* out) {
   const Weights<T> w(s, w1, b1, w2);
@@ -384,9 +411,7 @@ void forward(const GridSpec& s, const T* planes, const T* w1, const T* b1, const
   for (int64_t n = 0; n < s.batch; ++n) {
     f.build(planes + n * s.stride_n);
     T* volume = out + n * f.pass.X * f.pass.Y * f.pass.Z;
-    by_width<T>(w.units, s.is_corrected, [&](auto nv, auto has_e) {
-      f.pass.template forward_all<decltype(nv)::value, decltype(has_e)::value>(volume, b2[0]);
-    });
+    s.is_corrected ? f.pass.template forward_all<true>(volume, b2[0]) : f.pass.template forward_all<false>(volume, b2[0]);
   }
 }
 
@@ -399,11 +424,7 @@ void backward(const GridSpec& s, const T* planes, const T* w1, const T* b1, cons
   for (int64_t n = 0; n < s.batch; ++n) {
     f.build(planes + n * s.stride_n);
     const T* g = grad + n * f.pass.X * f.pass.Y * f.pass.Z;
-    by_width<T>(w.units, s.is_corrected, [&](auto nv, auto has_e) {
-      constexpr int NV = decltype(nv)::value;
-      constexpr bool HAS_E = decltype(has_e)::value;
-      f.pass.template backward_all<NV, HAS_E>(g, logs.data());
-    });
+    s.is_corrected ? f.pass.template backward_all<true>(g, logs.data()) : f.pass.template backward_all<false>(g, logs.data());
     for (Table<T>* table : {&f.a, &f.b, f.pass.e})
       if (table) table->backward(s, w, f.layout, d_planes + n * s.stride_n, sum_w1.data(), sum_b1.data());
   }

@@ -103,9 +103,9 @@ struct Grid {
   FIELD_FN Place place(int64_t x, int64_t y, int64_t z) const {
     if (!s.is_skewed) return {x, y, 0, 0};
     const int64_t i = x + s.x0, j = y + s.y0, k = z + s.z0;
-    const Address u =
-        field::split_address(field::grid_address(field::skewed_x(i, j, k, s.resolution), s.side, s.resolution));
-    const Address v = field::split_address(field::grid_address(field::skewed_y(j, k, s.resolution), s.side, s.resolution));
+    const field::SkewedIndex index = field::skewed_index<T>(i, j, k, s.resolution);
+    const Address u = field::split_address(field::grid_address(index.x, s.side, s.resolution));
+    const Address v = field::split_address(field::grid_address(index.y, s.side, s.resolution));
     return {u.texel - a.rows.first, v.texel - a.cols.first, u.share, v.share};
   }
   FIELD_FN T at_a(int64_t u, int64_t v, int64_t h) const { return a.values[(u * a.hidden + h) * a.cols.count + v]; }
@@ -321,12 +321,12 @@ struct Plan {
 
   Plan(const GridSpec& s, T* workspace, bool has_gradients) {
     g.s = s, g.X = s.x1 - s.x0, g.Y = s.y1 - s.y0, g.Z = s.z1 - s.z0;
-    const int64_t n = s.resolution;
     const Axis z = grid_axis(s.z0, s.z1, s);
     Axis x = grid_axis(s.x0, s.x1, s), y = grid_axis(s.y0, s.y1, s);
     if (s.is_skewed) {
-      x = texel_axis(field::skewed_x(s.x0, s.y0, s.z0, n), field::skewed_x(s.x1 - 1, s.y1 - 1, s.z1 - 1, n), s);
-      y = texel_axis(field::skewed_y(s.y0, s.z0, n), field::skewed_y(s.y1 - 1, s.z1 - 1, n), s);
+      const field::SkewedIndex low = field::skewed_index<double>(s.x0, s.y0, s.z0, s.resolution);
+      const field::SkewedIndex high = field::skewed_index<double>(s.x1 - 1, s.y1 - 1, s.z1 - 1, s.resolution);
+      x = texel_axis(low.x, high.x, s), y = texel_axis(low.y, high.y, s);
     }
     g.a = {x, y, {0, -1}, {true, true}, true, s.channels, s.hidden, nullptr, nullptr, nullptr};
     g.b = {x, z, {1, s.is_corrected ? -1 : 2}, {true, false}, false, s.channels, s.hidden, nullptr, nullptr, nullptr};

@@ -47,6 +47,24 @@ class GridSpec:
             raise ValueError(f"chunk must be at least 1 point, got {self.chunk}")
 
 
+def grid_index(spec: GridSpec, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+    """Indices of the grid's points along x, y, z, [P, 3], from 0 to D - 1, z running fastest.
+
+    "exact": whole numbers. "skewed": the published indices, in which the flat index is divided as a real number, so
+    that an index also carries the fractions of the faster ones and overshoots by up to 1; the flat index is rounded to
+    float32 as it was there, the quotients to `dtype` (as there in float32: up to 0.002 off where D is no power of two).
+    """
+    spec.check()
+    resolution = spec.resolution
+    axes = [torch.arange(r.start, r.stop, device=device) for r in spec.ranges]
+    i, j, k = (axis.reshape(-1) for axis in torch.meshgrid(*axes, indexing="ij"))
+    if spec.grid == "exact":
+        return torch.stack([i, j, k], dim=-1).to(dtype)
+    flat = ((i * resolution + j) * resolution + k).to(torch.float32).to(dtype)
+    side = float(resolution)
+    return torch.stack([flat / side / side, (flat / side) % side, flat % side], dim=-1)
+
+
 def grid_points(
     spec: GridSpec,
     *,
@@ -54,20 +72,9 @@ def grid_points(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Points of the grid, [P, 3] in world units, z running fastest; the cube has side L = box_warp.
+    """Points of the grid, [P, 3] in world units; the cube has side L = box_warp: index * L / (D - 1) - L / 2.
 
-    "exact": (i, j, k) * L / (D - 1) - L / 2. "skewed": the published coordinates, in which the flat index is divided
-    as a real number, so that a coordinate also carries the fractions of the faster ones and overshoots by up to
-    L / (D - 1). Released rewards were trained on it; the flat index is rounded to float32 as it was there.
+    Released rewards were trained on the "skewed" grid, which overshoots the cube by up to L / (D - 1).
     """
-    spec.check()
-    resolution = spec.resolution
-    axes = [torch.arange(r.start, r.stop, device=device) for r in spec.ranges]
-    i, j, k = (axis.reshape(-1) for axis in torch.meshgrid(*axes, indexing="ij"))
-    if spec.grid == "exact":
-        index = torch.stack([i, j, k], dim=-1).to(dtype)
-    else:
-        flat = ((i * resolution + j) * resolution + k).to(torch.float32).to(dtype)
-        side = float(resolution)
-        index = torch.stack([flat / side / side, (flat / side) % side, flat % side], dim=-1)
-    return index * (box_warp / (resolution - 1)) - box_warp / 2
+    index = grid_index(spec, device=device, dtype=dtype)
+    return index * (box_warp / (spec.resolution - 1)) - box_warp / 2

@@ -129,7 +129,11 @@ struct Table {
 
   void exponentiate(int threads) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1024)
-    for (int64_t i = 0; i < values.size(); i += WIDTH<T>) store(values.get() + i, lanes::exp2(load(values.get() + i)));
+    for (int64_t i = 0; i < values.size(); i += WIDTH<T>) {
+      vec<T> v = load(values.get() + i);
+      lanes::exp2<1>(&v);
+      store(values.get() + i, v);
+    }
   }
 
   // From grad [rows, cols, H] (without w2) to the plane gradient, and to sums for w1 [C, H] and b1 [H].

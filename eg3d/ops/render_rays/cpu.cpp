@@ -38,18 +38,15 @@ struct March {
   // t and sigma_raw are readable for a vector beyond n.
   void weigh(const T* t, const T* sigma_raw, int64_t n, bool keeps_slope) {
     for (int64_t k = 0; k < n - 1; k += WIDTH<T>) {
-      const vec<T> x = (load(sigma_raw + k) + load(sigma_raw + k + 1)) * T(0.5 * LOG2E) - T(LOG2E);
+      vec<T> x = (load(sigma_raw + k) + load(sigma_raw + k + 1)) * T(0.5 * LOG2E) - T(LOG2E);
       const vec<T> step = load(t + k + 1) - load(t + k);
-      const vec<T> p = lanes::exp2(x), q = p + T(1);
-      const auto is_large = x > T(field::SOFTPLUS_THRESHOLD * LOG2E);
-      const vec<T> log = lanes::log2(q), sigma = is_large ? x : log;  // times log2(e)
-      const vec<T> through = lanes::exp2(sigma * step * T(-1));
+      vec<T> slopes;
+      lanes::softplus2<1>(&x, keeps_slope ? &slopes : nullptr);  // density, times log2(e)
+      vec<T> through = x * step * T(-1);
+      lanes::exp2<1>(&through);
       store(passed.get() + k, through);
       store(alpha.get() + k, vec<T>(T(1) - through));
-      if (keeps_slope) {
-        const vec<T> ratio = p * lanes::reciprocal(q);
-        store(slope.get() + k, vec<T>(is_large ? fill<T>(1) : ratio));
-      }
+      if (keeps_slope) store(slope.get() + k, slopes);
     }
     T before = 1;
     for (int64_t k = 0; k < n - 1; ++k) {
