@@ -153,11 +153,11 @@ def run_folder(network: str) -> Path | None:
 
 def data_of_run(folder: Path | None, network: str) -> str:
     """The data set that the run of a network was trained on. Raises ValueError when there is no telling."""
-    import yaml
+    from eg3d.plain_data import read_plain_table
 
     if folder is not None and (folder / "config.yaml").is_file():
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        if isinstance(config, dict) and isinstance(config.get("data"), str):
+        config = read_plain_table(folder / "config.yaml")
+        if isinstance(config.get("data"), str):
             return config["data"]
     raise ValueError(f"data: nothing beside {network} says what it was trained on; give --data SET.zip")
 

@@ -8,14 +8,11 @@ Everything shipped stays below LIMIT_BYTES together.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from eg3d.checkpoints.manifest import MANIFEST, read_manifest
 from eg3d.checkpoints.store import read_metadata
@@ -23,6 +20,7 @@ from eg3d.data_files import DataFiles
 from eg3d.data_labels import read_table
 from eg3d.file_hash import sha256_of
 from eg3d.hydra_command import hydra_command
+from eg3d.plain_data import read_plain_table
 from eg3d.run_folder import code_version
 from eg3d.safe_write import atomic_path, write_json
 
@@ -127,7 +125,7 @@ def data_facts(path: str | Path) -> dict[str, Any]:
 def run_command(folder: Path) -> str:
     """The command of the run whose folder this is, or nothing."""
     path = folder / "run.json"
-    return json.loads(path.read_text(encoding="utf-8")).get("command", "") if path.is_file() else ""
+    return str(read_plain_table(path).get("command", "")) if path.is_file() else ""
 
 
 def warm_start_note(folder: Path) -> str:
@@ -135,7 +133,7 @@ def warm_start_note(folder: Path) -> str:
     path = folder / "config.yaml"
     if not path.is_file():
         return ""
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = read_plain_table(path)
     phases = {key: value for key, value in (config.get("warm_start") or {}).items() if key.endswith("_kimg") and value}
     parts = [f"{key.removesuffix('_kimg')} for {value:g} thousand images" for key, value in phases.items()]
     if config.get("start"):
@@ -154,10 +152,13 @@ def _network_facts(path: Path) -> dict[str, Any]:
 
 
 def _reward_facts(folder: Path) -> dict[str, Any]:
-    card = yaml.safe_load((folder / "reward.yaml").read_text(encoding="utf-8"))
-    if not isinstance(card, Mapping) or card.get("weights_sha256") != sha256_of(folder / "reward.safetensors"):
+    card = read_plain_table(folder / "reward.yaml")
+    if card.get("weights_sha256") != sha256_of(folder / "reward.safetensors"):
         raise ValueError(f"source: {folder}/reward.yaml does not describe the weights beside it; make the bundle again")
     keys = ("model", "representation", "sample", "transform")
+    missing = [key for key in keys if key not in card]
+    if missing:  # of an earlier format, say
+        raise ValueError(f"source: {folder}/reward.yaml lacks {', '.join(missing)}; make the bundle again")
     made_of = card.get("provenance", {})
     provenance = {key: made_of.get(key, {}) for key in ("generator", "rankings")}
     return {"kind": "reward", "config": {key: card.get(key) for key in keys}, "trained_on": provenance}

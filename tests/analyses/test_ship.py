@@ -70,3 +70,20 @@ def test_bad_sources(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no reward bundle"):
         ship(ShipConfig(name="x", source=str(tmp_path / "empty"), manifest=str(tmp_path / "m.json")))
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml"])
+def test_a_damaged_record_of_the_run_is_one_line_that_names_it(tmp_path, network, name):
+    for text in ("[1]", "a: [1"):
+        (network.parent / name).write_text(text)
+        with pytest.raises(ValueError, match=rf"^\S*{name}: (not plain|expected a table)") as caught:
+            ship(ShipConfig(name="tiny", source=str(network), manifest=str(tmp_path / "shipped" / "manifest.json")))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_card_of_an_earlier_format_is_not_listed_half(tmp_path):
+    bundle = save_tiny_reward(tmp_path / "bundle")
+    card = bundle / "reward.yaml"
+    card.write_text(card.read_text().replace("representation:", "slab:"))
+    with pytest.raises(ValueError, match=r"reward\.yaml lacks representation"):
+        ship(ShipConfig(name="tiny_reward", source=str(bundle), manifest=str(tmp_path / "shipped" / "manifest.json")))

@@ -60,6 +60,14 @@ def call(capsys, *arguments: object) -> tuple[int, str, str]:
     return code, shown.out, shown.err
 
 
+def test_a_damaged_config_of_the_run_is_one_line_that_names_it(capsys, tmp_path, toy_networks):
+    network = shutil.copy(toy_networks, tmp_path / "network.safetensors")
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text("data: [1")
+    code, out, err = call(capsys, "--network", network, "--metrics", "fid8", "--no-cache")
+    assert code == 1 and "config.yaml: not plain YAML data" in err and err.count("\n") == 1 and out == ""
+
+
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
