@@ -55,6 +55,7 @@ class ShipConfig:
 def ship(cfg: ShipConfig) -> dict[str, Any]:
     """Copy the weights beside the manifest and write their entry; returns the entry.
 
+    What is not given of the same weights, when they are there already under this name, stays as their entry has it.
     Raises FileNotFoundError without a source, ValueError if it is neither kind, or if all shipped files together would
     exceed LIMIT_BYTES; nothing is written then.
     """
@@ -64,8 +65,7 @@ def ship(cfg: ShipConfig) -> dict[str, Any]:
     facts = _reward_facts(source) if source.is_dir() else _network_facts(source)
     made = Path(next(iter(files.values()))).parent
     size = sum(path.stat().st_size for path in files.values())
-    others = {name: item for name, item in entries.items() if name != cfg.name}
-    total = size + sum(int(item.get("bytes", 0)) for item in others.values())
+    total = size + sum(int(item.get("bytes", 0)) for name, item in entries.items() if name != cfg.name)
     if total > LIMIT_BYTES:
         raise ValueError(
             f"{cfg.name}: {size / 1e6:.1f} MB would make {total / 1e6:.1f} MB of shipped weights; at most "
@@ -75,20 +75,23 @@ def ship(cfg: ShipConfig) -> dict[str, Any]:
         with atomic_path(manifest.parent / target) as temporary:
             shutil.copyfile(path, temporary)
     weights = next(iter(files))
+    sha256 = sha256_of(manifest.parent / weights)
+    earlier = entries.get(cfg.name, {})
+    same = earlier if earlier.get("sha256") == sha256 else {}
     entry = {
         "file": weights,
-        "sha256": sha256_of(manifest.parent / weights),
+        "sha256": sha256,
         "bytes": size,
         "licence": cfg.licence,
         "source": cfg.origin,
         **facts,
-        "command": cfg.command or run_command(made),
-        "data": data_facts(cfg.data) if cfg.data else {},
-        "warm_start": cfg.warm_start or warm_start_note(made),
-        "code_version": code_version(),
-        "notes": list(cfg.notes),
+        "command": cfg.command or run_command(made) or same.get("command", ""),
+        "data": data_facts(cfg.data) if cfg.data else same.get("data", {}),
+        "warm_start": cfg.warm_start or warm_start_note(made) or same.get("warm_start", ""),
+        "code_version": same.get("code_version", code_version()),
+        "notes": list(cfg.notes) or same.get("notes", []),
     }
-    write_json(manifest, {"checkpoints": {**others, cfg.name: entry}})
+    write_json(manifest, {"checkpoints": {**entries, cfg.name: entry}})
     return entry
 
 

@@ -87,3 +87,14 @@ def test_a_card_of_an_earlier_format_is_not_listed_half(tmp_path):
     card.write_text(card.read_text().replace("representation:", "slab:"))
     with pytest.raises(ValueError, match=r"reward\.yaml lacks representation"):
         ship(ShipConfig(name="tiny_reward", source=str(bundle), manifest=str(tmp_path / "shipped" / "manifest.json")))
+
+
+def test_the_same_weights_shipped_again_keep_what_is_not_given(tmp_path):
+    """A card that was written anew: only its size is another."""
+    manifest, bundle = tmp_path / "shipped" / "manifest.json", save_tiny_reward(tmp_path / "bundle")
+    first = ship(ShipConfig(name="r", source=str(bundle), manifest=str(manifest), command="a b", notes=["n"]))
+    with open(bundle / "reward.yaml", "a") as file:
+        file.write("# more\n")
+    again = ship(ShipConfig(name="r", source=str(bundle), manifest=str(manifest)))
+    assert again == first | {"bytes": first["bytes"] + 7}
+    assert ship(ShipConfig(name="r", source=str(bundle), manifest=str(manifest), notes=["m"]))["notes"] == ["m"]
