@@ -25,6 +25,7 @@ from eg3d.run_folder import code_version
 from eg3d.safe_write import atomic_path, write_json
 
 LIMIT_BYTES = 30_000_000
+SHIPPED_KINDS = ("networks", "reward")  # the manifest also lists files of others, which are not here
 LICENCE = "Apache-2.0"
 REWARD_FILES = ("reward.safetensors", "reward.yaml")  # weights first
 OWN_SOURCE = "trained by this project on synthetic heads"
@@ -65,7 +66,8 @@ def ship(cfg: ShipConfig) -> dict[str, Any]:
     facts = _reward_facts(source) if source.is_dir() else _network_facts(source)
     made = Path(next(iter(files.values()))).parent
     size = sum(path.stat().st_size for path in files.values())
-    total = size + sum(int(item.get("bytes", 0)) for name, item in entries.items() if name != cfg.name)
+    others = (item for name, item in entries.items() if name != cfg.name and item.get("kind") in SHIPPED_KINDS)
+    total = size + sum(int(item.get("bytes", 0)) for item in others)
     if total > LIMIT_BYTES:
         raise ValueError(
             f"{cfg.name}: {size / 1e6:.1f} MB would make {total / 1e6:.1f} MB of shipped weights; at most "

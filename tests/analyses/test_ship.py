@@ -89,6 +89,15 @@ def test_a_card_of_an_earlier_format_is_not_listed_half(tmp_path):
         ship(ShipConfig(name="tiny_reward", source=str(bundle), manifest=str(tmp_path / "shipped" / "manifest.json")))
 
 
+def test_files_of_others_that_are_only_listed_do_not_count(tmp_path, network):
+    manifest = tmp_path / "shipped" / "manifest.json"
+    manifest.parent.mkdir()
+    listed = {"file": "vgg.pth", "sha256": None, "bytes": 10**9, "licence": "x", "source": "y", "kind": "detector"}
+    manifest.write_text(json.dumps({"checkpoints": {"vgg": listed}}))
+    ship(ShipConfig(name="tiny", source=str(network), manifest=str(manifest)))
+    assert json.loads(manifest.read_text())["checkpoints"]["vgg"] == listed
+
+
 def test_the_same_weights_shipped_again_keep_what_is_not_given(tmp_path):
     """A card that was written anew: only its size is another."""
     manifest, bundle = tmp_path / "shipped" / "manifest.json", save_tiny_reward(tmp_path / "bundle")
