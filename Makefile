@@ -16,7 +16,7 @@ export THP_MEM_ALLOC_ENABLE ?= 1
 help:
 	@echo "make install    virtual environment in $(VENV) with everything"
 	@echo "make demo       fine-tune the shipped twin with the shipped reward; writes runs/demo/report.html"
-	@echo "make test       the test suite (under 10 minutes on 2 cores)"
+	@echo "make test       the test suite"
 	@echo "make test-slow  full-size golden arrays and other long checks"
 	@echo "make torture    kills, faults of disks, damaged and hostile files, in numbers; goes on where it was"
 	@echo "make cuda-check compile the CUDA kernels for every architecture; needs nvcc, no GPU"

@@ -152,13 +152,20 @@ def run_folder(network: str) -> Path | None:
 
 
 def data_of_run(folder: Path | None, network: str) -> str:
-    """The data set that the run of a network was trained on. Raises ValueError when there is no telling."""
-    import yaml
+    """The data set that the run of a network was trained on. Raises ValueError when there is no telling, or when
+    another one has come to its place."""
+    from eg3d.metrics.measurements import data_sha256
+    from eg3d.plain_data import read_plain_table
 
     if folder is not None and (folder / "config.yaml").is_file():
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        if isinstance(config, dict) and isinstance(config.get("data"), str):
-            return config["data"]
+        data = read_plain_table(folder / "config.yaml").get("data")
+        inputs = read_plain_table(folder / "run.json").get("inputs")
+        trained_on = inputs.get("data") if isinstance(inputs, dict) else None
+        if isinstance(data, str):
+            wanted = trained_on.get("sha256") if isinstance(trained_on, dict) else None
+            if wanted and Path(data).exists() and data_sha256(data) != wanted:
+                raise ValueError(f"data: {data} is not the set that the run in {folder} has; give --data SET.zip")
+            return data
     raise ValueError(f"data: nothing beside {network} says what it was trained on; give --data SET.zip")
 
 

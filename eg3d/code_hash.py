@@ -40,10 +40,15 @@ def _sha256_of_sources(root: Path) -> str:
 
 
 def _root(module: str) -> Path | None:
-    """The folder of the outermost package around a module, or the module's own file outside of packages."""
-    if module.split(".")[0] in VERSIONED:
+    """The folder of the outermost package around a module, or the module's own file outside of packages.
+
+    `module` may go on with names within the module: in a folder without `__init__.py` a loaded module has its own file.
+    """
+    parts = module.split(".")
+    if parts[0] in VERSIONED:
         return None
-    file = getattr(sys.modules.get(module), "__file__", None) or _found(module.split(".")[0])
+    loaded = (sys.modules.get(".".join(parts[:end])) for end in range(len(parts), 0, -1))
+    file = next((found for each in loaded if (found := getattr(each, "__file__", None))), None) or _found(parts[0])
     if file is None:
         return None
     path = Path(file).resolve()

@@ -14,6 +14,11 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of_file_or_folder(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, or that of `sha256_of_folder`: a data set may be either."""
+    return sha256_of_folder(path) if os.path.isdir(path) else sha256_of(path)
+
+
 def sha256_of_files(files: Mapping[str, Path]) -> str:
     """One SHA-256 over the names and the contents of several files, whatever their order."""
     digest = hashlib.sha256()

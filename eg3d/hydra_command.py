@@ -366,11 +366,18 @@ def _instance(cfg: Any) -> Any:
 
 
 def _expand_home(config: Any) -> None:
-    """Expand the ~ of paths, which a shell leaves as it is after `=` or between quotes."""
+    """Expand the ~ of paths, in open tables too, which a shell leaves as it is after `=` or between quotes."""
     for field in dataclasses.fields(config):
-        text = getattr(config, field.name)
-        if isinstance(text, str) and (text == "~" or text.startswith("~/")):
-            setattr(config, field.name, os.path.expanduser(text))
+        value = getattr(config, field.name)
+        if isinstance(value, (str, dict)):
+            setattr(config, field.name, _with_home(value))
+
+
+def _with_home(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_home(item) for key, item in value.items()}
+    is_path = isinstance(value, str) and (value == "~" or value.startswith("~/"))
+    return os.path.expanduser(value) if is_path else value
 
 
 def _keys_beyond_the_schema(node: DictConfig, prefix: str = "") -> list[str]:

@@ -6,9 +6,28 @@ Files that others hand over have no such keys; a reader that meets one refuses t
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from eg3d.one_line import one_line
+
 CODE_KEYS = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_convert_"})
+
+
+def read_plain_table(path: Path) -> dict[str, Any]:
+    """The table in a file of JSON (.json) or YAML. Raises ValueError, one line that begins with `path`, for another."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        raise ValueError(f"{path}: not plain {kind} data ({one_line(error)[:200]})") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected a table, found {type(data).__name__}")
+    return data
 
 
 def refuse_code(data: Any, source: str) -> None:

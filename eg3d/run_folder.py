@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from eg3d.code_hash import code_sha256
-from eg3d.file_hash import sha256_of, sha256_of_files, sha256_of_folder
+from eg3d.file_hash import sha256_of_file_or_folder, sha256_of_files
 from eg3d.folder_lock import FolderLock
 from eg3d.one_line import one_line
 from eg3d.safe_write import remove_leftovers, write_json, write_text
@@ -257,7 +257,7 @@ def _described(name: str, files: str | Path | Sequence[Path] | None) -> dict[str
     path = Path(files)
     if not path.exists():
         raise FileNotFoundError(f"{name}: {path} does not exist")
-    return {"name": path.name, "sha256": sha256_of_folder(path) if path.is_dir() else sha256_of(path)}
+    return {"name": path.name, "sha256": sha256_of_file_or_folder(path)}
 
 
 def _file_text(described: Mapping[str, str] | None) -> str:

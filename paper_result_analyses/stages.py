@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from eg3d.file_hash import sha256_of
+from eg3d.file_hash import sha256_of_file_or_folder
 from eg3d.progress import duration
 from eg3d.run_folder import code_version, command_line
 from eg3d.safe_write import remove_leftovers, write_json
@@ -44,7 +44,7 @@ class Stage:
     name: str
     command: str  # the same step by hand
     settings: Mapping[str, Any]  # plain data that decides the outputs
-    inputs: Mapping[str, Path]  # files that decide the outputs
+    inputs: Mapping[str, Path]  # files and folders that decide the outputs
     work: Callable[[], Sequence[Path]]  # does it and returns the outputs
     run_folder: Path | None = None  # of a stage that continues by itself after a stop
     is_always_run: bool = False  # cheap, and to be done last every time
@@ -174,7 +174,8 @@ class Meter:
 
 def fingerprint_of(stage: Stage) -> str:
     """SHA-256 of what decides the outputs: settings, and the contents of the inputs."""
-    content = {"settings": stage.settings, "inputs": {name: sha256_of(file) for name, file in stage.inputs.items()}}
+    hashes = {name: sha256_of_file_or_folder(path) for name, path in stage.inputs.items()}
+    content = {"settings": stage.settings, "inputs": hashes}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 

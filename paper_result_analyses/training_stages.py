@@ -14,10 +14,12 @@ from typing import Any
 
 from dataset_preprocessing.synthetic_heads.run import HeadsConfig
 from eg3d.checkpoints.manifest import resolve
+from eg3d.data_files import DataFiles
+from eg3d.data_labels import read_table
 from eg3d.finetuning.config import FinetuneConfig
 from eg3d.hydra_command import compose_config
 from eg3d.progress import progress_bar
-from eg3d.run_folder import as_plain, choose_device
+from eg3d.run_folder import ACCEPT_CODE, as_plain, choose_device
 from eg3d.training.config import TrainConfig
 from paper_result_analyses.arms import RUN_FOLDERS, START
 from paper_result_analyses.measure.context import Experiment
@@ -52,7 +54,11 @@ def make_experiment(cfg: PipelineConfig, runner: StageRunner) -> Experiment:
 
 
 def make_data(cfg: PipelineConfig, runner: StageRunner) -> Path:
-    """The data set of synthetic heads; one that is there already is taken when it was made by the same recipe."""
+    """The data set of synthetic heads; one that is there already is taken when it was made by the same recipe.
+
+    Its recipe is looked at in every session: another set may have come to its place since the stage was done.
+    """
+    from dataset_preprocessing.archive import check_archive
     from dataset_preprocessing.synthetic_heads.run import make_heads
 
     words = _words(cfg.heads, {"out": cfg.data})
@@ -60,11 +66,13 @@ def make_data(cfg: PipelineConfig, runner: StageRunner) -> Path:
 
     def work() -> list[Path]:
         if Path(heads.out).exists():
-            check_recipe(heads)
+            check_archive(heads.out)
             return [Path(heads.out)]
         with progress_bar("images", heads.num_images) as advance:
             return [make_heads(heads, advance=advance)]
 
+    if Path(heads.out).exists():
+        check_recipe(heads)
     stage = _stage(cfg, "heads", "dataset_preprocessing.synthetic_heads", words, heads, {}, work, paths=("out",))
     runner.run(stage)
     return Path(heads.out)  # as it was given, in every session
@@ -82,6 +90,8 @@ def pretrain(cfg: PipelineConfig, runner: StageRunner, data: Path) -> Path:
         paths = {**inputs, "out": folder}
         words = _words(given, paths, device=cfg.device)
         stage_cfg = compose_config("train", TrainConfig, words)
+        if stage_cfg.start and "start" not in inputs:  # of the first stage, by its own words
+            inputs["start"] = resolve(stage_cfg.start)
 
         def work(stage_cfg: TrainConfig = stage_cfg) -> list[Path]:
             return [train(stage_cfg).snapshot]
@@ -104,7 +114,7 @@ def make_reward(cfg: PipelineConfig, runner: StageRunner, generator: Path) -> Pa
     paths["data.store_dir"] = Path(cfg.out) / "representations"
     words = _words(cfg.reward_training, paths, device=cfg.device)
     reward_cfg = compose_config("reward", RewardTrainConfig, words)
-    inputs = {"rankings": rankings, "generator": generator, "scores": scores}
+    inputs = {"rankings": rankings, "generator": generator, "scores": Path(reward_cfg.data.scores or scores)}
 
     def work() -> list[Path]:
         train(reward_cfg)
@@ -143,7 +153,7 @@ def rank(cfg: PipelineConfig, runner: StageRunner, generator: Path) -> tuple[Pat
 
 def fine_tune(cfg: PipelineConfig, runner: StageRunner, arm: str, data: Path, generator: Path, reward: Path) -> Path:
     """Last snapshot of one fine-tuning run."""
-    from eg3d.finetuning.loop import finetune
+    from eg3d.finetuning.loop import finetune, reward_inputs
     from eg3d.finetuning.rewards import reward_from
 
     folder = run_folder(cfg, arm)
@@ -154,6 +164,9 @@ def fine_tune(cfg: PipelineConfig, runner: StageRunner, arm: str, data: Path, ge
     stage_cfg = compose_config("finetune", FinetuneConfig, words)
     inputs = {"data": data, "start": generator}
     inputs |= {"reward": reward / "reward.safetensors", "reward card": reward / "reward.yaml"}
+    others = {name: value for name, value in stage_cfg.reward.items() if name != "path"}
+    for name, found in reward_inputs(others).items():
+        inputs |= {f"{name} {path.name}": path for path in ([found] if isinstance(found, Path) else found)}
 
     def work() -> list[Path]:
         model = reward_from(stage_cfg.reward, device=str(choose_device(stage_cfg.device)))
@@ -177,9 +190,8 @@ def reward_folder(path_or_name: str) -> Path:
 
 def check_recipe(cfg: HeadsConfig) -> None:
     """Refuse a data set that is there already but was made by another recipe; raises ValueError naming the settings."""
-    from dataset_preprocessing.archive import check_archive
-
-    recipe = check_archive(cfg.out).recipe
+    table = read_table(DataFiles(cfg.out, what="data: ", hint="give another data=PATH"))
+    recipe = {} if table is None else table.recipe
     wanted = as_plain(cfg)
     differing = [key for key, value in recipe.items() if key in wanted and wanted[key] != value]
     if differing or not recipe:
@@ -202,8 +214,11 @@ def _stage(
     """A stage whose fingerprint knows its settings, but not where the pipeline's folder and the inputs are.
 
     `paths` names the settings that are paths: those of inputs are known by contents, the others by their place there.
+    Leave to go on under changed code decides nothing.
     """
     settings = {key: value for key, value in as_plain(stage_cfg).items() if key not in NOT_DECIDING}
+    if ACCEPT_CODE in settings:
+        settings[ACCEPT_CODE] = False
     for key in paths:
         *parents, last = key.split(".")
         holder = settings

@@ -6,7 +6,9 @@ tables of this program, and every tensor's name and shape is checked.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -57,6 +59,14 @@ def save_reward(folder: str | Path, model: RewardModel, card: RewardCard) -> Pat
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}, temporary)
     write_card(folder / CARD_FILE, card, weights_sha256=sha256_of(folder / WEIGHTS_FILE))
     return folder
+
+
+def replace_metrics(path: str | Path, metrics: list[dict[str, Any]]) -> Path:
+    """Put other rows of the accuracy table into the card of a bundle, given as for load_reward; returns the card."""
+    _, path = _files(path)
+    card, digest = read_card(path)
+    write_card(path, replace(card, metrics=metrics), weights_sha256=digest)
+    return path
 
 
 def load_reward(path: str | Path, device: str | torch.device = "cpu") -> BundledReward:

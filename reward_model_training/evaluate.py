@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from eg3d.file_hash import sha256_of
 from eg3d.hydra_command import hydra_command
 from eg3d.progress import progress_bar
 from eg3d.safe_write import write_text
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from reward_model_training.bundle import BundledReward
+    from reward_model_training.card import RewardCard
 
 HEADS = ("pairs", "scalar", "BT")
 
@@ -72,6 +74,7 @@ class EvaluateConfig:
     seed: int = 42  # names the anchor of each row
     items_at_once: int = 1  # items per encoder pass
     out: str = "final_metrics.csv"  # table to write
+    into_card: bool = False  # also into the bundle's reward.yaml, in place of the table there: of the same pairs
     device: str = "auto"
 
     def validate(self) -> list[str]:
@@ -136,6 +139,22 @@ def accuracy_table(
                 if scores is not None and filter_name == "no_goodseeds":
                     table += _judged_noise_free(reward, embeddings, pairs, scores, label)
     return table
+
+
+def check_same_pairs(card: RewardCard, cfg: EvaluateConfig, *, generator_sha256: str) -> None:
+    """Raise ValueError, in one line, where `cfg` has other rankings, generator or splits than the card was made of."""
+    made, data = card.provenance, cfg.data
+    training = made.get("training", {})
+    both = {
+        "data.rankings": (made.get("rankings", {}).get("sha256"), sha256_of(data.rankings)),
+        "data.generator": (made.get("generator", {}).get("sha256"), generator_sha256),
+        "data.anchors": (training.get("anchors"), asdict(data.anchors)),
+        "data.proportion": (training.get("proportion"), data.proportion),
+        "seed": (training.get("seed"), cfg.seed),
+    }
+    found = [f"{name}: the card has {there}, now {here}" for name, (there, here) in both.items() if there != here]
+    if found:
+        raise ValueError(f"into_card: {cfg.reward} was evaluated on other pairs ({'; '.join(found)}); give those")
 
 
 def write_accuracy(path: str | Path, table: Sequence[Accuracy]) -> None:
@@ -241,16 +260,20 @@ def _accuracy(
 def main(cfg: EvaluateConfig) -> None:
     """Accuracy of a trained reward on the validation and test splits of a rankings table, with intervals."""
     from eg3d.run_folder import choose_device
-    from reward_model_training.bundle import load_reward
+    from reward_model_training.bundle import load_reward, replace_metrics
 
     reward = load_reward(cfg.reward, device=choose_device(cfg.device))
     splits = make_splits(read_rankings(cfg.data.rankings), cfg.data, seed=cfg.seed)
     store = cfg.data.open_store(reward.representation, reward.sample, device=choose_device(cfg.device))
+    if cfg.into_card:
+        check_same_pairs(reward.card, cfg, generator_sha256=store.source)
     table = accuracy_table(
         reward, splits, store, seed=cfg.seed, scores=read_scores(cfg.data), items_at_once=cfg.items_at_once
     )
     write_accuracy(cfg.out, table)
     print(f"{table_text(table)}\ntable: {cfg.out}")
+    if cfg.into_card:
+        print(f"card:  {replace_metrics(cfg.reward, [asdict(row) for row in table])}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import pytest
 from command_line import Run
 
 from eg3d.config_checks import configs_in, faults_of, in_range, number_fault, numeric_faults
+from eg3d.finetuning.config import FinetuneConfig
+from eg3d.hydra_command import compose_config
 
 HYDRA = {  # module of the schema, its name there, or that of the function that makes it
     "eg3d.training.config": "TrainConfig",
@@ -142,4 +144,6 @@ def test_a_tilde_after_an_equals_sign_is_the_home_folder(run: Run, tmp_path: Any
     assert run(dataset_tool, "--source=~/a.zip", "--dest=~/c.zip").code == 0
     assert run(dataset_tool, "--source", "~/b.zip", "--dest", "~/d").code == 0
     assert sorted(path.name for path in home.iterdir()) == ["a.zip", "b.zip", "c.zip", "d"]
+    cfg = compose_config("finetune", FinetuneConfig, ["start=~/n.pkl", "reward._target_=a.b", "reward.path=~/bundle"])
+    assert (cfg.start, cfg.reward["path"]) == (f"{home}/n.pkl", f"{home}/bundle")
     assert [path.name for path in tmp_path.iterdir()] == ["a home"]

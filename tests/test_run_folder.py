@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import multiprocessing
 import re
@@ -365,3 +366,18 @@ def test_the_hash_of_code_is_that_of_its_sources(tmp_path: Path, monkeypatch: py
     (package / "k.cpp").write_text("int l;")
     assert found("some_package") != whole
     assert found("some_package", "eg3d.run_folder") != found("eg3d")
+
+
+def test_a_function_in_a_folder_that_is_no_package_counts_by_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`reward._target_=my_rewards.flat.score` beside a run, without an __init__.py."""
+    file = tmp_path / "my_rewards" / "flat.py"
+    file.parent.mkdir()
+    file.write_text("def score(x): return x\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("my_rewards.flat")
+    before = code_sha256(["my_rewards.flat.score"])
+    file.write_text("def score(x): return -x\n")
+    code_hash._sha256_of_sources.cache_clear()
+    assert code_sha256(["my_rewards.flat.score"]) != before

@@ -7,13 +7,12 @@ others are listed too: their files are never fetched, and a SHA-256 of null says
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from eg3d.file_hash import sha256_of
-from eg3d.plain_data import refuse_code
+from eg3d.plain_data import read_plain_table, refuse_code
 
 MANIFEST = Path(__file__).resolve().parents[2] / "checkpoints" / "manifest.json"
 _REQUIRED = ("file", "sha256", "licence", "source")
@@ -24,10 +23,7 @@ def read_manifest(manifest: str | os.PathLike[str] = MANIFEST) -> dict[str, dict
     path = Path(manifest)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint manifest at {path}; run from a checkout of the repository")
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["checkpoints"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} must be JSON with a 'checkpoints' object: {error}") from None
+    entries = read_plain_table(path).get("checkpoints")
     refuse_code(entries, str(path))
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise ValueError(f"{path}: 'checkpoints' must be an object with an object for each name")
@@ -35,6 +31,9 @@ def read_manifest(manifest: str | os.PathLike[str] = MANIFEST) -> dict[str, dict
         missing = [key for key in _REQUIRED if key not in entry]
         if missing:
             raise ValueError(f"{path}: checkpoint {name!r} lacks {', '.join(missing)}")
+        wrong = [key for key in _REQUIRED if not isinstance(entry[key], str) and (key, entry[key]) != ("sha256", None)]
+        if wrong or not entry["file"]:
+            raise ValueError(f"{path}: checkpoint {name!r} must have a text as {', '.join(wrong or ['file'])}")
     return entries
 
 

@@ -8,14 +8,11 @@ Everything shipped stays below LIMIT_BYTES together.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from eg3d.checkpoints.manifest import MANIFEST, read_manifest
 from eg3d.checkpoints.store import read_metadata
@@ -23,10 +20,12 @@ from eg3d.data_files import DataFiles
 from eg3d.data_labels import read_table
 from eg3d.file_hash import sha256_of
 from eg3d.hydra_command import hydra_command
+from eg3d.plain_data import read_plain_table
 from eg3d.run_folder import code_version
 from eg3d.safe_write import atomic_path, write_json
 
 LIMIT_BYTES = 30_000_000
+SHIPPED_KINDS = ("networks", "reward")  # the manifest also lists files of others, which are not here
 LICENCE = "Apache-2.0"
 REWARD_FILES = ("reward.safetensors", "reward.yaml")  # weights first
 OWN_SOURCE = "trained by this project on synthetic heads"
@@ -57,6 +56,7 @@ class ShipConfig:
 def ship(cfg: ShipConfig) -> dict[str, Any]:
     """Copy the weights beside the manifest and write their entry; returns the entry.
 
+    What is not given of the same weights, when they are there already under this name, stays as their entry has it.
     Raises FileNotFoundError without a source, ValueError if it is neither kind, or if all shipped files together would
     exceed LIMIT_BYTES; nothing is written then.
     """
@@ -66,8 +66,8 @@ def ship(cfg: ShipConfig) -> dict[str, Any]:
     facts = _reward_facts(source) if source.is_dir() else _network_facts(source)
     made = Path(next(iter(files.values()))).parent
     size = sum(path.stat().st_size for path in files.values())
-    others = {name: item for name, item in entries.items() if name != cfg.name}
-    total = size + sum(int(item.get("bytes", 0)) for item in others.values())
+    others = (item for name, item in entries.items() if name != cfg.name and item.get("kind") in SHIPPED_KINDS)
+    total = size + sum(int(item.get("bytes", 0)) for item in others)
     if total > LIMIT_BYTES:
         raise ValueError(
             f"{cfg.name}: {size / 1e6:.1f} MB would make {total / 1e6:.1f} MB of shipped weights; at most "
@@ -77,20 +77,23 @@ def ship(cfg: ShipConfig) -> dict[str, Any]:
         with atomic_path(manifest.parent / target) as temporary:
             shutil.copyfile(path, temporary)
     weights = next(iter(files))
+    sha256 = sha256_of(manifest.parent / weights)
+    earlier = entries.get(cfg.name, {})
+    same = earlier if earlier.get("sha256") == sha256 else {}
     entry = {
         "file": weights,
-        "sha256": sha256_of(manifest.parent / weights),
+        "sha256": sha256,
         "bytes": size,
         "licence": cfg.licence,
         "source": cfg.origin,
         **facts,
-        "command": cfg.command or run_command(made),
-        "data": data_facts(cfg.data) if cfg.data else {},
-        "warm_start": cfg.warm_start or warm_start_note(made),
-        "code_version": code_version(),
-        "notes": list(cfg.notes),
+        "command": cfg.command or run_command(made) or same.get("command", ""),
+        "data": data_facts(cfg.data) if cfg.data else same.get("data", {}),
+        "warm_start": cfg.warm_start or warm_start_note(made) or same.get("warm_start", ""),
+        "code_version": same.get("code_version", code_version()),
+        "notes": list(cfg.notes) or same.get("notes", []),
     }
-    write_json(manifest, {"checkpoints": {**others, cfg.name: entry}})
+    write_json(manifest, {"checkpoints": {**entries, cfg.name: entry}})
     return entry
 
 
@@ -127,7 +130,7 @@ def data_facts(path: str | Path) -> dict[str, Any]:
 def run_command(folder: Path) -> str:
     """The command of the run whose folder this is, or nothing."""
     path = folder / "run.json"
-    return json.loads(path.read_text(encoding="utf-8")).get("command", "") if path.is_file() else ""
+    return str(read_plain_table(path).get("command", "")) if path.is_file() else ""
 
 
 def warm_start_note(folder: Path) -> str:
@@ -135,7 +138,7 @@ def warm_start_note(folder: Path) -> str:
     path = folder / "config.yaml"
     if not path.is_file():
         return ""
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = read_plain_table(path)
     phases = {key: value for key, value in (config.get("warm_start") or {}).items() if key.endswith("_kimg") and value}
     parts = [f"{key.removesuffix('_kimg')} for {value:g} thousand images" for key, value in phases.items()]
     if config.get("start"):
@@ -154,10 +157,13 @@ def _network_facts(path: Path) -> dict[str, Any]:
 
 
 def _reward_facts(folder: Path) -> dict[str, Any]:
-    card = yaml.safe_load((folder / "reward.yaml").read_text(encoding="utf-8"))
-    if not isinstance(card, Mapping) or card.get("weights_sha256") != sha256_of(folder / "reward.safetensors"):
+    card = read_plain_table(folder / "reward.yaml")
+    if card.get("weights_sha256") != sha256_of(folder / "reward.safetensors"):
         raise ValueError(f"source: {folder}/reward.yaml does not describe the weights beside it; make the bundle again")
     keys = ("model", "representation", "sample", "transform")
+    missing = [key for key in keys if key not in card]
+    if missing:  # of an earlier format, say
+        raise ValueError(f"source: {folder}/reward.yaml lacks {', '.join(missing)}; make the bundle again")
     made_of = card.get("provenance", {})
     provenance = {key: made_of.get(key, {}) for key in ("generator", "rankings")}
     return {"kind": "reward", "config": {key: card.get(key) for key in keys}, "trained_on": provenance}

@@ -8,7 +8,6 @@ so that any number of them makes the same figures. Shape letters: N images of a 
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ import eg3d
 from eg3d.checkpoints.manifest import resolve
 from eg3d.checkpoints.store import load_generator
 from eg3d.data import ImageDataset
-from eg3d.file_hash import sha256_of
+from eg3d.file_hash import sha256_of, sha256_of_files, sha256_of_folder
 from eg3d.generators.protocol import Generator
 from eg3d.metrics import ppl
 from eg3d.metrics.detectors import DistanceDetector, detector_identity, load_detector
@@ -237,15 +236,12 @@ def _batches(samples: range, batch: int) -> list[range]:
 
 
 def data_sha256(path: str | Path) -> str:
-    """SHA-256 of a data set: of the file, or of the names and contents of a folder in sorted order."""
+    """SHA-256 of a data set, a file or a folder."""
     path = Path(path)
     if path.is_file():
         state = path.stat()
         return _file_sha256(path.resolve(), state.st_size, state.st_mtime_ns)
-    total = hashlib.sha256()
-    for file in sorted(file for file in path.rglob("*") if file.is_file()):
-        total.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
-    return total.hexdigest()
+    return sha256_of_folder(path)
 
 
 @functools.lru_cache(maxsize=16)
@@ -262,7 +258,5 @@ def _environment(device: torch.device, code: tuple[str, ...]) -> dict[str, Any]:
 def _code_sha256(names: tuple[str, ...]) -> str:
     root = Path(eg3d.__path__[0])
     files = [path for name in names for path in ([root / name] if name.endswith(".py") else (root / name).rglob("*.*"))]
-    total = hashlib.sha256()
-    for file in sorted(file for file in files if file.is_file() and file.suffix != ".pyc"):
-        total.update(f"{file.relative_to(root).as_posix()}\0{sha256_of(file)}\n".encode())
-    return total.hexdigest()
+    sources = [file for file in files if file.is_file() and file.suffix != ".pyc"]
+    return sha256_of_files({file.relative_to(root).as_posix(): file for file in sources})

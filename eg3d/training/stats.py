@@ -110,16 +110,16 @@ class StatsWriter:
     def _drop_later_lines(self, num_images: int) -> None:
         if not self._path.exists():
             return
-        lines = self._path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if -1 < _images_of(line) <= num_images]
+        lines = self._path.read_bytes().splitlines()
+        kept = [line.decode("utf-8") for line in lines if -1 < _images_of(line) <= num_images]
         write_text(self._path, "".join(f"{line}\n" for line in kept))
 
 
-def _images_of(line: str) -> int:
-    """`num_images` of a line of stats.jsonl; -1 for a line that a stop cut short."""
+def _images_of(line: bytes) -> int:
+    """`num_images` of a line of stats.jsonl; -1 for a line that a stop cut short, or that is damaged."""
     try:
-        return int(json.loads(line)["num_images"])
-    except (json.JSONDecodeError, KeyError, TypeError):
+        return int(json.loads(line.decode("utf-8"))["num_images"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return -1
 
 

@@ -75,7 +75,7 @@ def share_of(row: pd.Series) -> tuple[Share, str]:
     is_clustered = pd.notna(row["n_clusters"])
     low, high = ("clustered_low", "clustered_high") if is_clustered else ("ci_low", "ci_high")
     share = Share(int(row["n_correct"]), int(row["n_examples"]), float(row[low]), float(row[high]))
-    return share, f"pairs of {int(row['n_clusters'])} batches" if is_clustered else "pairs"
+    return share, f"pairs of {int(row['n_clusters'])} batches" if is_clustered else "pairs, as if independent"
 
 
 def run(context: Context) -> dict[str, pd.DataFrame]:

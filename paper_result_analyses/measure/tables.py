@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from eg3d.file_hash import sha256_of
+from eg3d.file_hash import sha256_of, sha256_of_file_or_folder
 from eg3d.one_line import one_line
 from eg3d.run_folder import code_version, command_line
 from eg3d.safe_write import atomic_path, write_json
@@ -61,9 +61,9 @@ def write_table(
 ) -> Path:
     """Write `table` as CSV at `path`, and beside it PATH.json with command, code version, inputs and meanings.
 
-    columns: every column with its meaning and unit, in file order. inputs: files behind the numbers, by what they
-    are; their names (not folders) and SHA-256 are written. settings: plain data. Raises ValueError if table and
-    `columns` disagree.
+    columns: every column with its meaning and unit, in file order. inputs: files or data folders behind the numbers, by
+    what they are; their names (not paths) and SHA-256 are written. settings: plain data. Raises ValueError if table
+    and `columns` disagree.
     """
     path = Path(path)
     if list(table.columns) != list(columns):
@@ -78,7 +78,9 @@ def write_table(
         "sha256": sha256_of(path),
         "command": command_line(),
         "code_version": code_version(),
-        "inputs": {name: {"file": Path(file).name, "sha256": sha256_of(file)} for name, file in inputs.items()},
+        "inputs": {
+            name: {"file": Path(path).name, "sha256": sha256_of_file_or_folder(path)} for name, path in inputs.items()
+        },
         "settings": dict(settings or {}),
         "columns": dict(columns),
     }

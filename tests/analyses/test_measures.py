@@ -11,10 +11,17 @@ import torch
 
 from eg3d.representations.sigma_field import SigmaField
 from eg3d.samples import SampleConfig
-from paper_result_analyses.measure import before_after, image_change, intervals, trajectories, twin_geometry
+from paper_result_analyses.measure import (
+    before_after,
+    image_change,
+    intervals,
+    reward_accuracy,
+    trajectories,
+    twin_geometry,
+)
 from paper_result_analyses.measure.image_statistics import covered, identity_ranks, kernel_distance_difference, psnr_db
 from paper_result_analyses.measure.twin_geometry import GeometryConfig
-from tests.analyses.tiny_run import tiny_generator
+from tests.analyses.tiny_run import save_tiny_reward, tiny_generator
 
 
 def test_mean_interval_equals_scipy():
@@ -288,3 +295,13 @@ def test_trajectories_start_at_their_own_first_tick(tmp_path):
     (tmp_path / "trajectories.csv").write_text("tick,num_images,seed,score\n0,0,1,x\n")
     with pytest.raises(ValueError, match=r"trajectories\.csv: columns score hold something else.*do the run again"):
         trajectories.trajectories({"tuned": tmp_path / "trajectories.csv"})
+
+
+def test_an_interval_that_does_not_know_batches_says_so(tmp_path):
+    """Bundles of earlier versions have Wilson's intervals alone."""
+    table = reward_accuracy.reward_accuracy(save_tiny_reward(tmp_path) / "reward.yaml")
+    (finding,) = reward_accuracy.findings({reward_accuracy.TABLE: table})
+    assert (finding.measured, finding.n) == ("90.0% (60.0% to 98.0%)", "10 pairs, as if independent")
+    clustered = table.assign(n_clusters=5, design_effect=1.5, clustered_low=0.5, clustered_high=0.99)
+    (finding,) = reward_accuracy.findings({reward_accuracy.TABLE: clustered})
+    assert (finding.measured, finding.n) == ("90.0% (50.0% to 99.0%)", "10 pairs of 5 batches")

@@ -70,3 +70,40 @@ def test_bad_sources(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no reward bundle"):
         ship(ShipConfig(name="x", source=str(tmp_path / "empty"), manifest=str(tmp_path / "m.json")))
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml"])
+def test_a_damaged_record_of_the_run_is_one_line_that_names_it(tmp_path, network, name):
+    for text in ("[1]", "a: [1"):
+        (network.parent / name).write_text(text)
+        with pytest.raises(ValueError, match=rf"^\S*{name}: (not plain|expected a table)") as caught:
+            ship(ShipConfig(name="tiny", source=str(network), manifest=str(tmp_path / "shipped" / "manifest.json")))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_card_of_an_earlier_format_is_not_listed_half(tmp_path):
+    bundle = save_tiny_reward(tmp_path / "bundle")
+    card = bundle / "reward.yaml"
+    card.write_text(card.read_text().replace("representation:", "slab:"))
+    with pytest.raises(ValueError, match=r"reward\.yaml lacks representation"):
+        ship(ShipConfig(name="tiny_reward", source=str(bundle), manifest=str(tmp_path / "shipped" / "manifest.json")))
+
+
+def test_files_of_others_that_are_only_listed_do_not_count(tmp_path, network):
+    manifest = tmp_path / "shipped" / "manifest.json"
+    manifest.parent.mkdir()
+    listed = {"file": "vgg.pth", "sha256": None, "bytes": 10**9, "licence": "x", "source": "y", "kind": "detector"}
+    manifest.write_text(json.dumps({"checkpoints": {"vgg": listed}}))
+    ship(ShipConfig(name="tiny", source=str(network), manifest=str(manifest)))
+    assert json.loads(manifest.read_text())["checkpoints"]["vgg"] == listed
+
+
+def test_the_same_weights_shipped_again_keep_what_is_not_given(tmp_path):
+    """A card that was written anew: only its size is another."""
+    manifest, bundle = tmp_path / "shipped" / "manifest.json", save_tiny_reward(tmp_path / "bundle")
+    first = ship(ShipConfig(name="r", source=str(bundle), manifest=str(manifest), command="a b", notes=["n"]))
+    with open(bundle / "reward.yaml", "a") as file:
+        file.write("# more\n")
+    again = ship(ShipConfig(name="r", source=str(bundle), manifest=str(manifest)))
+    assert again == first | {"bytes": first["bytes"] + 7}
+    assert ship(ShipConfig(name="r", source=str(bundle), manifest=str(manifest), notes=["m"]))["notes"] == ["m"]

@@ -246,8 +246,17 @@ def test_names_resolve_and_are_verified(saved):
 def test_manifest_faults(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint manifest at"):
         read_manifest(tmp_path / "manifest.json")
-    (tmp_path / "manifest.json").write_text("[]")
-    with pytest.raises(ValueError, match="must be JSON with a 'checkpoints' object"):
-        read_manifest(tmp_path / "manifest.json")
+    for content in ("[]", '{"checkpoints": []}', "{}"):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(ValueError, match=r"manifest\.json: (expected a table|'checkpoints' must be an object)"):
+            read_manifest(tmp_path / "manifest.json")
     with pytest.raises(ValueError, match="checkpoint 'a' lacks sha256, licence, source"):
         read_manifest(manifest(tmp_path, a={"file": "x"}))
+    whole = {"file": "x", "sha256": None, "licence": "", "source": ""}
+    for key, value in (("file", 3), ("file", ""), ("sha256", 3), ("source", None)):
+        with pytest.raises(ValueError, match=f"checkpoint 'a' must have a text as {key}"):
+            read_manifest(manifest(tmp_path, a={**whole, key: value}))
+    for content in (b"\xff", b"[" * 100_000, b"{"):
+        (tmp_path / "manifest.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"^\S*manifest\.json: not plain JSON data \("):
+            read_manifest(tmp_path / "manifest.json")

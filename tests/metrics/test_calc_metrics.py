@@ -13,7 +13,7 @@ import pytest
 
 from eg3d import calc_metrics
 from eg3d.checkpoints import manifest
-from eg3d.file_hash import sha256_of
+from eg3d.file_hash import sha256_of, sha256_of_file_or_folder
 from eg3d.metrics import detectors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +58,24 @@ def call(capsys, *arguments: object) -> tuple[int, str, str]:
         code = int(error.code or 0)
     shown = capsys.readouterr()
     return code, shown.out, shown.err
+
+
+def test_the_data_set_of_a_run_is_known_by_its_contents(tmp_path, toy_images):
+    (tmp_path / "config.yaml").write_text(f"data: {toy_images}")
+    for record in ({}, {"inputs": {"data": {"name": "x", "sha256": sha256_of_file_or_folder(toy_images)}}}):
+        (tmp_path / "run.json").write_text(json.dumps(record))
+        assert calc_metrics.data_of_run(tmp_path, "n") == str(toy_images)
+    (tmp_path / "run.json").write_text(json.dumps({"inputs": {"data": {"name": "x", "sha256": "0" * 64}}}))
+    with pytest.raises(ValueError, match=r"is not the set that the run in .* has; give --data"):
+        calc_metrics.data_of_run(tmp_path, "n")
+
+
+def test_a_damaged_config_of_the_run_is_one_line_that_names_it(capsys, tmp_path, toy_networks):
+    network = shutil.copy(toy_networks, tmp_path / "network.safetensors")
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text("data: [1")
+    code, out, err = call(capsys, "--network", network, "--metrics", "fid8", "--no-cache")
+    assert code == 1 and "config.yaml: not plain YAML data" in err and err.count("\n") == 1 and out == ""
 
 
 @pytest.mark.parametrize(

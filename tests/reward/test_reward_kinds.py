@@ -111,6 +111,15 @@ def test_a_command_chooses_them_by_name(depth_config, run: Run, tmp_path: Path):
     done = run(evaluate, f"reward={tmp_path / 'reward'}", f"out={table}", "device=cpu", *inputs, *anchors)
     assert done.code == 0, done.err
     assert table.read_text() == (tmp_path / "reward" / "final_metrics.csv").read_text()
+    card = tmp_path / "reward" / "reward.yaml"
+    whole = card.read_text()
+    card.write_text(whole[: whole.index("metrics:")] + "metrics: []\n")  # a card without its table gets it back
+    again = [f"reward={tmp_path / 'reward'}", f"out={table}", "device=cpu", "into_card=true", *inputs]
+    done = run(evaluate, *again, *anchors[:2], "data.anchors.num_test=3")
+    assert done.code == 1 and "evaluated on other pairs (data.anchors: the card has" in done.the_error()
+    assert card.read_text() != whole
+    done = run(evaluate, *again, *anchors)
+    assert done.code == 0 and card.read_text() == whole, done.err
     generator = f"generator={data.generator}"
     done = run(score, f"reward={tmp_path / 'reward'}", generator, "num_seeds=2", f"out={scores}", "device=cpu")
     assert done.code == 0, done.err

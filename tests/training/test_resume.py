@@ -204,10 +204,12 @@ def test_a_state_without_a_record_is_nobodys(train_config: Make) -> None:
     assert not (Path(cfg.out) / "run.json").exists()
 
 
-def test_statistics_that_a_stop_cut_short_are_dropped(tmp_path: Path) -> None:
+def test_statistics_that_are_cut_short_or_damaged_are_dropped(tmp_path: Path) -> None:
     whole = '{"num_images": 4, "Loss/a": {"num": 1, "mean": 0.5, "std": 0.0}}\n'
     later, cut = whole.replace("4", "8", 1), '{"Loss/a": {"num": 1}'
-    (tmp_path / "stats.jsonl").write_text(whole + later + cut, encoding="utf-8")
+    odd = ['{"num_images": "many"}', '{"num_images": 1e999}', "[" * 100_000, '{"num_images": 4, "\xff": 1}']
+    text = "\n".join([whole + later + cut, *odd])
+    (tmp_path / "stats.jsonl").write_text(text, encoding="latin-1")
     StatsWriter(tmp_path, num_images=4).close()
     assert (tmp_path / "stats.jsonl").read_text(encoding="utf-8") == whole
 
