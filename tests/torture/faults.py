@@ -189,6 +189,7 @@ def _damaged_state(command: Command, reference: Reference, rng: random.Random, f
     else:
         _run(command, folder)
     there = [folder / name for name in command.state if (folder / name).is_file()]
+    there = [path for path in there if not _is_spent(path, folder)]
     if not there:
         return "no state yet", continued(command, reference, folder)
     path = rng.choice(there)
@@ -204,6 +205,12 @@ def _damaged_state(command: Command, reference: Reference, rng: random.Random, f
             wrong = [name for name in wrong if name.rpartition("/")[2] not in LOGS]
         faults += [f"accepted, and the results are others: {', '.join(wrong[:5])}"] if wrong else []
     return f"{kind} {path.relative_to(folder)}", faults
+
+
+def _is_spent(path: Path, folder: Path) -> bool:
+    """Whether this is the state of a fine-tuning that the pipeline has done: nothing reads it again."""
+    record = folder / "run" / "stages" / "tuned.json"
+    return path.parent.name == "sfield" and record.is_file() and '"state": "done"' in record.read_text()
 
 
 def _settings(command: Command) -> list[str]:

@@ -57,7 +57,10 @@ def reference_of(command: Command, place: Path, toys: Path) -> Reference:
     with own_folder(place, toys) as folder:
         _whole(command, folder, at_point=count, modules=modules)
         wanted = results_of(folder)
+        absent = [name for name in command.state if not (folder / name).is_file()]
         sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file() and "/toys/" not in str(path)]
+    if absent:  # would never be damaged, without a word
+        raise RuntimeError(f"{command.name}: leaves no {', '.join(absent)}")
     forked.import_all(modules.read_text().split("\n"))
     with own_folder(place, toys) as folder:
         second = _whole(command, folder)

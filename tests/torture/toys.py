@@ -117,7 +117,7 @@ COMMANDS = {
             "--network", NETWORKS, "--data", IMAGES, "--metrics", "fid10_full,kid10", "--detector",
             "random_convolutions", "--cache-dir", "cache", "--out", "made", "--device", "cpu"], (NETWORKS, IMAGES)),
         Command("pipeline", "paper_result_analyses.pipeline", _PIPELINE, (NETWORKS, REWARD), 0.5,
-                ("run/stages/tuned.json", "run/finetuning/tuned/state.safetensors", "run/tables/before_after.csv")),
+                ("run/stages/tuned.json", "run/sfield/state.safetensors", "run/tables/before_after.csv")),
     )
 }  # fmt: skip
 
