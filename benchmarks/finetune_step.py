@@ -131,11 +131,18 @@ def main() -> None:
     if arguments.serve:
         serve(arguments.serve, arguments.data, arguments.threads)
         return
+    import torch
+
+    from benchmarks.machine import this_machine  # not where a side is served: the other checkout may not have it
+
+    torch.set_num_threads(arguments.threads)
+    machine = this_machine()
     with tempfile.TemporaryDirectory() as folder:
         row = measured(arguments.against, cycles=arguments.cycles, threads=arguments.threads, folder=Path(folder))
     if arguments.json:
-        print(json.dumps(row))
+        print(json.dumps(row | machine.row))
         return
+    print(machine.title)
     for name in ("here", "against"):
         if f"{name}_s" in row:
             cpu, clock, peak = (row[f"{name}_{what}"] for what in ("cpu_s", "s", "mb"))

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from benchmarks import harness
+from benchmarks.machine import Machine, this_machine, title_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = {
@@ -28,6 +29,14 @@ def test_a_case_is_measured_on_both_sides() -> None:
     row = harness._measured(slow, "cpu")
     assert set(row) >= FIELDS and row["max_rel_error"] < 1e-6
     assert 10 < row["reference_extra_mb"] < 100  # a tensor of 16 MB, or two
+
+
+def test_the_machine_is_named_with_every_table() -> None:
+    machine = this_machine()
+    assert machine.processor and machine.vector_bits in (128, 256, 512)
+    assert machine.gemm_gflops > 0.1 and machine.copy_gbs > 0.1
+    known = Machine("Toy", 256, 2, 150.4, 12.34)
+    assert title_of(known.row) == "Toy, 256-bit vectors, 2 threads: GEMM 150 GFLOP/s, copy 12.3 GB/s"
 
 
 @pytest.mark.parametrize("module", ["density", "points", "rays"])
@@ -49,4 +58,4 @@ def test_json_of_one_case() -> None:
     assert done.returncode == 0, done.stderr
     cases = json.loads(done.stdout)["cases"]
     assert [case["pass"] for case in cases] == ["forward", "forward_backward"]
-    assert all(FIELDS | {"huge_pages_ratio"} <= set(case) and case["max_rel_error"] < 1e-4 for case in cases)
+    assert all(FIELDS | {"huge_pages_ratio", "machine"} <= set(case) and case["max_rel_error"] < 1e-4 for case in cases)
