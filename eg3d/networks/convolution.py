@@ -6,8 +6,8 @@ a transposed convolution or a weight gradient: the two functions below say so to
 gradient penalty of a 64-pixel discriminator, batch 16, then takes 0.71 instead of 0.88 s of one CPU core.
 
 Weight gradients of wide layers on a CPU are matrix products here (`_by_columns`), because PyTorch's own (oneDNN's) are
-slow on channels-last images. Against it, batch 1, 512 to 128 channels on 4 to 256 pixels: transposed convolutions 1.4 to
-2.8 times as fast with AVX-512, to 7 times with AVX2; others 1.1 to 3.9 times with AVX2, but 0.5 to 1 with AVX-512.
+slow on channels-last images. Against it, batch 1, 512 to 128 channels, 4 to 256 pixels a side: transposed convolutions
+1.4 to 2.8 times as fast with AVX-512, to 7 times with AVX2; others 1.1 to 3.9 times with AVX2, 0.5 to 1 with AVX-512.
 """
 
 from __future__ import annotations

@@ -113,6 +113,8 @@ def modulated_conv2d_grouped(x: Tensor, w: Tensor, s: Tensor, m: Modulation) -> 
     w, s, d = _scales(x, w, s, m)
     weights = w[None] * (s * m.gain)[:, None, :, None, None]
     weights = (weights if d is None else weights * d[:, :, None, None, None]).flatten(0, 1).to(x.dtype)
+    if n == 1:  # as it is: reshaped, it would not pass for channels-last any more
+        return _offset(_conv(x, weights, m.up_filter), m.bias, m.noise)
     y = _conv(x.reshape(1, -1, *x.shape[2:]), weights, m.up_filter, groups=n)
     return _offset(y.reshape(n, o, *y.shape[2:]), m.bias, m.noise)
 

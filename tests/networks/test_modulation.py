@@ -62,7 +62,7 @@ def test_fast_forms_equal_the_definition_to_second_order(kind: str, form: Form, 
         inputs, added = operands(kind, size, offset)
         m = Modulation(demodulate, FILTER if kind == "up" else None, gain, **added)
         for ours, expected in zip(derivatives(form, inputs, m), derivatives(modulated_conv2d, inputs, m), strict=True):
-            # Styles of a single input fall out of a demodulated layer: their gradients are differences of large numbers.
+            # Styles of a single input fall out of a demodulated layer: their gradients are differences of large terms.
             atol = 5e-9 * (1 + float(expected.detach().abs().max()))
             torch.testing.assert_close(ours, expected, rtol=1e-9, atol=atol)
 
@@ -91,6 +91,14 @@ def test_the_scale_of_styles_and_weights_falls_out() -> None:
     torch.testing.assert_close(
         modulated_conv2d(x, 5 * w, -3 * s, Modulation()), -modulated_conv2d(x, w, s, Modulation()), rtol=1e-7, atol=0
     )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_sample_stays_channels_last(form: Form) -> None:
+    k = 1 if form is modulated_conv2d_pointwise else 3
+    x = random(1, 4, 6, 6).to(memory_format=torch.channels_last)
+    y = form(x, random(8, 4, k, k, seed=1), random(1, 4, seed=2), Modulation(bias=random(1, 8, 1, 1)))
+    assert torch.empty_like(y).is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("form", THREE_BY_THREE)
