@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.machine import this_machine
 from eg3d.checkpoints.store import save_networks
 from eg3d.generators.eg3d import TriPlaneGenerator, ffhq512_128
 
@@ -40,13 +41,16 @@ def measured(name: str, network: Path, out: Path) -> dict[str, Any]:
     subprocess.run([sys.executable, "-m", *words], check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - started
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # kilobytes on Linux
-    return {"command": name, "seconds": round(seconds, 1), "peak_mb": round(peak), "threads": torch.get_num_threads()}
+    return {"command": name, "seconds": round(seconds, 1), "peak_mb": round(peak)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.commands", description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of a table")
     arguments = parser.parse_args()
+    machine = this_machine()
+    if not arguments.json:
+        print(machine.title)
     with tempfile.TemporaryDirectory() as folder:
         network = Path(folder) / "random.safetensors"
         torch.manual_seed(0)
@@ -54,8 +58,8 @@ def main() -> None:
         save_networks(network, {"G_ema": G}, configs={"G_ema": G.cfg})
         for name in COMMANDS:
             row = measured(name, network, Path(folder) / "out")
-            line = "{command:40} {seconds:7.1f} s {peak_mb:6.0f} MB, {threads} threads".format(**row)
-            print(json.dumps(row) if arguments.json else line)
+            line = "{command:40} {seconds:7.1f} s {peak_mb:6.0f} MB".format(**row)
+            print(json.dumps(row | machine.row) if arguments.json else line)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.machine import this_machine, title_of
+
 Outputs = Sequence[Tensor]
 Run = Callable[[torch.dtype], Outputs]
 PAGES_SETTING = "THP_MEM_ALLOC_ENABLE"
@@ -51,7 +53,8 @@ def main(module: str, build: Callable[[str], list[Case]], description: str) -> N
     os.environ["EG3D_OPS"] = "native"  # a build that fails must not be timed as if it had worked
     if arguments.one_setting:
         cases = [case for case in build(arguments.device) if arguments.only in (None, case.name)]
-        rows = [_measured(case, arguments.device) for case in cases]
+        machine = this_machine().row
+        rows = [_measured(case, arguments.device) | machine for case in cases]
     else:
         rows = _both_page_settings(module, arguments)
     print(json.dumps({"cases": rows})) if arguments.json else _print_table(rows)
@@ -85,7 +88,7 @@ def _measured(case: Case, device: str) -> dict[str, Any]:
     return {
         "name": case.name,
         "pass": case.passes,
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "reference_s": reference_s,
         "native_s": native_s,
         "ratio": reference_s / native_s,
@@ -134,11 +137,16 @@ def _status(field: str) -> int:
     return int(line.split()[1])
 
 
+def _title(row: dict[str, Any]) -> str:
+    on_gpu = "" if row["device"] == "cpu" else f"{row['device']}, beside it "
+    return on_gpu + title_of(row)
+
+
 def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=rows[0]["device"] if rows else None)
+    table = Table(title=_title(rows[0]) if rows else None)
     titles = (
         "case",
         "pass",

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 import click
 
+from eg3d.clean_errors import CLEAN_ERRORS, is_clean
 from eg3d.config_checks import number_fault
-from eg3d.hydra_command import CLEAN_ERRORS, is_clean
 from eg3d.one_line import one_line
 from eg3d.seeds import parse_seeds
 from eg3d.stop_signals import Stopped, raised_stops

@@ -30,6 +30,7 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from eg3d.clean_errors import CLEAN_ERRORS, is_clean
 from eg3d.config_checks import configs_in, faults_of, one_of
 from eg3d.config_families import families_of
 from eg3d.multirun import Sweep, sweep_of
@@ -37,7 +38,6 @@ from eg3d.one_line import one_line
 from eg3d.stop_signals import HeldStops, Stopped, raised_stops
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
-CLEAN_ERRORS = (ValueError, OSError, RuntimeError)  # of the work, where a user can act on them: one line, no trace
 # Keys of earlier versions, by what an override begins with; command lines and scripts that use them go on working.
 RENAMED_KEYS = {
     "model.backbone=": "model/backbone=",
@@ -153,11 +153,6 @@ def given_keys() -> frozenset[str]:
 def log_to_console() -> None:
     """Show the library's log lines on stdout, as bare text; for entry points."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
-
-
-def is_clean(error: BaseException) -> bool:
-    """Whether a command shows this error as one line: those a user can act on, not kinds of RuntimeError of others."""
-    return isinstance(error, CLEAN_ERRORS) and (not isinstance(error, RuntimeError) or type(error) is RuntimeError)
 
 
 def _run(main: Callable[[Any], None], cfg: Any, sweep: Sweep | None, stops: HeldStops) -> None:

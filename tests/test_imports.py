@@ -22,10 +22,11 @@ MAY_IMPORT = {
 }
 # From the ground up: a module may import its own layer and those before it. A name stands for all below it.
 LAYERS = (
-    ("eg3d.one_line", "eg3d.config_checks", "eg3d.config_families", "eg3d.stop_signals", "eg3d.child_processes",
-     "eg3d.file_hash", "eg3d.code_hash", "eg3d.folder_lock", "eg3d.multirun", "eg3d.safe_write", "eg3d.progress",
-     "eg3d.png", "eg3d.seeds", "eg3d.cameras", "eg3d.random_streams", "eg3d.pictures", "eg3d.leftovers",
-     "eg3d.array_files", "eg3d.data_files", "eg3d.camera_checks", "eg3d.data_labels", "eg3d.plain_data"),
+    ("eg3d.one_line", "eg3d.clean_errors", "eg3d.config_checks", "eg3d.config_families", "eg3d.stop_signals",
+     "eg3d.child_processes", "eg3d.file_hash", "eg3d.code_hash", "eg3d.folder_lock", "eg3d.multirun",
+     "eg3d.safe_write", "eg3d.progress", "eg3d.png", "eg3d.seeds", "eg3d.cameras", "eg3d.random_streams",
+     "eg3d.pictures", "eg3d.leftovers", "eg3d.array_files", "eg3d.data_files", "eg3d.camera_checks",
+     "eg3d.data_labels", "eg3d.plain_data"),
     ("eg3d.run_folder", "eg3d.hydra_command", "eg3d.click_command", "eg3d.data"),
     ("eg3d.networks", "eg3d.rendering"),
     ("eg3d.ops",),
@@ -151,6 +152,30 @@ def test_the_check_finds_what_it_looks_for(line: str) -> None:
 )
 def test_the_check_lets_good_lines_pass(line: str) -> None:
     assert forbidden(ast.parse(line)) == []
+
+
+# What takes long to load, and commands that start without it. Training needs none of torch's compiler either: see
+# tests/training/test_adam.py.
+HEAVY = (
+    "torch._dynamo", "torch._inductor", "torch.distributed.fsdp", "torch.distributed.tensor", "sympy",
+    "torch.utils.tensorboard", "pytorch_lightning", "lightning_fabric", "torchmetrics", "matplotlib", "scipy",
+    "skimage", "trimesh", "pandas", "statsmodels", "viser", "rich",
+)  # fmt: skip
+CLICK_COMMANDS = ("eg3d.gen_samples", "eg3d.gen_videos", "eg3d.view", "eg3d.convert", "eg3d.calc_metrics")
+LIGHT_COMMANDS = (
+    *(*CLICK_COMMANDS, "eg3d.train", "eg3d.train_rlhf", "reward_model_training.train", "reward_model_training.score"),
+    *("reward_model_training.rank", "dataset_preprocessing.dataset_tool"),
+)
+
+
+@pytest.mark.parametrize("name", LIGHT_COMMANDS)
+def test_commands_start_without_what_takes_long_to_load(name: str) -> None:
+    heavy = [*HEAVY, *(["hydra"] if name in CLICK_COMMANDS else [])]
+    code = f"import json, sys, {name}\nprint(json.dumps([m for m in {heavy!r} if m in sys.modules]))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == []
 
 
 IMPORT_ALL = """

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from eg3d.networks.bilinear import look_up
 from eg3d.networks.convolution import conv2d, conv_transpose2d
+from eg3d.networks.resampling import fast_layout
 from eg3d.random_streams import Rng, normal, uniform
 
 # Orthonormal low-pass filters of Daubechies' least asymmetric wavelets of order 2 and 6 (Ten Lectures, table 6.3).
@@ -312,7 +313,7 @@ def resampled(x: Tensor, G: Tensor, taps: Tensor) -> Tensor:
     reach = (side - 1) / 2 + num / 4  # how far from the centre the enlarged result is wanted
     extent = (inverse[:, :2, :2].abs().sum(2) * reach + inverse[:, :2, 2].abs() * side).max()
     margin = min(max(math.ceil(float(extent) - (side - 1) / 2) + num // 2, 0), side - 1)
-    x = F.pad(x, [margin] * 4, mode="reflect")
+    x = fast_layout(F.pad(x, [margin] * 4, mode="reflect"))  # the enlargement takes 8 instead of 100 ms
     x = _wavelet(x, taps, is_up=True)
     place = (torch.arange(2 * side + num - 2, device=x.device).to(G) - delay) / 2 - (side - 1) / 2
     v, u = torch.meshgrid(place, place, indexing="ij")
@@ -320,7 +321,7 @@ def resampled(x: Tensor, G: Tensor, taps: Tensor) -> Tensor:
     source = inverse[:, :2, :2] @ wanted + inverse[:, :2, 2:] * side
     source = 2 * (source + (side - 1) / 2 + margin) + delay
     grid = ((2 * source + 1) / x.shape[-1] - 1).transpose(1, 2).unflatten(1, (len(place), len(place)))
-    return _wavelet(look_up(x, grid), taps, is_up=False)
+    return _wavelet(fast_layout(look_up(x, grid)), taps, is_up=False)
 
 
 def _wavelet(x: Tensor, taps: Tensor, *, is_up: bool) -> Tensor:

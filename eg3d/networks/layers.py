@@ -48,9 +48,12 @@ def bias_act(
 
 
 def activate_scaled(x: Tensor, *, act: str, clamp: float | None) -> Tensor:
-    """`bias_act` of x [N, O, ...] that already holds bias and (positive) gain: both activations commute with gains."""
+    """`bias_act` of x [N, O, ...] that already holds bias and (positive) gain: both activations commute with gains.
+
+    x must be fresh from an operation that does not look back at it: the activation takes its memory.
+    """
     if act == "lrelu":
-        x = F.leaky_relu(x, LRELU_SLOPE)
+        x = F.leaky_relu(x, LRELU_SLOPE, inplace=True)
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 

@@ -5,7 +5,7 @@ back so that outputs keep unit variance. Source: StyleGAN2 (2020), section 2.2, 
 
 Shape letters: N batch (1 at least), I and O input and output channels, H and W image sides, k kernel side.
 Every form takes x [N, I, H, W], w [O, I, k, k], s [N, I] and a `Modulation`, and returns [N, O, H, W], or
-[N, O, 2H, 2W] with a resampling filter (k = 3); twice differentiable in x, w, s and the offset.
+[N, O, 2H, 2W] with a resampling filter (k = 3); twice differentiable in x, w, s, bias and noise.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Modulation:
     demodulate: bool = True
     up_filter: Tensor | None = None  # [4, 4]; given, the convolution doubles the sides
     gain: float = 1.0
-    offset: Tensor | None = None  # bias, noise or both, added last; broadcasts to the result
+    bias: Tensor | None = None  # [1, O, 1, 1], added last
+    noise: Tensor | None = None  # [N or 1, 1, H, W] of the result, added last
 
 
 Form = Callable[[Tensor, Tensor, Tensor, Modulation], Tensor]
@@ -42,7 +43,7 @@ def modulated_conv2d(x: Tensor, w: Tensor, s: Tensor, m: Modulation) -> Tensor:
         w'[o, i, k]  = s[i] w[o, i, k]                                          (eq. 1)
         sigma[o]     = sqrt(sum over i, k of w'[o, i, k]^2)                     (eq. 2)
         w''[o, i, k] = w'[o, i, k] / sqrt(sigma[o]^2 + eps)                     (eq. 3; without demodulation w')
-        y[o]         = gain * sum over i of (w''[o, i] convolved with x[i]) + offset[o]
+        y[o]         = gain * sum over i of (w''[o, i] convolved with x[i]) + bias[o] + noise
 
     All other forms are measured against it. For full precision: in float16 the squares of large styles overflow.
     """
@@ -53,7 +54,8 @@ def modulated_conv2d(x: Tensor, w: Tensor, s: Tensor, m: Modulation) -> Tensor:
             w_n = w_n / (w_n.square().sum((1, 2, 3), keepdim=True) + DEMODULATION_EPS).sqrt()
         outputs.append(_conv(x_n, w_n, m.up_filter))
     y = m.gain * torch.cat(outputs)
-    return y if m.offset is None else y + m.offset
+    y = y if m.bias is None else y + m.bias
+    return y if m.noise is None else y + m.noise
 
 
 def _conv(x: Tensor, w: Tensor, up_filter: Tensor | None, *, groups: int = 1) -> Tensor:
@@ -67,18 +69,30 @@ def _conv(x: Tensor, w: Tensor, up_filter: Tensor | None, *, groups: int = 1) ->
 
 def modulated_conv2d_fast(x: Tensor, w: Tensor, s: Tensor, m: Modulation, *, is_training: bool) -> Tensor:
     """`modulated_conv2d` [N, O, H, W] in the form that is fastest here. All agree to rounding, finite in float16."""
-    return fastest_form(w, m, device_type=x.device.type, is_training=is_training)(x, w, s, m)
+    return fastest_form(x, w, m, is_training=is_training)(x, w, s, m)
 
 
-def fastest_form(w: Tensor, m: Modulation, *, device_type: str, is_training: bool) -> Form:
-    """The rule for w [O, I, k, k]: a set per sample in evaluation on an accelerator (as published), else one for all.
+def fastest_form(x: Tensor, w: Tensor, m: Modulation, *, is_training: bool) -> Form:
+    """The rule for x [N, I, H, W] and w [O, I, k, k].
 
-    On a CPU grouped convolutions are slower, and a 1x1 layer is fastest as one matrix product in training too.
+    On an accelerator a set of weights per sample in evaluation, as published, else one for all. On a CPU grouped
+    convolutions are slower, but a single sample needs none; and a 1x1 layer is fastest as one matrix product.
     """
-    is_cpu = device_type == "cpu"
+    is_cpu = x.device.type == "cpu"
     if w.shape[-1] == 1 and m.up_filter is None and (is_cpu or not is_training):
         return modulated_conv2d_pointwise
-    return modulated_conv2d_shared if is_cpu or is_training else modulated_conv2d_grouped
+    if is_cpu:
+        return modulated_conv2d_grouped if _is_cheap_to_scale(x, w) else modulated_conv2d_shared
+    return modulated_conv2d_shared if is_training else modulated_conv2d_grouped
+
+
+def _is_cheap_to_scale(x: Tensor, w: Tensor) -> bool:
+    """Whether styles had better scale the weights than the features: for one sample with more features than weights.
+
+    The gradient by scaled weights is a convolution of its own, so not where styles alone want gradients.
+    """
+    needs_no_other = w.requires_grad or not torch.is_grad_enabled()
+    return len(x) == 1 and needs_no_other and w.numel() < x.numel()
 
 
 def modulated_conv2d_shared(x: Tensor, w: Tensor, s: Tensor, m: Modulation) -> Tensor:
@@ -86,10 +100,11 @@ def modulated_conv2d_shared(x: Tensor, w: Tensor, s: Tensor, m: Modulation) -> T
     w, s, d = _scales(x, w, s, m)
     y = _conv(x * s.to(x.dtype)[:, :, None, None], w.to(x.dtype), m.up_filter)
     if d is None:
-        y = y if m.gain == 1.0 else y * m.gain
-        return y if m.offset is None else y + m.offset.to(y.dtype)
+        return _offset(y if m.gain == 1.0 else y * m.gain, m.bias, m.noise)
     scale = (d if m.gain == 1.0 else d * m.gain).to(y.dtype)[:, :, None, None]
-    return y * scale if m.offset is None else torch.addcmul(m.offset.to(y.dtype), y, scale)
+    if m.bias is None:
+        return _offset(y * scale, None, m.noise)
+    return _offset(torch.addcmul(m.bias.to(y.dtype), y, scale), None, m.noise)
 
 
 def modulated_conv2d_grouped(x: Tensor, w: Tensor, s: Tensor, m: Modulation) -> Tensor:
@@ -98,9 +113,10 @@ def modulated_conv2d_grouped(x: Tensor, w: Tensor, s: Tensor, m: Modulation) -> 
     w, s, d = _scales(x, w, s, m)
     weights = w[None] * (s * m.gain)[:, None, :, None, None]
     weights = (weights if d is None else weights * d[:, :, None, None, None]).flatten(0, 1).to(x.dtype)
+    if n == 1:  # as it is: reshaped, it would not pass for channels-last any more
+        return _offset(_conv(x, weights, m.up_filter), m.bias, m.noise)
     y = _conv(x.reshape(1, -1, *x.shape[2:]), weights, m.up_filter, groups=n)
-    y = y.reshape(n, o, *y.shape[2:])
-    return y if m.offset is None else y + m.offset.to(y.dtype)
+    return _offset(y.reshape(n, o, *y.shape[2:]), m.bias, m.noise)
 
 
 def modulated_conv2d_pointwise(x: Tensor, w: Tensor, s: Tensor, m: Modulation) -> Tensor:
@@ -111,13 +127,18 @@ def modulated_conv2d_pointwise(x: Tensor, w: Tensor, s: Tensor, m: Modulation) -
     weights = w[None, :, :, 0, 0] * (s * m.gain)[:, None]
     weights = (weights if d is None else weights * d[:, :, None]).to(x.dtype).transpose(1, 2)
     pixels = x.permute(0, 2, 3, 1).reshape(n, h * width, i)
-    bias, offset = (None, m.offset) if m.offset is None or m.offset.shape[2:] != (1, 1) else (m.offset, None)
-    if bias is None:
+    if m.bias is None:
         y = torch.bmm(pixels, weights)
     else:
-        y = torch.baddbmm(bias[..., 0].transpose(1, 2).to(x.dtype), pixels, weights)
-    y = y.view(n, h, width, -1).permute(0, 3, 1, 2)
-    return y if offset is None else y + offset.to(y.dtype)
+        y = torch.baddbmm(m.bias[..., 0].transpose(1, 2).to(x.dtype), pixels, weights)
+    return _offset(y.view(n, h, width, -1).permute(0, 3, 1, 2), None, m.noise)
+
+
+def _offset(y: Tensor, bias: Tensor | None, noise: Tensor | None) -> Tensor:
+    """y [N, O, H, W], fresh from an operation that does not look back at it, with bias and noise; in y's memory."""
+    for term in (bias, noise):
+        y = y if term is None else y.add_(term.to(y.dtype))
+    return y
 
 
 def demodulation(w: Tensor, s: Tensor) -> Tensor:

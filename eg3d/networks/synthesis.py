@@ -49,20 +49,15 @@ class SynthesisLayer(nn.Module):
         noise = None if noise is None else noise * self.noise_strength
         up_filter = self.resample_filter if self.up == 2 else None
         if is_half(x):
-            modulation = Modulation(up_filter=up_filter, offset=noise)
+            modulation = Modulation(up_filter=up_filter, noise=noise)
             y = modulated_conv2d_fast(x, self.weight, styles, modulation, is_training=self.training)
             return bias_act(y, self.bias, act="lrelu", clamp=self.conv_clamp)
-        # Full precision: bias, noise and the positive gain join the demodulation in one multiply-add.
+        # Full precision: the positive gain goes through the activation to weights, bias and noise, which are small.
         gain = ACTIVATION_GAIN["lrelu"]
-        modulation = Modulation(up_filter=up_filter, gain=gain, offset=self._offset(noise, gain))
+        bias, noise = self.bias[None, :, None, None] * gain, None if noise is None else noise * gain
+        modulation = Modulation(up_filter=up_filter, gain=gain, bias=bias, noise=noise)
         y = modulated_conv2d_fast(x, self.weight, styles, modulation, is_training=self.training)
         return activate_scaled(y, act="lrelu", clamp=self.conv_clamp)
-
-    def _offset(self, noise: Tensor | None, gain: float) -> Tensor:
-        """gain * (noise + bias): [N or 1, O, R, R], or [1, O, 1, 1] without noise; channels-last in memory."""
-        bias = self.bias.reshape(1, 1, 1, -1)
-        both = bias if noise is None else noise.permute(0, 2, 3, 1) + bias
-        return (both * gain).permute(0, 3, 1, 2)
 
 
 class ToRGB(nn.Module):
@@ -80,7 +75,7 @@ class ToRGB(nn.Module):
         """x [N, I, R, R], style code w [N, w_dim] -> [N, O, R, R] in the dtype of x."""
         styles = self.affine(w) * self.weight_gain
         bias = None if is_half(x) else self.bias[None, :, None, None]
-        modulation = Modulation(demodulate=False, offset=bias)
+        modulation = Modulation(demodulate=False, bias=bias)
         y = modulated_conv2d_fast(x, self.weight, styles, modulation, is_training=self.training)
         if bias is None:
             return bias_act(y, self.bias, clamp=self.conv_clamp)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from eg3d.networks import convolution
 from eg3d.networks.convolution import conv2d, conv_transpose2d
 
 CASES = [  # transposed, stride, padding, groups, kernel, input size
@@ -63,6 +64,42 @@ def test_numerical_first_and_second_derivatives(case):
     function = ours if not case[0] else lambda x, w: ours(x, w, None)
     assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
     assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("column_floats", [1, 100, 2**20], ids=["rows", "images", "whole"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_weight_gradients_by_columns_equal_native_to_second_order(case, column_floats, monkeypatch):
+    ours, native = ours_and_native(case)
+    expected = _weight_derivatives(native, operands(case))
+    monkeypatch.setattr(convolution, "WIDE", 1)
+    monkeypatch.setattr(convolution, "COLUMN_FLOATS", column_floats)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    for first, second in zip(_weight_derivatives(ours, operands(case)), expected, strict=True):
+        torch.testing.assert_close(first, second)
+
+
+def _weight_derivatives(function, inputs):
+    x, w, b = inputs
+    (plain,) = torch.autograd.grad((function(x, w, b) ** 3).sum(), w)
+    (gw,) = torch.autograd.grad((function(x, w, b) ** 3).sum(), w, create_graph=True)
+    return [plain, gw, *torch.autograd.grad(gw.square().sum(), [x, w])]
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_weight_gradients_by_columns_are_as_exact_as_native(is_transposed, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 128, 40, 40, generator=rng).to(memory_format=torch.channels_last)
+    w = torch.randn(128, 128, 3, 3, generator=rng)
+    ours, native = (conv_transpose2d, F.conv_transpose2d) if is_transposed else (conv2d, F.conv2d)
+
+    def gradient(function, dtype):
+        weight = w.to(dtype).requires_grad_(True)
+        return torch.autograd.grad((function(x.to(dtype), weight, stride=2) ** 2).sum(), weight)[0]
+
+    exact, found = gradient(native, torch.float64), gradient(ours, torch.float32)
+    assert found.stride() == w.stride()
+    assert (found - exact).abs().max() <= 1e-5 * exact.abs().max()
 
 
 def test_constant_weights_get_no_gradient():

@@ -72,7 +72,12 @@ class NormConv(nn.Module):
         self.conv = nn.Conv3d(channels, channels, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(self.groupnorm(x))
+        x = self.groupnorm(x)
+        if x.device.type != "cpu" or not x.is_contiguous():
+            return self.conv(x)
+        # A CPU differentiates narrow 3D convolutions 4 times as fast channels-last (4 channels, 33 x 36 x 32 voxels: 13
+        # instead of 51 ms), but normalises more slowly there: so the layout of the convolution alone.
+        return self.conv(x.contiguous(memory_format=torch.channels_last_3d)).contiguous()
 
 
 class ChannelGate(nn.Module):

@@ -1,0 +1,100 @@
+"""The side that works, for benchmarks/turns.py: started by its path with the code of any checkout.
+
+It imports nothing of `benchmarks` unless asked for parts, since another checkout may not have it. Every line on stdin
+names a piece of work; the answer is one JSON line: processor and clock seconds, peak memory so far, perhaps parts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import runpy
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+PARTS = "parts"  # the first word of a line that also asks where the time goes
+
+
+class Answers:
+    """Requests from stdin, answers to what was stdout; the work's own lines go to stderr."""
+
+    def __init__(self) -> None:
+        self._file = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+
+    def next(self) -> list[str]:
+        """The words of the next request; without one the process ends."""
+        line = sys.stdin.readline()
+        if not line:
+            os._exit(0)
+        return line.split()
+
+    def work(self, request: list[str], call: Callable[[], object]) -> None:
+        """Do a piece of work, and say what it took."""
+        meter: Any = contextlib.nullcontext()
+        if request[0] == PARTS:
+            from benchmarks.meter import Meter
+
+            meter = Meter()
+        clock, processor = time.perf_counter(), time.process_time()
+        with meter:
+            call()
+        answer: dict[str, Any] = {"cpu_s": time.process_time() - processor, "s": time.perf_counter() - clock}
+        answer["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kilobytes on Linux
+        if request[0] == PARTS:
+            answer[PARTS] = meter.rows()
+        self._file.write(json.dumps(answer) + "\n")
+
+
+def serve_steps(module: str, words: list[str]) -> None:
+    """Train by a command of ours; every step waits for a request."""
+    from eg3d.training.loop import Trainer
+
+    original, answers = Trainer.step, Answers()
+
+    def step(trainer: Any, *arguments: Any) -> None:
+        answers.work(answers.next(), lambda: original(trainer, *arguments))
+
+    Trainer.step = step  # type: ignore[method-assign,assignment]
+    sys.argv[1:] = words
+    runpy.run_module(module, run_name="__main__")
+
+
+def serve_backbone() -> None:
+    """Mapping and planes at the size of published faces, random weights, batch 1: forward | latent | weights.
+
+    The latter two add a backward pass to the latent, and to latent and weights.
+    """
+    import torch
+
+    try:
+        from eg3d.generators.eg3d import TriPlaneGenerator, ffhq512_128
+    except ImportError:  # before eg3d.generators
+        from eg3d.generator import TriPlaneGenerator, ffhq512_128  # type: ignore[import-not-found,no-redef]
+    torch.manual_seed(0)
+    backbone, answers = TriPlaneGenerator(ffhq512_128()).train().backbone, Answers()
+    z, c = torch.randn(1, 512), torch.randn(1, 25)
+
+    def run(passes: str) -> None:
+        backbone.requires_grad_(passes == "weights")
+        latent = z.clone().requires_grad_(passes != "forward")
+        with torch.set_grad_enabled(passes != "forward"):
+            planes = backbone.synthesis(backbone.mapping(latent, c))
+        if passes != "forward":
+            planes.sum().backward()
+        backbone.zero_grad(set_to_none=True)
+
+    while True:
+        request = answers.next()
+        answers.work(request, lambda passes=request[-1]: run(passes))  # type: ignore[misc]
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "backbone":
+        serve_backbone()
+    else:
+        serve_steps(sys.argv[1], sys.argv[2:])
