@@ -1,8 +1,8 @@
 """An adversarial step of the twin, or the backbone of published faces, and where its time goes.
 
 python -m benchmarks.train_step prints the parts of a step with their share and their distance from the machine's
-measured GEMM and copy rates; --against PATH takes steps in turns with another checkout instead and prints ratios, here
-/ against. Step k is the same work in both: 16 steps are a round in which every lazy phase comes once. --size ffhq takes
+measured GEMM and copy rates; --against PATH takes steps in turns with another checkout instead and prints ratios (here /
+against). Step k is the same work in both: 16 steps are a round in which every lazy phase comes once. --size ffhq takes
 mapping and planes of published faces (random weights, batch 1) instead of steps: forward, backward to the latent, and
 to latent and weights.
 """

@@ -22,7 +22,6 @@ from eg3d.finetuning.score_watch import ScoreWatch
 from eg3d.generators.protocol import Generator
 from eg3d.ops.density_grid.grid import GridSpec
 from eg3d.samples import SampleConfig, sample_latents, style_codes
-from eg3d.training.adam import Adam
 from eg3d.training.counters import Counters
 from eg3d.training.phases import Draw, Phase, Term
 from eg3d.training.stats import Stats
@@ -139,7 +138,7 @@ def add_geometry_terms(
         main.terms += terms
         main.average = average
         return
-    optimizer = Adam(objective.generator.parameters(), lr=cfg.reward_lr, betas=(0.0, 0.99), eps=1e-8)
+    optimizer = torch.optim.Adam(objective.generator.parameters(), lr=cfg.reward_lr, betas=(0.0, 0.99), eps=1e-8)
     network = cast(nn.Module, objective.generator)
     phases.append(Phase("Ggeometry", network, optimizer, terms, average=average))
 

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from eg3d.training.adam import Optimizer
-
 MODES = ("skip", "published")
 NAN_GRADIENT, INFINITE_GRADIENT = 0.0, 1e5  # what "published" puts in place of NaN and of infinities
 LARGEST_NORM = 1e18  # Adam keeps squares of gradients, in float32: what is larger counts as infinite
@@ -38,7 +36,9 @@ def fault_of(name: str, loss: float, norm: float) -> str:
     return f"{name}: {', '.join(parts)}" if parts else ""
 
 
-def require_finite(networks: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], *, where: str) -> None:
+def require_finite(
+    networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer], *, where: str
+) -> None:
     """Raise RuntimeError when a number of a network or an optimiser is not finite, before anything is written.
 
     `where` says which run it is and how far it is, for the message.

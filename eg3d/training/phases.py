@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from eg3d.data import Batch, label_std
 from eg3d.random_streams import SampleStreams, derived_seed
-from eg3d.training.adam import Optimizer
 from eg3d.training.nonfinite import clean_gradient, fault_of, gradient_norm
 from eg3d.training.ranks import Ranks
 from eg3d.training.shares import whole_groups
@@ -112,7 +111,7 @@ class Phase:
 
     name: str
     network: nn.Module
-    optimizer: Optimizer
+    optimizer: torch.optim.Optimizer
     terms: list[Term]
     interval: int = 1
     first_image: float = 0
@@ -202,9 +201,9 @@ class Phase:
             first += len(tensor)
 
 
-def optimizers_of(phases: Iterable[Phase]) -> dict[str, Optimizer]:
+def optimizers_of(phases: Iterable[Phase]) -> dict[str, torch.optim.Optimizer]:
     """The optimisers, each by the name of its first phase; phases may share one."""
-    named: dict[str, Optimizer] = {}
+    named: dict[str, torch.optim.Optimizer] = {}
     for phase in phases:
         if not any(phase.optimizer is known for known in named.values()):
             named[phase.name] = phase.optimizer

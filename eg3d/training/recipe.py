@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from eg3d.training import schedules
-from eg3d.training.adam import Adam
 from eg3d.training.config import TrainConfig
 from eg3d.training.objective import AdversarialObjective
 from eg3d.training.phases import Phase, Term
@@ -34,8 +33,8 @@ def adversarial_phases(objective: AdversarialObjective) -> list[Phase]:
     return phases
 
 
-def adam(cfg: TrainConfig, network: torch.nn.Module, lr: float, lazy_interval: int | None) -> Adam:
+def adam(cfg: TrainConfig, network: torch.nn.Module, lr: float, lazy_interval: int | None) -> torch.optim.Adam:
     """Adam with the lazy-regularisation scaling of rate and betas."""
     ratio, optim = schedules.lazy_ratio(lazy_interval), cfg.optim
     betas = (float(optim.beta1) ** ratio if optim.beta1 else 0.0, optim.beta2**ratio)
-    return Adam(network.parameters(), lr=lr * ratio, betas=betas, eps=optim.eps)
+    return torch.optim.Adam(network.parameters(), lr=lr * ratio, betas=betas, eps=optim.eps)

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from eg3d.checkpoints.tensor_rules import check_tensors
 from eg3d.one_line import one_line
 from eg3d.safe_write import atomic_path
-from eg3d.training.adam import Optimizer
 from eg3d.training.counters import Counters
 from eg3d.training.snapshots import newest_snapshot
 
@@ -28,7 +27,7 @@ FORMAT = "eg3d-training-state-3"
 STATE_NAME = "state.safetensors"
 PENDING = "pending/"  # prefix of statistics
 Networks = Mapping[str, nn.Module]
-Optimizers = Mapping[str, Optimizer]
+Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
 def save_training_state(
@@ -148,7 +147,7 @@ def _load_network(name: str, network: nn.Module, found: dict[str, Tensor]) -> No
     network.load_state_dict(found)
 
 
-def _load_optimizer(optimizer: Optimizer, found: dict[str, Tensor]) -> None:
+def _load_optimizer(optimizer: torch.optim.Optimizer, found: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in found.items():
         index, _, field = key.partition("/")

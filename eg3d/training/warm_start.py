@@ -13,7 +13,6 @@ from torch import Tensor
 from eg3d.fields.protocol import Field
 from eg3d.generators.eg3d import TriPlaneGenerator
 from eg3d.random_streams import Rng, normal
-from eg3d.training.adam import Adam
 from eg3d.training.config import WarmStartConfig
 from eg3d.training.phases import Draw, Phase, Term
 from eg3d.training.reconstruction import depth_loss, reconstruction_loss, silhouette_loss
@@ -77,7 +76,7 @@ def warm_start_phases(objective: ReconstructionObjective) -> list[Phase]:
     if warm.reconstruction_kimg <= 0:
         return []
     last = 1000 * warm.reconstruction_kimg
-    optimizer = Adam(
+    optimizer = torch.optim.Adam(
         generator.parameters(), lr=warm.reconstruction_lr, betas=(warm.reconstruction_beta1, 0.99), eps=1e-8
     )
 
