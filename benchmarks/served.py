@@ -65,28 +65,41 @@ def serve_steps(module: str, words: list[str]) -> None:
 
 
 def serve_backbone() -> None:
-    """Mapping and planes at the size of published faces, random weights, batch 1: forward | latent | weights.
+    """Mapping and planes at the size of published faces, random weights, batch 1: forward | latent | weights | grid64.
 
-    The latter two add a backward pass to the latent, and to latent and weights.
+    latent and weights add a backward pass to the latent, and to latent and weights; grid64 goes on to the density of a
+    64^3 grid, and back to latent and weights.
     """
     import torch
 
     try:
         from eg3d.generators.eg3d import TriPlaneGenerator, ffhq512_128
+        from eg3d.ops.density_grid.grid import GridSpec
+
+        def density(generator: Any, planes: Any) -> Any:
+            return generator.field_of_planes(planes.unflatten(1, (3, -1))).density_grid(GridSpec(64))
     except ImportError:  # before eg3d.generators
         from eg3d.generator import TriPlaneGenerator, ffhq512_128  # type: ignore[import-not-found,no-redef]
+
+        from eg3d.representations.sigma_field import sigma_grid  # type: ignore[attr-defined]
+
+        def density(generator: Any, planes: Any) -> Any:
+            return sigma_grid(generator, planes.unflatten(1, (3, -1)), 64, grid="exact")
+
     torch.manual_seed(0)
-    backbone, answers = TriPlaneGenerator(ffhq512_128()).train().backbone, Answers()
+    generator, answers = TriPlaneGenerator(ffhq512_128()).train(), Answers()
+    backbone = generator.backbone
     z, c = torch.randn(1, 512), torch.randn(1, 25)
 
     def run(passes: str) -> None:
-        backbone.requires_grad_(passes == "weights")
+        generator.requires_grad_(passes in ("weights", "grid64"))
         latent = z.clone().requires_grad_(passes != "forward")
         with torch.set_grad_enabled(passes != "forward"):
-            planes = backbone.synthesis(backbone.mapping(latent, c))
+            result = backbone.synthesis(backbone.mapping(latent, c))
+            result = density(generator, result) if passes == "grid64" else result
         if passes != "forward":
-            planes.sum().backward()
-        backbone.zero_grad(set_to_none=True)
+            result.sum().backward()
+        generator.zero_grad(set_to_none=True)
 
     while True:
         request = answers.next()

@@ -1,10 +1,10 @@
 """An adversarial step of the twin, or the backbone of published faces, and where its time goes.
 
 python -m benchmarks.train_step prints the parts of a step with their share and their distance from the machine's
-measured GEMM and copy rates; --against PATH takes steps in turns with another checkout instead and prints ratios (here /
-against). Step k is the same work in both: 16 steps are a round in which every lazy phase comes once. --size ffhq takes
-mapping and planes of published faces (random weights, batch 1) instead of steps: forward, backward to the latent, and
-to latent and weights.
+measured GEMM and copy rates; --against PATH takes steps in turns with another checkout instead and prints ratios, here
+/ against. Step k is the same work in both: 16 steps are a round in which every lazy phase comes once. --size ffhq takes
+mapping and planes of published faces (random weights, batch 1) instead of steps: forward, backward to the latent, to
+latent and weights, and the same from the density of a 64^3 grid.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.meter import print_parts
 from benchmarks.served import PARTS
 
 CYCLE = 16  # steps in which every lazy phase comes once
-PASSES = ("forward", "latent", "weights")
+PASSES = ("forward", "latent", "weights", "grid64")
 # Where a step's command trains, and on what. The twin's discriminator with R1, and augmentation of fixed strength.
 ADVERSARIAL = (
     *("eg3d.train", "experiment=twin", "start=twin", "warm_start.discriminator_kimg=0"),

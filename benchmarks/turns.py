@@ -92,7 +92,7 @@ def print_row(row: dict[str, Any]) -> None:
     for name in ("here", "against"):
         if f"{name}_s" in row:
             cpu, clock, peak = (row[f"{name}_{what}"] for what in ("cpu_s", "s", "mb"))
-            print(f"{name:8} {1000 * cpu:8.1f} ms of processor a round, {1000 * clock:.1f} by the clock, {peak} MB peak")
+            print(f"{name:8} {1000 * cpu:8.1f} ms of processor a round, {1000 * clock:.1f} by the clock, {peak} MB")
     for kind in ("cpu_ratio", "ratio") if "ratio" in row else ():
         low, high = row[f"{kind}_quartiles"]
         print(f"{kind:10} {row[kind]:6.4f}, median of {row['rounds']} rounds (middle half {low:.3f} to {high:.3f})")

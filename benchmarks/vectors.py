@@ -43,7 +43,8 @@ def measured() -> list[dict[str, Any]]:
     x = torch.linspace(-30.0, 30.0, COUNT)
     exact, out = torch.nn.functional.softplus(x.double()), torch.empty(COUNT)
     pointers = extension.pointer(x), extension.pointer(out), ctypes.c_int64(COUNT)
-    rows, functions = [], {}
+    rows: list[dict[str, Any]] = []
+    functions: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, title, macro, header in LIBRARIES:
             function = _built(name, macro, header, Path(folder))

@@ -154,8 +154,7 @@ def test_the_check_lets_good_lines_pass(line: str) -> None:
     assert forbidden(ast.parse(line)) == []
 
 
-# What takes long to load, and commands that start without it. Training needs none of torch's compiler either: see
-# tests/training/test_adam.py.
+# What takes long to load, and commands that start without it. (PyTorch's first optimiser loads its compiler.)
 HEAVY = (
     "torch._dynamo", "torch._inductor", "torch.distributed.fsdp", "torch.distributed.tensor", "sympy",
     "torch.utils.tensorboard", "pytorch_lightning", "lightning_fabric", "torchmetrics", "matplotlib", "scipy",
