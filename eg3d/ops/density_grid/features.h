@@ -1,0 +1,209 @@
+// Plane features at the entries of tables of a regular grid, and their gradients back to planes.
+//
+// A table looks at a plane in straight lines, so that interpolation goes one axis after the other, and texels that no
+// entry needs are not copied. Shape letters: C channels padded to whole vectors, S plane side.
+#pragma once
+
+#include "../planes.h"
+#include "spec.h"
+
+namespace grid_tables {
+
+using namespace planes;
+
+// One axis of a table: entry a lies between texels first + low[a] and the next, with the share of the latter.
+struct Axis {
+  int64_t first, texels;
+  std::vector<int64_t> low;
+  std::vector<double> share;
+  int64_t count() const { return int64_t(low.size()); }
+};
+
+inline Axis grid_axis(int64_t begin, int64_t end, const GridSpec& s) {
+  Axis axis;
+  axis.first = field::split_address(field::grid_address(double(begin), s.side, s.resolution)).texel;
+  for (int64_t i = begin; i < end; ++i) {
+    const field::Address at = field::split_address(field::grid_address(double(i), s.side, s.resolution));
+    axis.low.push_back(at.texel - axis.first);
+    axis.share.push_back(at.share);
+  }
+  axis.texels = axis.low.back() + 2;
+  return axis;
+}
+
+// Entries are the texels themselves.
+inline Axis texel_axis(double low_index, double high_index, const GridSpec& s) {
+  Axis axis;
+  // One texel to spare at each end: an address may round to the other side of a whole number elsewhere.
+  axis.first = field::split_address(field::grid_address(low_index, s.side, s.resolution)).texel - 1;
+  axis.texels = field::split_address(field::grid_address(high_index, s.side, s.resolution)).texel + 3 - axis.first;
+  for (int64_t a = 0; a < axis.texels; ++a) axis.low.push_back(a), axis.share.push_back(0);
+  return axis;
+}
+
+// The texels of a plane, [2] along one axis, that an entry is made of; outside the plane the weight is zero.
+template <class T>
+struct Taps {
+  int64_t texel[2];
+  T weight[2];
+};
+template <class T>
+std::vector<Taps<T>> taps_of(const Axis& axis, int64_t side) {
+  std::vector<Taps<T>> taps;
+  for (size_t i = 0; i < axis.low.size(); ++i) {
+    Taps<T> tap;
+    for (int k = 0; k < 2; ++k) {
+      const int64_t texel = axis.first + axis.low[i] + k;
+      const bool is_inside = texel >= 0 && texel < side;
+      tap.texel[k] = is_inside ? texel : 0;
+      tap.weight[k] = is_inside ? T(k ? axis.share[i] : 1 - axis.share[i]) : T(0);
+    }
+    taps.push_back(tap);
+  }
+  return taps;
+}
+
+constexpr int64_t CHANNELS = 8;  // done together
+
+// One plane of one sample as a table sees it: entries along the plane's height and width, and where they lie in the table.
+template <class T>
+struct View {
+  std::vector<Taps<T>> down, across;
+  int64_t step_down, step_across;  // in a table [rows, cols, C]
+  Layout layout;
+  int64_t left, right;  // columns of the plane that entries look at
+
+  View(const Layout& l, const Part& part, const Axis& rows, const Axis& cols, int64_t width)
+      : down(taps_of<T>(part.rows_are_width ? cols : rows, l.side)),
+        across(taps_of<T>(part.rows_are_width ? rows : cols, l.side)), layout(l), left(l.side), right(0) {
+    const int64_t row = cols.count() * width;
+    step_down = part.rows_are_width ? width : row, step_across = part.rows_are_width ? row : width;
+    for (const Taps<T>& tap : across)
+      for (int k = 0; k < 2; ++k)
+        if (tap.weight[k] != 0) left = std::min(left, tap.texel[k]), right = std::max(right, tap.texel[k] + 1);
+  }
+  bool is_channel_last() const { return layout.stride_c == 1; }
+
+  // Adds a third of the features of entries at height `d` to `table`; line has room for CHANNELS lines of the plane.
+  void gather(const T* plane, size_t d, T* line, T* table) const {
+    const Taps<T>& tall = down[d];
+    T* out = table + int64_t(d) * step_down;
+    if (is_channel_last()) {
+      for (size_t q = 0; q < across.size(); ++q)
+        for (int k = 0; k < 4; ++k) {
+          const T weight = tall.weight[k >> 1] * across[q].weight[k & 1] * T(1.0 / 3);
+          const T* from = plane + tall.texel[k >> 1] * layout.stride_h + across[q].texel[k & 1] * layout.stride_w;
+          T* to = out + int64_t(q) * step_across;
+          if (weight != 0)
+            for (int64_t c = 0; c < layout.channels; ++c) to[c] += from[c] * weight;
+        }
+      return;
+    }
+    for (int64_t c0 = 0; c0 < layout.channels; c0 += CHANNELS) {
+      const int64_t c1 = std::min(c0 + CHANNELS, layout.channels);
+      for (int64_t c = c0; c < c1; ++c) {
+        T* row = line + (c - c0) * layout.side;
+        std::fill(row + left, row + std::max(left, right), T(0));
+        for (int k = 0; k < 2; ++k) {
+          const T weight = tall.weight[k] * T(1.0 / 3);
+          const T* from = plane + c * layout.stride_c + tall.texel[k] * layout.stride_h;
+          if (weight != 0)
+            for (int64_t x = left; x < right; ++x) row[x] += from[x * layout.stride_w] * weight;
+        }
+      }
+      for (size_t q = 0; q < across.size(); ++q)
+        for (int k = 0; k < 2; ++k)
+          if (across[q].weight[k] != 0)
+            for (int64_t c = c0; c < c1; ++c)
+              out[int64_t(q) * step_across + c] += line[(c - c0) * layout.side + across[q].texel[k]] * across[q].weight[k];
+    }
+  }
+
+  // Writes zeros to a row of the plane.
+  void clear(int64_t h, T* plane) const {
+    T* row = plane + h * layout.stride_h;
+    if (is_channel_last()) {
+      for (int64_t x = 0; x < layout.side; ++x) std::fill_n(row + x * layout.stride_w, layout.channels, T(0));
+      return;
+    }
+    for (int64_t c = 0; c < layout.channels; ++c)
+      for (int64_t x = 0; x < layout.side; ++x) row[c * layout.stride_c + x * layout.stride_w] = 0;
+  }
+  // The adjoint for channels [c0, c1), at most CHANNELS: adds to their plane gradient.
+  void scatter(const T* table, int64_t c0, int64_t c1, T* line, T* plane) const {
+    for (size_t d = 0; d < down.size(); ++d) {
+      const Taps<T>& tall = down[d];
+      const T* in = table + int64_t(d) * step_down;
+      is_channel_last() ? scatter_last(tall, in, c0, c1, plane) : scatter_first(tall, in, c0, c1, line, plane);
+    }
+  }
+
+ private:
+  void scatter_last(const Taps<T>& tall, const T* in, int64_t c0, int64_t c1, T* plane) const {
+    for (size_t q = 0; q < across.size(); ++q)
+      for (int k = 0; k < 4; ++k) {
+        const T weight = tall.weight[k >> 1] * across[q].weight[k & 1] * T(1.0 / 3);
+        T* to = plane + tall.texel[k >> 1] * layout.stride_h + across[q].texel[k & 1] * layout.stride_w;
+        const T* from = in + int64_t(q) * step_across;
+        if (weight != 0)
+          for (int64_t c = c0; c < c1; ++c) to[c] += from[c] * weight;
+      }
+  }
+  void scatter_first(const Taps<T>& tall, const T* in, int64_t c0, int64_t c1, T* line, T* plane) const {
+    for (int64_t c = c0; c < c1; ++c) {
+      T* row = line + (c - c0) * layout.side;
+      std::fill(row + left, row + std::max(left, right), T(0));
+    }
+    for (size_t q = 0; q < across.size(); ++q)
+      for (int k = 0; k < 2; ++k)
+        if (across[q].weight[k] != 0)
+          for (int64_t c = c0; c < c1; ++c)
+            line[(c - c0) * layout.side + across[q].texel[k]] += in[int64_t(q) * step_across + c] * across[q].weight[k];
+    for (int64_t c = c0; c < c1; ++c)
+      for (int k = 0; k < 2; ++k) {
+        const T weight = tall.weight[k] * T(1.0 / 3);
+        T* to = plane + c * layout.stride_c + tall.texel[k] * layout.stride_h;
+        const T* row = line + (c - c0) * layout.side;
+        if (weight != 0)
+          for (int64_t x = left; x < right; ++x) to[x * layout.stride_w] += row[x] * weight;
+      }
+  }
+};
+
+// Mean over the planes, as far as `parts` go, at the entries of a table: out [rows, cols, C].
+template <class T>
+void gather_features(const T* planes, const Layout& l, const std::vector<Part>& parts, const Axis& rows, const Axis& cols,
+                     T* out, int threads) {
+  const int64_t width = padded<T>(l.channels);
+  memset(out, 0, size_t(rows.count() * cols.count() * width) * sizeof(T));
+  for (const Part& part : parts) {
+    const View<T> view(l, part, rows, cols, width);
+#pragma omp parallel num_threads(threads)
+    {
+      Buffer<T> line(CHANNELS * l.side);
+#pragma omp for schedule(dynamic, 4)
+      for (size_t d = 0; d < view.down.size(); ++d) view.gather(planes + part.plane * l.stride_p, d, line.get(), out);
+    }
+  }
+}
+
+// The adjoint: writes the whole gradients of the planes of `parts`, from `grad` [rows, cols, C].
+template <class T>
+void scatter_features(const T* grad, const Layout& l, const std::vector<Part>& parts, const Axis& rows, const Axis& cols,
+                      T* planes, int threads) {
+  for (const Part& part : parts) {
+    const View<T> view(l, part, rows, cols, padded<T>(l.channels));
+#pragma omp parallel num_threads(threads)
+    {
+      Buffer<T> line(CHANNELS * l.side);
+      T* plane = planes + part.plane * l.stride_p;
+#pragma omp for schedule(dynamic, 4)
+      for (int64_t h = 0; h < l.side; ++h) view.clear(h, plane);
+#pragma omp for schedule(dynamic)
+      for (int64_t c = 0; c < l.channels; c += CHANNELS)
+        view.scatter(grad, c, std::min(c + CHANNELS, l.channels), line.get(), plane);
+    }
+  }
+}
+
+}  // namespace grid_tables
