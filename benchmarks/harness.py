@@ -15,7 +15,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import this_machine, title_of
+from eg3d.ops import extension
 
 Outputs = Sequence[Tensor]
 Run = Callable[[torch.dtype], Outputs]
@@ -48,13 +50,15 @@ def main(module: str, build: Callable[[str], list[Case]], description: str) -> N
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument("--only", help="run only the cases of this name")
+    parser.add_argument("--against", type=Path, help="another checkout, whose CPU kernels take turns with these")
     parser.add_argument("--one-setting", action="store_true", help="only with this process's page setting")
     arguments = parser.parse_args()
     os.environ["EG3D_OPS"] = "native"  # a build that fails must not be timed as if it had worked
     if arguments.one_setting:
         cases = [case for case in build(arguments.device) if arguments.only in (None, case.name)]
-        machine = this_machine().row
-        rows = [_measured(case, arguments.device) | machine for case in cases]
+        facts = this_machine().row | {"architecture": extension.architecture()}
+        other = _kernels_of(arguments.against) if arguments.against else None
+        rows = [_measured(case, arguments.device, other) | facts for case in cases]
     else:
         rows = _both_page_settings(module, arguments)
     print(json.dumps({"cases": rows})) if arguments.json else _print_table(rows)
@@ -63,6 +67,7 @@ def main(module: str, build: Callable[[str], list[Case]], description: str) -> N
 def _both_page_settings(module: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", module, "--json", "--one-setting", "--device", arguments.device]
     command += ["--only", arguments.only] if arguments.only else []
+    command += ["--against", str(arguments.against)] if arguments.against else []
     tables = []
     for pages in ("0", "1"):
         done = subprocess.run(command, env=os.environ | {PAGES_SETTING: pages}, stdout=subprocess.PIPE, text=True)
@@ -72,16 +77,42 @@ def _both_page_settings(module: str, arguments: argparse.Namespace) -> list[dict
     return [row | {"huge_pages_ratio": huge["ratio"]} for row, huge in zip(*tables, strict=True)]
 
 
-def _measured(case: Case, device: str) -> dict[str, Any]:
+def _kernels_of(checkout: Path) -> ctypes.CDLL:
+    """The CPU kernels of another checkout, built there; they must take the arguments that ours take."""
+    code = "from eg3d.ops import extension as e; print(getattr(e, 'built', None) and e.built('cpu', e.architecture())"
+    code += " or e._built('cpu'))"
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return ctypes.CDLL(done.stdout.splitlines()[-1])
+
+
+@contextmanager
+def _using(kernels: ctypes.CDLL) -> Iterator[None]:
+    """Operations run by other kernels than ours."""
+    ours = extension._library
+    extension._library = lambda device, arch: (kernels, "")  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        extension._library = ours
+
+
+def _measured(case: Case, device: str, other: ctypes.CDLL | None) -> dict[str, Any]:
     # The error is that of float32 against the reference in float64; these calls also warm both sides up.
     expected, found = case.reference(torch.float64), case.native(torch.float32)
     error = max(_relative(a, b) for a, b in zip(found, expected, strict=True))
     del expected, found
     reference_mb, native_mb = (_extra_megabytes(side, device) for side in (case.reference, case.native))
-    times: dict[str, list[tuple[float, float]]] = {"reference": [], "native": []}
+    times: dict[str, list[tuple[float, float]]] = {"reference": [], "native": [], "against": []}
     for _ in range(case.rounds):
         times["reference"].append(_seconds(case.reference, device))
-        times["native"] += [_seconds(case.native, device) for _ in range(case.native_per_round)]
+        for _ in range(case.native_per_round):
+            times["native"].append(_seconds(case.native, device))
+            if other is not None:
+                with _using(other):
+                    times["against"].append(_seconds(case.native, device))
     (reference_s, reference_cpu), (native_s, native_cpu) = (
         [statistics.median(column) for column in zip(*times[side], strict=True)] for side in ("reference", "native")
     )
@@ -96,6 +127,7 @@ def _measured(case: Case, device: str) -> dict[str, Any]:
         "reference_extra_mb": reference_mb,
         "native_extra_mb": native_mb,
         "max_rel_error": error,
+        "against_ratio": statistics.median(s for s, _ in times["against"]) / native_s if other is not None else None,
     }
 
 
@@ -139,7 +171,7 @@ def _status(field: str) -> int:
 
 def _title(row: dict[str, Any]) -> str:
     on_gpu = "" if row["device"] == "cpu" else f"{row['device']}, beside it "
-    return on_gpu + title_of(row)
+    return f"{on_gpu}{title_of(row)}; kernels for {row['architecture']}"
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
@@ -158,6 +190,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         "reference MB",
         "native MB",
         "error",
+        "against",
     )
     for position, title in enumerate(titles):
         table.add_column(title, justify="left" if position < 2 else "right")
@@ -168,5 +201,6 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             f"{row['cpu_time_ratio']:.1f}x",
             "" if huge is None else f"{huge:.1f}x", f"{row['reference_extra_mb']:.0f}",
             f"{row['native_extra_mb']:.0f}", f"{row['max_rel_error']:.1e}",
+            "" if row["against_ratio"] is None else f"{row['against_ratio']:.2f}x",
         )  # fmt: skip
     Console(width=120).print(table)

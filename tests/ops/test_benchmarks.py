@@ -27,7 +27,7 @@ def test_a_case_is_measured_on_both_sides() -> None:
     slow = harness.Case("toy", "forward", lambda dtype: [torch.ones(2**22, dtype=dtype).exp()], lambda dtype: [
         torch.full((2**22,), 2.718281828, dtype=dtype)
     ])  # fmt: skip
-    row = harness._measured(slow, "cpu")
+    row = harness._measured(slow, "cpu", None)
     assert set(row) >= FIELDS and row["max_rel_error"] < 1e-6
     assert 10 < row["reference_extra_mb"] < 100  # a tensor of 16 MB, or two
 
