@@ -84,39 +84,13 @@ struct View {
   }
   bool is_channel_last() const { return layout.stride_c == 1; }
 
-  // Adds a third of the features of entries at height `d` to `table`; line has room for CHANNELS lines of the plane.
-  void gather(const T* plane, size_t d, T* line, T* table) const {
-    const Taps<T>& tall = down[d];
+  // Adds a third of the features of entries at height `d` to `table`; `space` as `space_of`.
+  void gather(const T* plane, size_t d, T* space, T* table) const {
     T* out = table + int64_t(d) * step_down;
-    if (is_channel_last()) {
-      for (size_t q = 0; q < across.size(); ++q)
-        for (int k = 0; k < 4; ++k) {
-          const T weight = tall.weight[k >> 1] * across[q].weight[k & 1] * T(1.0 / 3);
-          const T* from = plane + tall.texel[k >> 1] * layout.stride_h + across[q].texel[k & 1] * layout.stride_w;
-          T* to = out + int64_t(q) * step_across;
-          if (weight != 0)
-            for (int64_t c = 0; c < layout.channels; ++c) to[c] += from[c] * weight;
-        }
-      return;
-    }
-    for (int64_t c0 = 0; c0 < layout.channels; c0 += CHANNELS) {
-      const int64_t c1 = std::min(c0 + CHANNELS, layout.channels);
-      for (int64_t c = c0; c < c1; ++c) {
-        T* row = line + (c - c0) * layout.side;
-        std::fill(row + left, row + std::max(left, right), T(0));
-        for (int k = 0; k < 2; ++k) {
-          const T weight = tall.weight[k] * T(1.0 / 3);
-          const T* from = plane + c * layout.stride_c + tall.texel[k] * layout.stride_h;
-          if (weight != 0)
-            for (int64_t x = left; x < right; ++x) row[x] += from[x * layout.stride_w] * weight;
-        }
-      }
-      for (size_t q = 0; q < across.size(); ++q)
-        for (int k = 0; k < 2; ++k)
-          if (across[q].weight[k] != 0)
-            for (int64_t c = c0; c < c1; ++c)
-              out[int64_t(q) * step_across + c] += line[(c - c0) * layout.side + across[q].texel[k]] * across[q].weight[k];
-    }
+    if (is_channel_last()) return gather_last(plane, down[d], out);
+    int64_t c = 0;
+    for (; c + CHANNELS <= layout.channels; c += CHANNELS) gather_first(plane, down[d], c, ALL, space, out);
+    if (c < layout.channels) gather_first(plane, down[d], c, layout.channels - c, space, out);
   }
 
   // Writes zeros to a row of the plane.
@@ -129,44 +103,81 @@ struct View {
     for (int64_t c = 0; c < layout.channels; ++c)
       for (int64_t x = 0; x < layout.side; ++x) row[c * layout.stride_c + x * layout.stride_w] = 0;
   }
-  // The adjoint for channels [c0, c1), at most CHANNELS: adds to their plane gradient.
-  void scatter(const T* table, int64_t c0, int64_t c1, T* line, T* plane) const {
+  // The adjoint for `count` channels from c on, at most CHANNELS: adds to their plane gradient.
+  void scatter(const T* table, int64_t c, int64_t count, T* space, T* plane) const {
     for (size_t d = 0; d < down.size(); ++d) {
-      const Taps<T>& tall = down[d];
       const T* in = table + int64_t(d) * step_down;
-      is_channel_last() ? scatter_last(tall, in, c0, c1, plane) : scatter_first(tall, in, c0, c1, line, plane);
+      if (is_channel_last()) scatter_last(down[d], in, c, count, plane);
+      else if (count == CHANNELS) scatter_first(down[d], in, c, ALL, space, plane);
+      else scatter_first(down[d], in, c, count, space, plane);
     }
   }
 
+  // Lines of the plane [CHANNELS, S], and the same with channels last.
+  static int64_t space_of(int64_t side) { return 2 * CHANNELS * side; }
+
  private:
-  void scatter_last(const Taps<T>& tall, const T* in, int64_t c0, int64_t c1, T* plane) const {
+  typedef std::integral_constant<int64_t, CHANNELS> All;  // a count that loops unroll for
+  static constexpr All ALL{};
+
+  template <class Use>
+  void each_corner(const Taps<T>& tall, Use use) const {
     for (size_t q = 0; q < across.size(); ++q)
       for (int k = 0; k < 4; ++k) {
         const T weight = tall.weight[k >> 1] * across[q].weight[k & 1] * T(1.0 / 3);
-        T* to = plane + tall.texel[k >> 1] * layout.stride_h + across[q].texel[k & 1] * layout.stride_w;
-        const T* from = in + int64_t(q) * step_across;
-        if (weight != 0)
-          for (int64_t c = c0; c < c1; ++c) to[c] += from[c] * weight;
+        const int64_t at = tall.texel[k >> 1] * layout.stride_h + across[q].texel[k & 1] * layout.stride_w;
+        if (weight != 0) use(int64_t(q) * step_across, at, weight);
       }
   }
-  void scatter_first(const Taps<T>& tall, const T* in, int64_t c0, int64_t c1, T* line, T* plane) const {
-    for (int64_t c = c0; c < c1; ++c) {
-      T* row = line + (c - c0) * layout.side;
-      std::fill(row + left, row + std::max(left, right), T(0));
-    }
+  void gather_last(const T* plane, const Taps<T>& tall, T* out) const {
+    each_corner(tall, [&](int64_t entry, int64_t at, T weight) {
+      for (int64_t c = 0; c < layout.channels; ++c) out[entry + c] += plane[at + c] * weight;
+    });
+  }
+  void scatter_last(const Taps<T>& tall, const T* in, int64_t c0, int64_t count, T* plane) const {
+    each_corner(tall, [&](int64_t entry, int64_t at, T weight) {
+      for (int64_t c = c0; c < c0 + count; ++c) plane[at + c] += in[entry + c] * weight;
+    });
+  }
+
+  template <class Use>
+  void each_row(const Taps<T>& tall, int64_t c0, int64_t count, Use use) const {
+    for (int64_t c = 0; c < count; ++c)
+      for (int k = 0; k < 2; ++k)
+        if (tall.weight[k] != 0)
+          use(c * layout.side, (c0 + c) * layout.stride_c + tall.texel[k] * layout.stride_h, tall.weight[k] * T(1.0 / 3));
+  }
+  template <class Use>
+  void each_tap(Use use) const {
     for (size_t q = 0; q < across.size(); ++q)
       for (int k = 0; k < 2; ++k)
-        if (across[q].weight[k] != 0)
-          for (int64_t c = c0; c < c1; ++c)
-            line[(c - c0) * layout.side + across[q].texel[k]] += in[int64_t(q) * step_across + c] * across[q].weight[k];
-    for (int64_t c = c0; c < c1; ++c)
-      for (int k = 0; k < 2; ++k) {
-        const T weight = tall.weight[k] * T(1.0 / 3);
-        T* to = plane + c * layout.stride_c + tall.texel[k] * layout.stride_h;
-        const T* row = line + (c - c0) * layout.side;
-        if (weight != 0)
-          for (int64_t x = left; x < right; ++x) to[x * layout.stride_w] += row[x] * weight;
-      }
+        if (across[q].weight[k] != 0) use(int64_t(q) * step_across, across[q].texel[k] * CHANNELS, across[q].weight[k]);
+  }
+  template <class Count>
+  void gather_first(const T* plane, const Taps<T>& tall, int64_t c0, Count count, T* lines, T* out) const {
+    T* last = lines + CHANNELS * layout.side;
+    std::fill(lines, last, T(0));
+    each_row(tall, c0, count, [&](int64_t line, int64_t at, T weight) {
+      for (int64_t x = left; x < right; ++x) lines[line + x] += plane[at + x * layout.stride_w] * weight;
+    });
+    for (int64_t x = left; x < right; ++x)
+      for (int64_t c = 0; c < count; ++c) last[x * CHANNELS + c] = lines[c * layout.side + x];
+    each_tap([&](int64_t entry, int64_t at, T weight) {
+      for (int64_t c = 0; c < count; ++c) out[entry + c0 + c] += last[at + c] * weight;
+    });
+  }
+  template <class Count>
+  void scatter_first(const Taps<T>& tall, const T* in, int64_t c0, Count count, T* lines, T* plane) const {
+    T* last = lines + CHANNELS * layout.side;
+    std::fill(last, last + CHANNELS * layout.side, T(0));
+    each_tap([&](int64_t entry, int64_t at, T weight) {
+      for (int64_t c = 0; c < count; ++c) last[at + c] += in[entry + c0 + c] * weight;
+    });
+    for (int64_t c = 0; c < count; ++c)
+      for (int64_t x = left; x < right; ++x) lines[c * layout.side + x] = last[x * CHANNELS + c];
+    each_row(tall, c0, count, [&](int64_t line, int64_t at, T weight) {
+      for (int64_t x = left; x < right; ++x) plane[at + x * layout.stride_w] += lines[line + x] * weight;
+    });
   }
 };
 
@@ -180,9 +191,9 @@ void gather_features(const T* planes, const Layout& l, const std::vector<Part>& 
     const View<T> view(l, part, rows, cols, width);
 #pragma omp parallel num_threads(threads)
     {
-      Buffer<T> line(CHANNELS * l.side);
+      Buffer<T> space(view.space_of(l.side));
 #pragma omp for schedule(dynamic, 4)
-      for (size_t d = 0; d < view.down.size(); ++d) view.gather(planes + part.plane * l.stride_p, d, line.get(), out);
+      for (size_t d = 0; d < view.down.size(); ++d) view.gather(planes + part.plane * l.stride_p, d, space.get(), out);
     }
   }
 }
@@ -195,13 +206,13 @@ void scatter_features(const T* grad, const Layout& l, const std::vector<Part>& p
     const View<T> view(l, part, rows, cols, padded<T>(l.channels));
 #pragma omp parallel num_threads(threads)
     {
-      Buffer<T> line(CHANNELS * l.side);
+      Buffer<T> space(view.space_of(l.side));
       T* plane = planes + part.plane * l.stride_p;
 #pragma omp for schedule(dynamic, 4)
       for (int64_t h = 0; h < l.side; ++h) view.clear(h, plane);
 #pragma omp for schedule(dynamic)
       for (int64_t c = 0; c < l.channels; c += CHANNELS)
-        view.scatter(grad, c, std::min(c + CHANNELS, l.channels), line.get(), plane);
+        view.scatter(grad, c, std::min(CHANNELS, l.channels - c), space.get(), plane);
     }
   }
 }
