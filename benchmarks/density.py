@@ -51,4 +51,4 @@ def _runner(
 
 
 if __name__ == "__main__":
-    harness.main("benchmarks.density", cases, __doc__)
+    harness.main("benchmarks.density", cases, __doc__, operation="density_grid")

@@ -11,6 +11,7 @@ import ctypes
 import gc
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -44,8 +45,8 @@ class Case:
     native_per_round: int = 3
 
 
-def main(module: str, build: Callable[[str], list[Case]], description: str) -> None:
-    """The command line of a benchmark module; `build` makes its cases for a device."""
+def main(module: str, build: Callable[[str], list[Case]], description: str, *, operation: str) -> None:
+    """The command line of a benchmark module; `build` makes its cases of one of eg3d/ops/ for a device."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
@@ -57,7 +58,7 @@ def main(module: str, build: Callable[[str], list[Case]], description: str) -> N
     if arguments.one_setting:
         cases = [case for case in build(arguments.device) if arguments.only in (None, case.name)]
         facts = this_machine().row | {"architecture": extension.architecture()}
-        other = _kernels_of(arguments.against) if arguments.against else None
+        other = _kernels_of(arguments.against, operation) if arguments.against else None
         rows = [_measured(case, arguments.device, other) | facts for case in cases]
     else:
         rows = _both_page_settings(module, arguments)
@@ -77,8 +78,23 @@ def _both_page_settings(module: str, arguments: argparse.Namespace) -> list[dict
     return [row | {"huge_pages_ratio": huge["ratio"]} for row, huge in zip(*tables, strict=True)]
 
 
-def _kernels_of(checkout: Path) -> ctypes.CDLL:
-    """The CPU kernels of another checkout, built there; they must take the arguments that ours take."""
+def interface_of(checkout: Path, operation: str) -> list[str]:
+    """What the CPU kernels of an operation take: the fields of their spec, and how many pointers each function."""
+    folder = checkout / "eg3d" / "ops" / operation
+    text = "".join(path.read_text() for path in (folder / "spec.h", folder / "cpu.cpp") if path.exists())
+    text = re.sub(r"//[^\n]*|\\\n", "", text)
+    parts = re.findall(
+        r"struct \w*Spec \{(.*?)\};|(?:extern \"C\" void \w+|define INPUTS)(?:##suffix)?\((.*?)\)[ ;{\n]", text, re.S
+    )
+    return [" ".join(fields.split()) or str(pointers.count(",")) for fields, pointers in parts]
+
+
+def _kernels_of(checkout: Path, operation: str) -> ctypes.CDLL:
+    """The CPU kernels of another checkout, built there; ends the process if they take other arguments than ours."""
+    if interface_of(checkout, operation) != interface_of(Path(__file__).resolve().parents[1], operation):
+        sys.exit(
+            f"--against {checkout}: its {operation} takes other arguments; give a checkout where it takes the same"
+        )
     code = "from eg3d.ops import extension as e; print(getattr(e, 'built', None) and e.built('cpu', e.architecture())"
     code += " or e._built('cpu'))"
     environment = os.environ | {"PYTHONPATH": str(checkout)}

@@ -43,4 +43,4 @@ def _runner(function: Callable[..., Any], device: str, passes: str, has_features
 
 
 if __name__ == "__main__":
-    harness.main("benchmarks.points", cases, __doc__)
+    harness.main("benchmarks.points", cases, __doc__, operation="density_points")

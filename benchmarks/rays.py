@@ -44,4 +44,4 @@ def _runner(function: Callable[..., RenderedRays], device: str, passes: str) -> 
 
 
 if __name__ == "__main__":
-    harness.main("benchmarks.rays", cases, __doc__)
+    harness.main("benchmarks.rays", cases, __doc__, operation="render_rays")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,3 +95,15 @@ def test_json_of_one_case() -> None:
     cases = json.loads(done.stdout)["cases"]
     assert [case["pass"] for case in cases] == ["forward", "forward_backward"]
     assert all(FIELDS | {"huge_pages_ratio", "machine"} <= set(case) and case["max_rel_error"] < 1e-4 for case in cases)
+
+
+@pytest.mark.parametrize("operation", ["density_grid", "density_points", "render_rays"])
+def test_kernels_that_take_other_arguments_are_not_called(operation: str, tmp_path: Path) -> None:
+    assert len(harness.interface_of(ROOT, operation)) >= 3  # the spec, forward, backward
+    there = tmp_path / "eg3d" / "ops" / operation
+    shutil.copytree(ROOT / "eg3d" / "ops" / operation, there)
+    assert harness.interface_of(tmp_path, operation) == harness.interface_of(ROOT, operation)
+    spec = there / "spec.h"
+    spec.write_text(spec.read_text().replace("threads;", "threads, seed;"))
+    with pytest.raises(SystemExit, match=f"--against .*: its {operation} takes other arguments"):
+        harness._kernels_of(tmp_path, operation)
