@@ -83,7 +83,9 @@ def test_a_backbone_in_turns_and_in_parts() -> None:
         done = subprocess.run([*command, *more], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr
         rows = json.loads(done.stdout)["rows"]
-        assert [row["work"] for row in rows] == [f"backbone, {name}" for name in ("forward", "latent", "weights")]
+        assert [row["work"] for row in rows] == [
+            f"backbone, {name}" for name in ("forward", "latent", "weights", "grid64")
+        ]
         assert all({key, "machine"} <= set(row) for row in rows)
 
 
