@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import json
@@ -23,6 +24,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_BYTES = 4096  # a file system with less than one block left is full, whatever a writer says about its failure
 # What errors of writers that are not Python's say: of safetensors, of torch.
 _WRITE_FAULTS = ("I/O error", "IoError(", "PytorchStreamWriter", "inline_container")
+# Temporary files that are there now, each with the process that writes it: a signal may be raised between any two
+# steps, before a block is entered as well, and what it leaves goes when the process ends.
+_BEING_WRITTEN: dict[Path, int] = {}
 
 
 @contextlib.contextmanager
@@ -52,7 +56,19 @@ def _temporary(target: Path) -> Iterator[Path]:
             os.replace(temporary, target)
             _sync_folder(target.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(temporary: Path) -> None:
+    temporary.unlink(missing_ok=True)
+    _BEING_WRITTEN.pop(temporary, None)
+
+
+@atexit.register
+def _remove_what_a_signal_left() -> None:
+    for temporary, process in list(_BEING_WRITTEN.items()):
+        if process == os.getpid():  # not in a forked child, which has the list of its parent
+            _remove(temporary)
 
 
 @contextlib.contextmanager
@@ -96,8 +112,14 @@ def _made(target: Path) -> Path:
     """An empty file beside `target` that nobody else has, with the rights that any new file of this user gets."""
     while True:
         temporary = target.with_name(f".{target.stem}-{secrets.token_hex(4)}{target.suffix}")
-        with contextlib.suppress(FileExistsError):
+        _BEING_WRITTEN[temporary] = os.getpid()
+        try:
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except OSError as error:  # so it is not ours
+            del _BEING_WRITTEN[temporary]
+            if not isinstance(error, FileExistsError):
+                raise
+        else:
             return temporary
 
 

@@ -6,10 +6,13 @@ import errno
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -17,7 +20,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from eg3d import safe_write
 from eg3d.safe_write import atomic_path, naming_disk_faults, write_json, write_text
+from eg3d.stop_signals import Stopped
 
 
 def test_writing_makes_folders_and_leaves_only_the_file(tmp_path: Path) -> None:
@@ -172,3 +177,41 @@ def test_a_fault_of_the_disk_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^of the work$"), atomic_path(path):
         raise ValueError("of the work")
     assert list(tmp_path.iterdir()) == []
+
+
+def _stopped_at(step: int, path: Path) -> bool:
+    """Write in a forked child that is stopped at one of the steps of safe_write and contextlib; whether it was."""
+    left = step
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        nonlocal left
+        if Path(frame.f_code.co_filename).name not in ("safe_write.py", "leftovers.py", "contextlib.py"):
+            return None
+        left -= 1
+        if left == 0:
+            raise Stopped(signal.SIGTERM)
+        return trace
+
+    if child := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    code = 1
+    try:
+        sys.settrace(trace)
+        write_text(path, "whole")
+    except Stopped:
+        code = 0
+    finally:
+        sys.settrace(None)
+        safe_write._remove_what_a_signal_left()  # as at the end of a process
+        os._exit(code)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_signal_between_any_two_steps_leaves_no_temporary_file(tmp_path: Path) -> None:
+    path, step = tmp_path / "a.txt", 1
+    while _stopped_at(step, path):
+        assert [name for name in os.listdir(tmp_path) if name != "a.txt"] == [], step
+        assert not path.exists() or path.read_text() == "whole"
+        path.unlink(missing_ok=True)
+        step += 1
+    assert step > 50 and path.read_text() == "whole"
