@@ -2,7 +2,7 @@
 // Shape letters: P samples of a block, C plane channels, H hidden width, F features (all padded to whole vectors), S side.
 #pragma once
 
-#include "planes.h"
+#include "features.h"
 
 namespace samples {
 
@@ -80,24 +80,25 @@ template <class T>
 struct Tables {
   Layout layout;
   std::vector<std::vector<Part>> parts;
-  Window window;
-  int64_t width;
+  Axis texels_of_axis;
+  int64_t side, width;  // with the border
   T scale, limit;
   std::vector<Buffer<T>> texels;
 
   Tables(const Layout& l, bool is_corrected, double box_warp)
-      : layout(l), parts(table_parts(is_corrected)), window{-1, -1, l.side + 3, l.side + 3}, width(padded<T>(l.channels)),
+      : layout(l), parts(table_parts(is_corrected)), texels_of_axis(texels_from(-1, l.side + 3)), side(l.side + 3), width(padded<T>(l.channels)),
         scale(T(2 / box_warp)), limit(T(l.side)) {
     for (size_t i = 0; i < parts.size(); ++i) texels.emplace_back(size());
   }
-  int64_t size() const { return window.rows * window.cols * width; }
+  int64_t size() const { return side * side * width; }
   void build(const T* planes, int threads) {
-    for (size_t i = 0; i < parts.size(); ++i) gather_window(planes, layout, parts[i], window, texels[i].get(), threads);
+    for (size_t i = 0; i < parts.size(); ++i) 
+      gather_features(planes, layout, parts[i], texels_of_axis, texels_of_axis, texels[i].get(), threads);
   }
   // Plane gradient of one sample from table gradients.
   void backward(const std::vector<Buffer<T>>& grads, T* d_planes, int threads) const {
     for (size_t i = 0; i < parts.size(); ++i)
-      for (const Part& part : parts[i]) scatter_window(grads[i].get(), layout, part, window, d_planes, threads);
+      scatter_features(grads[i].get(), layout, parts[i], texels_of_axis, texels_of_axis, d_planes, threads);
   }
 
   struct Place {
@@ -121,8 +122,8 @@ struct Tables {
   LANES_FN void corners(const Place& p, size_t table, int64_t* offset, T* share) const {
     const int row = AXES[table][0], col = AXES[table][1];
     const T fr = p.share[row], fc = p.share[col];
-    offset[0] = (p.offset[row] * window.cols + p.offset[col]) * width;
-    offset[1] = offset[0] + width, offset[2] = offset[0] + window.cols * width, offset[3] = offset[2] + width;
+    offset[0] = (p.offset[row] * side + p.offset[col]) * width;
+    offset[1] = offset[0] + width, offset[2] = offset[0] + side * width, offset[3] = offset[2] + width;
     share[0] = (1 - fr) * (1 - fc), share[1] = (1 - fr) * fc, share[2] = fr * (1 - fc), share[3] = fr * fc;
   }
   LANES_FN void gather(const Place& p, T* out) const {

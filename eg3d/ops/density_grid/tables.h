@@ -7,9 +7,32 @@
 
 #include <limits>
 
-#include "features.h"
+#include "../features.h"
+#include "spec.h"
 
 namespace grid_tables {
+
+using namespace planes;
+
+inline Axis grid_axis(int64_t begin, int64_t end, const GridSpec& s) {
+  Axis axis;
+  axis.first = field::split_address(field::grid_address(double(begin), s.side, s.resolution)).texel;
+  for (int64_t i = begin; i < end; ++i) {
+    const field::Address at = field::split_address(field::grid_address(double(i), s.side, s.resolution));
+    axis.low.push_back(at.texel - axis.first);
+    axis.share.push_back(at.share);
+  }
+  return axis;
+}
+
+// All texels between two indices of the grid, with one to spare at each end: an address may round to the other side of a
+// whole number elsewhere.
+inline Axis texel_axis(double low_index, double high_index, const GridSpec& s) {
+  const auto texel = [&](double index) {
+    return field::split_address(field::grid_address(index, s.side, s.resolution)).texel;
+  };
+  return texels_from(texel(low_index) - 1, texel(high_index) - texel(low_index) + 4);
+}
 
 template <class T>
 struct Weights {

@@ -1,43 +1,25 @@
-// Plane features at the entries of tables of a regular grid, and their gradients back to planes.
+// Features of a sample's planes at the entries of tables, channels last, and their gradients back to the planes.
 //
-// A table looks at a plane in straight lines, so that interpolation goes one axis after the other, and texels that no
-// entry needs are not copied. Shape letters: C channels padded to whole vectors, S plane side.
+// A table looks at a plane along straight lines, so that interpolation goes one axis after the other, and texels that no
+// entry needs are not copied. Where two planes see the same axes one table holds their sum. Shape letters: C channels padded to whole vectors, S plane side.
 #pragma once
 
-#include "../planes.h"
-#include "spec.h"
+#include "planes.h"
 
-namespace grid_tables {
-
-using namespace planes;
+namespace planes {
 
 // One axis of a table: entry a lies between texels first + low[a] and the next, with the share of the latter.
 struct Axis {
-  int64_t first, texels;
+  int64_t first;
   std::vector<int64_t> low;
   std::vector<double> share;
   int64_t count() const { return int64_t(low.size()); }
 };
 
-inline Axis grid_axis(int64_t begin, int64_t end, const GridSpec& s) {
-  Axis axis;
-  axis.first = field::split_address(field::grid_address(double(begin), s.side, s.resolution)).texel;
-  for (int64_t i = begin; i < end; ++i) {
-    const field::Address at = field::split_address(field::grid_address(double(i), s.side, s.resolution));
-    axis.low.push_back(at.texel - axis.first);
-    axis.share.push_back(at.share);
-  }
-  axis.texels = axis.low.back() + 2;
-  return axis;
-}
-
-// Entries are the texels themselves.
-inline Axis texel_axis(double low_index, double high_index, const GridSpec& s) {
-  Axis axis;
-  // One texel to spare at each end: an address may round to the other side of a whole number elsewhere.
-  axis.first = field::split_address(field::grid_address(low_index, s.side, s.resolution)).texel - 1;
-  axis.texels = field::split_address(field::grid_address(high_index, s.side, s.resolution)).texel + 3 - axis.first;
-  for (int64_t a = 0; a < axis.texels; ++a) axis.low.push_back(a), axis.share.push_back(0);
+// Entries are the texels from `first` on, `count` of them.
+inline Axis texels_from(int64_t first, int64_t count) {
+  Axis axis{first, {}, std::vector<double>(size_t(count), 0.0)};
+  for (int64_t a = 0; a < count; ++a) axis.low.push_back(a);
   return axis;
 }
 
@@ -217,4 +199,4 @@ void scatter_features(const T* grad, const Layout& l, const std::vector<Part>& p
   }
 }
 
-}  // namespace grid_tables
+}  // namespace planes
