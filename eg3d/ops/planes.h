@@ -42,6 +42,18 @@ inline std::vector<std::vector<Part>> table_parts(bool corrected) {
 // AVX-512, 16 elsewhere), so that a value that was loaded serves several multiply-adds.
 constexpr int ROWS = 6, COLS = lanes::BYTES == 64 ? 4 : 2;
 
+// use(v, N) for columns [0, n), N vectors from column v on: COLS as a constant type, then 2, then 1 for what is left.
+template <class T, class Use>
+void by_columns(int64_t n, Use use) {
+  int64_t v = 0;
+  const auto part = [&](auto columns) {
+    for (; v + columns * WIDTH<T> <= n; v += columns * WIDTH<T>) use(v, columns);
+  };
+  part(std::integral_constant<int, COLS>());
+  part(std::integral_constant<int, 2>());
+  part(std::integral_constant<int, 1>());
+}
+
 // out[p, n] = bias[n] + in[p, k] · weight[k, n] for ROWS_ rows from `p` and COLS_ vectors from column `v`.
 template <class T, int ROWS_, int COLS_>
 LANES_FN void multiply_block(const T* in, int64_t in_stride, int64_t k, const T* weight, int64_t n, const T* bias, T* out) {
@@ -72,15 +84,9 @@ void multiply_columns(const T* in, int64_t in_stride, int64_t count, int64_t k, 
 // out[P, n] = bias[n] + in[P, k] · weight[k, n]; n a multiple of the lanes, bias may be null.
 template <class T>
 void multiply(const T* in, int64_t in_stride, int64_t count, int64_t k, const T* weight, int64_t n, const T* bias, T* out) {
-  int64_t v = 0;
-  const auto part = [&](auto columns) {
-    constexpr int NUM = decltype(columns)::value;
-    for (; v + NUM * WIDTH<T> <= n; v += NUM * WIDTH<T>)
-      multiply_columns<T, NUM>(in, in_stride, count, k, weight + v, n, bias ? bias + v : nullptr, out + v);
-  };
-  part(std::integral_constant<int, COLS>());
-  part(std::integral_constant<int, 2>());
-  part(std::integral_constant<int, 1>());
+  by_columns<T>(n, [&](int64_t v, auto columns) {
+    multiply_columns<T, decltype(columns)::value>(in, in_stride, count, k, weight + v, n, bias ? bias + v : nullptr, out + v);
+  });
 }
 
 // out[k, n] += in[P, k]ᵀ · grad[P, n], for ROWS_ of the k and COLS_ vectors of the n.
@@ -106,18 +112,12 @@ LANES_FN void outer_block(const T* in, int64_t in_stride, int64_t count, const T
 template <class T>
 void add_outer(const T* in, int64_t in_stride, int64_t count, int64_t k, const T* grad, int64_t n, T* out) {
   constexpr int BLOCK = 4;  // divides the usual k
-  int64_t v = 0;
-  const auto part = [&](auto columns) {
+  by_columns<T>(n, [&](int64_t v, auto columns) {
     constexpr int NUM = decltype(columns)::value;
-    for (; v + NUM * WIDTH<T> <= n; v += NUM * WIDTH<T>) {
-      int64_t c = 0;
-      for (; c + BLOCK <= k; c += BLOCK) outer_block<T, BLOCK, NUM>(in + c, in_stride, count, grad + v, n, out + c * n + v);
-      for (; c < k; ++c) outer_block<T, 1, NUM>(in + c, in_stride, count, grad + v, n, out + c * n + v);
-    }
-  };
-  part(std::integral_constant<int, COLS>());
-  part(std::integral_constant<int, 2>());
-  part(std::integral_constant<int, 1>());
+    int64_t c = 0;
+    for (; c + BLOCK <= k; c += BLOCK) outer_block<T, BLOCK, NUM>(in + c, in_stride, count, grad + v, n, out + c * n + v);
+    for (; c < k; ++c) outer_block<T, 1, NUM>(in + c, in_stride, count, grad + v, n, out + c * n + v);
+  });
 }
 
 }  // namespace planes
