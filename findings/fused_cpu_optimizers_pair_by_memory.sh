@@ -4,7 +4,8 @@
 # A gradient that was assigned in another memory order than its parameter (channels_last beside contiguous, as a convolution
 # on channels-last images or a hand-written backward gives it) steps the wrong numbers: no error, no warning. The default
 # (fused=False) steps the right ones; on CUDA, by pytorch's issue 110758 and not tried here, a fused step refuses such a pair
-# in words. loss.backward() alone is safe: autograd brings what it accumulates into the parameter's order. Whoever sets .grad must do the same: parameter.grad = torch.empty_like(parameter).copy_(gradient).
+# in words. loss.backward() alone is safe: autograd brings what it accumulates into the parameter's order. Whoever sets
+# .grad must do the same: parameter.grad = torch.empty_like(parameter).copy_(gradient).
 #
 # Seen: largest difference of two steps from the same numbers (step length 0.1):
 #   Adam 0.2, AdamW 0.2, SGD about 0.33, Adagrad 0.2 in channels_last; 6e-8 or less in the parameter's order.
