@@ -8,7 +8,7 @@ Source: Sculpting NeRF Geometry (2026) and its released behaviour (the published
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -18,6 +18,13 @@ from eg3d.representations.protocol import Representation, register
 from eg3d.samples import Sample
 
 MOST_POINTS = 1024  # per side: 4 GiB a volume
+
+
+class SlabFrame(NamedTuple):
+    """Where the grid points of a slab lie in the world: point (i, j, k) at origin + voxel * (i, j, k)."""
+
+    origin: tuple[float, float, float]  # world units
+    voxel: float  # world units between neighbouring points
 
 
 @register
@@ -79,3 +86,12 @@ class SigmaField(Representation):
     def voxel(self, box_warp: float) -> float:
         """World units between neighbouring grid points."""
         return box_warp / (self.resolution - 1)
+
+    def frame(self, box_warp: float = 1.0) -> SlabFrame:
+        """Where the slab lies in the box of side `box_warp` about the origin, by the exact grid.
+
+        The skewed grid shears it by up to a voxel.
+        """
+        voxel = self.voxel(box_warp)
+        x, y, z = (r.start * voxel - box_warp / 2 for r in self.slices())
+        return SlabFrame((x, y, z), voxel)

@@ -11,10 +11,10 @@ from scipy.ndimage import gaussian_filter
 
 from dataset_preprocessing.synthetic_heads.shape import true_sdf
 from eg3d.ops.density_grid.grid import grid_points
-from reward_model_training.preferences.simulated_annotator import (
+from reward_model_training.preferences.annotators.rules import (
     NO_SURFACE,
-    AnnotatorConfig,
-    SimulatedAnnotator,
+    RulesConfig,
+    RulesAnnotator,
     surface_quality,
 )
 from tests.shapes import SLAB, density, ellipsoid, head, noise, slab_axes
@@ -98,7 +98,7 @@ def test_natural_relief_and_symmetry_are_those_of_the_true_heads() -> None:
     found = [surface_quality(true_head(seed)) for seed in range(30)]
     relief = np.array([score.relief for score in found])
     low, high = np.percentile(relief, [5, 95])
-    cfg = AnnotatorConfig()
+    cfg = RulesConfig()
     assert cfg.relief_wanted < 0.011 < low + 0.0005 and high - 0.0005 < cfg.relief_most
     assert max(score.asymmetry for score in found) < 1e-6 < cfg.asymmetry_floor
 
@@ -126,7 +126,7 @@ def test_the_scale_is_the_worlds_not_the_grids() -> None:
 def test_a_field_that_hits_the_level_at_grid_points_is_judged_like_one_beside_it() -> None:
     """Faces without area, of which whole numbers make many, are no neighbours to smooth over, and open no tunnel."""
     stepped = np.round(density(head()) / 2) * 2
-    assert (stepped == AnnotatorConfig().level).sum() > 100
+    assert (stepped == RulesConfig().level).sum() > 100
     found, beside = (surface_quality((stepped + shift).astype(np.float32)) for shift in (0.0, 1e-3))
     assert (found.holes, found.stray) == (beside.holes, beside.stray) == (0.0, 0.0)
     assert found.score == pytest.approx(beside.score, abs=0.3)
@@ -165,14 +165,14 @@ def test_the_same_volume_gives_the_same_score_as_array_or_tensor() -> None:
 
 
 def test_temperature_zero_sorts_and_keeps_the_order_of_ties() -> None:
-    annotator = SimulatedAnnotator()
+    annotator = RulesAnnotator()
     assert annotator.rank([1.0, 3.0, 2.0]).tolist() == [1, 2, 0]
     assert annotator.rank([5.0, 7.0, 5.0, 7.0]).tolist() == [1, 3, 0, 2]
 
 
 def test_noise_is_bradley_terry_and_vanishes_with_the_temperature() -> None:
     def share(temperature: float) -> float:
-        annotator = SimulatedAnnotator(AnnotatorConfig(temperature=temperature))
+        annotator = RulesAnnotator(RulesConfig(temperature=temperature))
         rng = annotator.rng()
         return float(np.mean([annotator.rank([1.0, 0.0], rng)[0] == 0 for _ in range(4000)]))
 
@@ -183,17 +183,17 @@ def test_noise_is_bradley_terry_and_vanishes_with_the_temperature() -> None:
 
 def test_noise_depends_on_the_seed_alone() -> None:
     def order(seed: int) -> list[int]:
-        return SimulatedAnnotator(AnnotatorConfig(temperature=5.0, seed=seed)).rank(np.arange(6.0)).tolist()
+        return RulesAnnotator(RulesConfig(temperature=5.0, seed=seed)).rank(np.arange(6.0)).tolist()
 
     assert order(1) == order(1) and len({tuple(order(seed)) for seed in range(8)}) > 1
 
 
 def test_faults_are_named() -> None:
-    faults = AnnotatorConfig(temperature=-1.0, smoothing=0.0, stray_weight=9.0, window_x=(0.7, 0.2)).validate()
+    faults = RulesConfig(temperature=-1.0, smoothing=0.0, stray_weight=9.0, window_x=(0.7, 0.2)).validate()
     assert len(faults) == 4 and all(any(w in f for f in faults) for w in ("temperature", "smoothing", "window_x"))
-    faults = AnnotatorConfig(wide_x=(0.2, 0.7), relief_most=0.001, asymmetry_half=0.0).validate()
+    faults = RulesConfig(wide_x=(0.2, 0.7), relief_most=0.001, asymmetry_half=0.0).validate()
     assert [fault.split(":")[0] for fault in faults] == ["asymmetry_half", "wide_x", "relief_most"]
     with pytest.raises(ValueError, match="finite"):
-        SimulatedAnnotator().rank([1.0, float("nan")])
+        RulesAnnotator().rank([1.0, float("nan")])
     with pytest.raises(ValueError, match=r"volume must be \[X, Y, Z\]"):
         surface_quality(np.zeros((2, 2)))

@@ -1,4 +1,4 @@
-"""A simulated annotator: it stands in for a person who ranks shapes by the quality of their surface.
+"""The annotator by rules: it stands in for a person who ranks shapes by the quality of their surface.
 
 No person is involved, and nothing here sees a reward network. The surface is where the raw density of a slab crosses
 level 10, seen from the camera's side (high z). Five faults cost points out of 10:
@@ -24,27 +24,35 @@ Say "simulated" wherever its answers are used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 from torch import Tensor
 
-from eg3d.representations.mesh import surface
+from eg3d.representations.sigma_field import SlabFrame
+from reward_model_training.preferences.annotators.pieces import OuterSurface, outer_surface
+from reward_model_training.preferences.annotators.protocol import (
+    BEST_SCORE,
+    WORST_SCORE,
+    Annotator,
+    AnnotatorConfig,
+    Judgement,
+    as_slab,
+)
+from reward_model_training.preferences.annotators.registry import annotator
 
-ANNOTATOR_NAME = "simulated"
-BEST_SCORE, WORST_SCORE = 10.0, 0.0
 AVERAGING = 0.5  # of a smoothing step: how far a vertex goes towards the mean of its neighbours
 MEAN_SQUARED_EDGE = 1.07  # voxels squared, of marching-cubes meshes
 
 
 @dataclass
-class AnnotatorConfig:
-    """What the simulated annotator looks at, how much each fault costs, and how steady its hand is.
+class RulesConfig(AnnotatorConfig):
+    """What the annotator by rules looks at, and how much each fault costs.
 
     A fault x costs weight * x / (x + half), in points of 10: half of its weight at x = half, never more than all of it.
     """
 
+    name: str = "rules"
     level: float = 10.0  # raw density of the surface
     smoothing: float = 0.016  # world units, standard deviation; waves shorter than four times this are roughness
     counted_share: float = 0.7  # of the visible surface, the smoother part; creases (hairline, jaw) fall outside
@@ -70,21 +78,18 @@ class AnnotatorConfig:
     wide_x: tuple[float, float] = (0.2, 0.8)  # where halves are compared; must be symmetric
     wide_y: tuple[float, float] = (0.25, 0.85)
     largest_difference: float = 0.03  # world units between halves; an edge seen from one side only counts no more
-    temperature: float = 0.0  # points; the better of two wins with probability logistic(difference / temperature)
-    seed: int = 0  # of the noise
 
     def validate(self) -> list[str]:
         lengths = ("smoothing", "relief_wanted", "pit_depth", "pit_width")
         halves = tuple(f.name for f in fields(self) if f.name.endswith("_half"))
         positive = (*lengths, *halves, "relief_most", "counted_share", "largest_difference")
-        faults = [f"{n}: must be above 0, got {getattr(self, n)}" for n in positive if not getattr(self, n) > 0]
+        faults = super().validate()
+        faults += [f"{n}: must be above 0, got {getattr(self, n)}" for n in positive if not getattr(self, n) > 0]
         weights = [f.name for f in fields(self) if f.name.endswith("_weight")]
         faults += [f"{n}: must be 0 or more, got {getattr(self, n)}" for n in weights if not getattr(self, n) >= 0]
         total = sum(getattr(self, n) for n in weights)
         if abs(total - BEST_SCORE) > 1e-6:
             faults.append(f"{', '.join(weights)}: must add up to {BEST_SCORE:g} points, got {total:g}")
-        if not 0 <= self.temperature < np.inf:
-            faults.append(f"temperature: must be 0 or more points, got {self.temperature}")
         if self.counted_share > 1:
             faults.append(f"counted_share: must be at most 1, got {self.counted_share}")
         for name in ("window_x", "window_y", "wide_x", "wide_y"):
@@ -114,66 +119,46 @@ NO_SURFACE = SurfaceScore(roughness=float("inf"), stray=1.0, holes=1.0, score=WO
 
 
 def surface_quality(
-    volume: np.ndarray | Tensor, cfg: AnnotatorConfig | None = None, *, voxel: float = 1 / 63
+    volume: np.ndarray | Tensor, cfg: RulesConfig | None = None, *, voxel: float = 1 / 63
 ) -> SurfaceScore:
     """Judge the surface in a slab of raw density [X, Y, Z] whose grid points are `voxel` world units apart.
 
     The same volume always gives the same numbers. Without a surface (nothing crosses the level, or values are not
     finite) the answer is NO_SURFACE, the worst there is. Raises ValueError for another shape.
     """
-    cfg = cfg or AnnotatorConfig()
-    values = volume.detach().cpu().numpy() if isinstance(volume, Tensor) else np.asarray(volume)
-    if values.ndim != 3 or min(values.shape) < 3:
-        raise ValueError(f"volume must be [X, Y, Z] with 3 points or more a side, got {list(values.shape)}")
-    values = values.astype(np.float32, copy=False)
-    solid = _outer_solid(values, cfg.level) if np.isfinite(values).all() else np.zeros(values.shape, bool)
-    if solid.all() or not solid.any():
+    cfg = cfg or RulesConfig()
+    values = as_slab(volume)
+    found = outer_surface(values, cfg.level)
+    if found is None:
         return NO_SURFACE
-    roughness, stray, num_tunnels = _judge_mesh(values, solid, cfg, voxel)
+    roughness = _judge_mesh(found, values.shape, cfg, voxel)
     height = _front_height(values, cfg.level) * voxel
     gaps, relief = _judge_window(height, cfg, voxel)
     asymmetry = _asymmetry(height, cfg)
-    holes = min(1.0, gaps + cfg.tunnel_cost * num_tunnels)
-    score = _score(roughness, stray, holes, relief, asymmetry, cfg) * (1.0 - gaps)
-    return SurfaceScore(roughness, stray, holes, score, relief, asymmetry)
+    holes = min(1.0, gaps + cfg.tunnel_cost * found.num_tunnels)
+    score = _score(roughness, found.stray, holes, relief, asymmetry, cfg) * (1.0 - gaps)
+    return SurfaceScore(roughness, found.stray, holes, score, relief, asymmetry)
 
 
-class SimulatedAnnotator:
-    """Scores surfaces and puts them in order, with the noise of a Plackett-Luce (for two: Bradley-Terry) choice."""
+@annotator(RulesConfig)
+class RulesAnnotator(Annotator):
+    """`surface_quality` as an annotator; it does not mind where the slab lies."""
 
-    name = ANNOTATOR_NAME
+    columns = ("roughness", "stray", "holes", "relief", "asymmetry")
+    worst = {"roughness": float("inf"), "stray": 1.0, "holes": 1.0, "relief": 0.0, "asymmetry": 0.0}
 
-    def __init__(self, cfg: AnnotatorConfig | None = None) -> None:
-        self.cfg = cfg or AnnotatorConfig()
-        faults = self.cfg.validate()
-        if faults:
-            raise ValueError("; ".join(faults))
+    def __init__(self, cfg: RulesConfig | None = None) -> None:
+        super().__init__(cfg or RulesConfig())
+        self.cfg: RulesConfig
 
-    def score(self, volume: np.ndarray | Tensor, *, voxel: float = 1 / 63) -> SurfaceScore:
-        """surface_quality of a volume [X, Y, Z] with this annotator's settings."""
-        return surface_quality(volume, self.cfg, voxel=voxel)
-
-    def rng(self) -> np.random.Generator:
-        """A fresh generator of this annotator's noise."""
-        return np.random.default_rng(self.cfg.seed)
-
-    def rank(self, scores: Sequence[float] | np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Positions of `scores` [K], best first.
-
-        Temperature 0: by score, and equal scores in the order given. Above 0: a Plackett-Luce draw, by adding Gumbel
-        noise of that scale; `rng` defaults to a fresh one.
-        """
-        utility = np.asarray(scores, dtype=np.float64)
-        if utility.ndim != 1 or not np.isfinite(utility).all():
-            raise ValueError(f"scores must be a row of finite numbers, got {scores}")
-        if self.cfg.temperature > 0:
-            noise = (self.rng() if rng is None else rng).gumbel(size=len(utility))
-            utility = utility + self.cfg.temperature * noise
-        return np.argsort(-utility, kind="stable")
+    def judge(self, volume: np.ndarray | Tensor, frame: SlabFrame) -> Judgement:
+        """surface_quality of a slab of raw density [X, Y, Z] with this annotator's settings."""
+        found = surface_quality(volume, self.cfg, voxel=frame.voxel)
+        return Judgement(found.score, {name: getattr(found, name) for name in self.columns})
 
 
 def _score(
-    roughness: float, stray: float, holes: float, relief: float, asymmetry: float, cfg: AnnotatorConfig
+    roughness: float, stray: float, holes: float, relief: float, asymmetry: float, cfg: RulesConfig
 ) -> float:
     missing = max(0.0, 1.0 - relief / cfg.relief_wanted)
     cost = cfg.roughness_weight * _share(roughness - cfg.roughness_floor, cfg.roughness_half)
@@ -189,40 +174,16 @@ def _share(excess: float, half: float) -> float:
     return max(0.0, excess) / (max(0.0, excess) + half)
 
 
-def _outer_solid(values: np.ndarray, level: float) -> np.ndarray:
-    """Everything but the air in front: matter, and hollows that the camera's side can not reach."""
-    from scipy import ndimage
-
-    air, _ = ndimage.label(values < level)
-    in_front = np.unique(air[:, :, -1])
-    return ~np.isin(air, in_front[in_front > 0])
-
-
-def _judge_mesh(values: np.ndarray, solid: np.ndarray, cfg: AnnotatorConfig, voxel: float) -> tuple[float, float, int]:
-    """Roughness (world units), stray share and number of tunnels of the outer surface."""
-    # Hollows are filled just above the level, so that only the outer surface is meshed; the margin closes it.
-    filled = np.where(solid & (values < cfg.level), cfg.level + 1, values)
-    closed = np.pad(filled, 1, constant_values=min(cfg.level - 50, float(values.min())))
-    vertices, faces = surface(closed, cfg.level)
-    vertices = vertices.astype(np.float64) - 1  # voxels of the slab
-    neighbours = _adjacency(faces, len(vertices))
-    piece, areas, normals = _pieces(vertices, faces, neighbours)
-    total = np.bincount(piece, weights=areas)
-    main = int(total.argmax())
-    is_main_face = piece[faces[:, 0]] == main
-    stray = 1.0 - float(total[main] / total.sum())
-    # Closed surface: V - E + F = 2 - 2 * tunnels, and E = 3/2 F.
-    euler = int((piece == main).sum()) - int(is_main_face.sum()) // 2
-    num_tunnels = max(0, (2 - euler) // 2)
-
-    difference = _roughness(vertices, neighbours, length=cfg.smoothing / voxel)
-    distance = np.abs((difference * normals).sum(1))
-    upper = np.array(values.shape) - 2  # the cut through the neck and the back is no surface
-    is_seen = (piece == main) & (normals[:, 2] > 0.1) & ((vertices > 1) & (vertices < upper)).all(1)
-    weight = areas * is_seen
+def _judge_mesh(found: OuterSurface, shape: tuple[int, ...], cfg: RulesConfig, voxel: float) -> float:
+    """Roughness of the visible part of the main piece (world units)."""
+    difference = _roughness(found.vertices, found.neighbours, length=cfg.smoothing / voxel)
+    distance = np.abs((difference * found.normals).sum(1))
+    upper = np.array(shape) - 2  # the cut through the neck and the back is no surface
+    is_seen = found.is_main & (found.normals[:, 2] > 0.1) & ((found.vertices > 1) & (found.vertices < upper)).all(1)
+    weight = found.areas * is_seen
     if weight.sum() <= 0:
-        return cfg.smoothing, stray, num_tunnels
-    return _mean_of_smaller(distance, weight, cfg.counted_share) * voxel, stray, num_tunnels
+        return cfg.smoothing
+    return _mean_of_smaller(distance, weight, cfg.counted_share) * voxel
 
 
 def _mean_of_smaller(values: np.ndarray, weights: np.ndarray, share: float) -> float:
@@ -231,32 +192,6 @@ def _mean_of_smaller(values: np.ndarray, weights: np.ndarray, share: float) -> f
     total = np.cumsum(weights[order])
     kept = np.minimum(total, share * total[-1])
     return float((values[order] * np.diff(kept, prepend=0.0)).sum() / kept[-1])
-
-
-def _adjacency(faces: np.ndarray, num_vertices: int):
-    """Row-normalised neighbour matrix [V, V], scipy CSR: times positions it gives the mean of the neighbours."""
-    from scipy.sparse import csr_array
-
-    start = np.concatenate([faces[:, 0], faces[:, 1], faces[:, 2]])
-    end = np.concatenate([faces[:, 1], faces[:, 2], faces[:, 0]])  # closed surface: each edge occurs in both directions
-    graph = csr_array((np.ones(len(start)), (start, end)), shape=(num_vertices, num_vertices))
-    degree = np.maximum(np.diff(graph.indptr), 1)
-    graph.data /= np.repeat(degree, np.diff(graph.indptr))
-    return graph
-
-
-def _pieces(vertices: np.ndarray, faces: np.ndarray, neighbours) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per vertex: number of its connected piece, area around it, unit outward normal."""
-    from scipy.sparse.csgraph import connected_components
-
-    _, piece = connected_components(neighbours, directed=False)
-    a, b, c = (vertices[faces[:, i]] for i in range(3))
-    cross = np.cross(b - a, c - a)  # twice the area, outward
-    face_area = np.linalg.norm(cross, axis=1) / 2
-    corners, each = faces.reshape(-1), len(vertices)
-    areas = np.bincount(corners, weights=np.repeat(face_area / 3, 3), minlength=each)
-    normals = np.stack([np.bincount(corners, weights=np.repeat(cross[:, i], 3), minlength=each) for i in range(3)], 1)
-    return piece, areas, normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
 
 
 def _roughness(vertices: np.ndarray, neighbours, *, length: float) -> np.ndarray:
@@ -275,7 +210,7 @@ def _roughness(vertices: np.ndarray, neighbours, *, length: float) -> np.ndarray
     return difference
 
 
-def _judge_window(height: np.ndarray, cfg: AnnotatorConfig, voxel: float) -> tuple[float, float]:
+def _judge_window(height: np.ndarray, cfg: RulesConfig, voxel: float) -> tuple[float, float]:
     """Share of the face window without a surface or with a deep narrow pit, and the relief there (world units).
 
     height [X, Y]: world units from the back of the slab, negative where there is no surface.
@@ -299,7 +234,7 @@ def _window(height: np.ndarray, x: tuple[float, float], y: tuple[float, float]) 
     return columns, rows
 
 
-def _asymmetry(height: np.ndarray, cfg: AnnotatorConfig) -> float:
+def _asymmetry(height: np.ndarray, cfg: RulesConfig) -> float:
     """Mean |height - its mirror image| where both halves have a surface, each difference bounded; world units.
 
     The slab's crop is symmetric in x, so that its mirror plane is the head's.
