@@ -7,7 +7,7 @@ sees a reward, a generator, or the head that a sample was meant to be. Five faul
 - angle: between the two surfaces. Grooves, bumps and creases hardly move a surface, but they turn it.
 - implausibility: how far the nearest head is from the average one, in standard deviations. A caricature is near a head
   too, but near one that hardly anybody has.
-- stray: share of the outer surface in other pieces than the largest.
+- stray: share of the outer surface in pieces that float beside the largest.
 - holes: share of the face near which there is no surface.
 
 The first two are means over the face, each part by the weight that the paper's attributions give it (nose most, then
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,11 +41,18 @@ from reward_model_training.preferences.annotators.protocol import (
 )
 from reward_model_training.preferences.annotators.registry import annotator
 
-# Weight of a part of the face by its nearest landmark: the Shapley values of the paper's density reward, rounded (nose
-# 3.6, mouth 2.1, then cheeks, jaw, brows and chin; eyes about 0).
-LANDMARK_WEIGHTS = ((range(0, 17), 1.0), (range(17, 27), 1.0), (range(27, 36), 3.5), (range(36, 48), 0.5), (range(48, 68), 2.0))
-LANDMARK_REACH = 0.06  # world units: what is farther from every landmark is cheek or forehead and has weight 1
+# Weight of a part of the face by its nearest landmark (iBUG's 68 points): the Shapley values of the paper's density
+# reward, rounded (nose 3.6, mouth 2.1, then cheeks, jaw, brows and chin; forehead less, eyes about 0).
+LANDMARK_WEIGHTS = (
+    (range(0, 17), 1.0), (range(17, 27), 1.0), (range(27, 36), 3.5), (range(36, 48), 0.5), (range(48, 68), 2.0),
+)  # fmt: skip
+LANDMARK_REACH = 0.06  # world units: what is farther from every landmark is cheek, of weight 1, or forehead
+FOREHEAD_WEIGHT = 0.3
 LOOKED_AT = (Region.SKIN, Region.LIPS, Region.BROW)
+HAIR_RISE = 0.012  # world units: outside the core of the face, what lies so far above the nearest head is hair
+VIEWS = np.array([[np.sin(yaw), 0.0, np.cos(yaw)] for yaw in (-0.9, 0.0, 0.9)])  # directions towards the eyes of a person
+BENT, FLAT = 0.85, 0.95  # length of the mean normal of a patch that cannot be compared, and of one that can
+CORE_X = 0.8  # of half the distance between the ears: what lies nearer to the middle, from brows to chin, is the core
 MOVE, TURN, SCALE = 0.02, 0.05, 0.04  # standard deviations of the free motion: world units, radians, of the log
 FIT_STEPS = 6
 NOISE, OBSERVATIONS = 0.006, 400.0  # world units that a fit is wrong by, and how many independent points a face is worth
@@ -62,18 +69,20 @@ class LikenessConfig(AnnotatorConfig):
     level: float = 10.0  # raw density of the surface
     num_codes: int = 64  # shape codes of the nearest head
     reach: float = 0.05  # world units; a larger difference counts as this, and nothing nearer is a hole
-    distance_floor: float = 0.0025  # world units; what a true head has, at 64 points a side
-    distance_half: float = 0.004  # world units
-    distance_weight: float = 3.5  # points
-    angle_floor: float = 0.16  # radians; what a true head has, at 64 points a side
-    angle_half: float = 0.12  # radians
-    angle_weight: float = 3.5  # points
-    implausibility_floor: float = 1.2  # standard deviations
-    implausibility_half: float = 0.6  # standard deviations
-    implausibility_weight: float = 1.0  # points
+    distance_floor: float = 0.0009  # world units; floors are what true heads have, at 64 points a side
+    distance_half: float = 0.002  # world units
+    distance_weight: float = 2.0  # points
+    angle_floor: float = 0.12  # radians
+    angle_half: float = 0.1  # radians
+    angle_weight: float = 3.0  # points
+    implausibility_floor: float = 0.42  # standard deviations
+    implausibility_half: float = 0.25  # standard deviations
+    implausibility_weight: float = 3.0  # points
+    stray_floor: float = 0.0005  # share of the outer surface
     stray_half: float = 0.02  # share of the outer surface
     stray_weight: float = 1.0  # points
-    holes_half: float = 0.05  # share of the face
+    holes_floor: float = 0.05  # share of the face; thin lips of open mouths leave no surface at 64 points a side
+    holes_half: float = 0.1  # share of the face
     holes_weight: float = 1.0  # points
 
     def validate(self) -> list[str]:
@@ -98,6 +107,7 @@ class _Probe(NamedTuple):
 
     offset: np.ndarray  # [R] world units outward to the surface that is nearest; NaN without one within reach
     is_inside: np.ndarray  # [R] whether the vertex lies in the slab at all
+    is_buried: np.ndarray  # [R] whether there is matter even at the far end
 
 
 class _Slab:
@@ -129,7 +139,7 @@ class _Slab:
         share = np.divide(before, before - after, out=np.zeros_like(before), where=is_exit)
         at = np.where(is_exit, t[:-1] + share * (t[1] - t[0]), np.inf)
         nearest = np.take_along_axis(at, np.abs(at).argmin(1)[:, None], 1)[:, 0]
-        return _Probe(np.where(np.isfinite(nearest), nearest, np.nan), self.contains(points))
+        return _Probe(np.where(np.isfinite(nearest), nearest, np.nan), self.contains(points), density[:, -1] >= 0)
 
     def normals(self, points: np.ndarray) -> np.ndarray:
         """Unit outward normals of the density at points [R, 3]: against its gradient."""
@@ -172,14 +182,14 @@ class LikenessAnnotator(Annotator):
             return Judgement(WORST_SCORE, dict(self.worst))
         slab = _Slab(values, frame, cfg.level)
         fit = self._nearest_head(slab)
-        faults = {**self._differences(slab, fit), "stray": found.stray}
+        faults = {**self._differences(slab, fit), "stray": found.floating}
         faults["implausibility"] = float(np.sqrt((fit.codes**2).mean()))
-        floors = {name: getattr(cfg, f"{name}_floor", 0.0) for name in FAULTS}
+        excess = {name: max(0.0, faults[name] - getattr(cfg, f"{name}_floor")) for name in FAULTS}
         cost = sum(
-            getattr(cfg, f"{name}_weight") * _share(faults[name] - floors[name], getattr(cfg, f"{name}_half"))
-            for name in FAULTS
+            getattr(cfg, f"{name}_weight") * value / (value + getattr(cfg, f"{name}_half"))
+            for name, value in excess.items()
         )
-        score = (BEST_SCORE - cost) * (1.0 - faults["holes"])
+        score = (BEST_SCORE - cost) * (1.0 - excess["holes"])
         return Judgement(float(np.clip(score, WORST_SCORE, BEST_SCORE)), {name: faults[name] for name in FAULTS})
 
     def _nearest_head(self, slab: _Slab) -> _Fit:
@@ -189,14 +199,14 @@ class LikenessAnnotator(Annotator):
         prior = np.concatenate([np.ones(num), np.repeat(1 / np.array([MOVE, TURN, SCALE]) ** 2, (3, 3, 1))])
         for step in range(FIT_STEPS):
             vertices = _moved(heads.shape(codes), motion)
-            normals = heads.normals(vertices)[index]
+            normals, seen = heads.appearance(vertices)
             probe = slab.probe(vertices[index], normals, self.cfg.reach)
-            is_used = probe.is_inside & np.isfinite(probe.offset)
+            is_used = self._counts(probe) & np.isfinite(probe.offset)
             if is_used.sum() < 10:
                 break
             offset, rows = probe.offset[is_used], index[is_used]
             bound = 2 * self.cfg.reach / (2 + step)  # what is far is hair, glasses or a floater, the surer the later
-            weight = heads.weights[is_used] / (1 + (2 * offset / bound) ** 2)
+            weight = (heads.weights * seen)[is_used] / (1 + (2 * offset / bound) ** 2)
             weight *= OBSERVATIONS / (weight.sum() * NOISE**2)
             normal = normals[is_used]
             design = np.concatenate(
@@ -208,23 +218,28 @@ class LikenessAnnotator(Annotator):
             codes, motion = now[:num], now[num:]
         return _Fit(_moved(heads.shape(codes), motion), codes)
 
+    def _counts(self, probe: _Probe) -> np.ndarray:
+        """bool [R]: vertices in the slab that no hair hides."""
+        rise = np.nan_to_num(probe.offset, nan=0.0)
+        return probe.is_inside & ~(self._heads.may_be_hidden & (probe.is_buried | (rise > HAIR_RISE)))
+
     def _differences(self, slab: _Slab, fit: _Fit) -> dict[str, float]:
         """Weighted means over the face of distance (world units) and angle (radians), and the share without surface."""
         cfg, heads, index = self.cfg, self._heads, self._heads.looked_at
-        points, normals = fit.vertices[index], heads.normals(fit.vertices)[index]
+        points, (normals, seen) = fit.vertices[index], heads.appearance(fit.vertices)
         probe = slab.probe(points, normals, cfg.reach)
-        weight = np.where(probe.is_inside, heads.weights, 0.0)
+        weight = np.where(self._counts(probe), heads.weights * seen, 0.0)
         if not weight.sum() > 0:
             return {"distance": cfg.reach, "angle": float(np.pi), "holes": 1.0}
-        is_missing = ~np.isfinite(probe.offset)
-        offset = np.where(is_missing, cfg.reach, probe.offset)
-        cosine = (slab.normals(points + offset[:, None] * normals) * normals).sum(1)
-        angle = np.where(is_missing, np.pi / 2, np.arccos(np.clip(cosine, -1, 1)))
-
-        def mean(values: np.ndarray) -> float:
-            return float((values * weight).sum() / weight.sum())
-
-        return {"distance": mean(np.abs(offset)), "angle": mean(angle), "holes": mean(is_missing)}
+        is_there = np.isfinite(probe.offset)
+        holes = 1.0 - float(weight[is_there].sum() / weight.sum())
+        if holes > 0.99:
+            return {"distance": cfg.reach, "angle": float(np.pi), "holes": 1.0}
+        offset, weight, normals = probe.offset[is_there], weight[is_there], normals[is_there]
+        cosine = (slab.normals(points[is_there] + offset[:, None] * normals) * normals).sum(1)
+        distance = float(np.average(np.abs(offset), weights=weight))
+        angle = float(np.average(np.arccos(np.clip(cosine, -1, 1)), weights=weight))
+        return {"distance": distance, "angle": angle, "holes": holes}
 
 
 @dataclass(frozen=True)
@@ -236,14 +251,25 @@ class _Basis:
     faces: np.ndarray  # [F, 3]
     looked_at: np.ndarray  # [R] vertex indices
     weights: np.ndarray  # [R] area times the part's weight
+    may_be_hidden: np.ndarray  # [R] bool: where hair may grow or hang
+    around: Any  # scipy CSR [R, V]: the mean over the neighbours' neighbours
 
     def shape(self, codes: np.ndarray) -> np.ndarray:
         """Vertices [V, 3] of one head."""
         return self.mean + np.tensordot(codes, self.components, 1)
 
-    def normals(self, vertices: np.ndarray) -> np.ndarray:
-        """Unit normals [V, 3]: the area-weighted mean of those of the faces around each vertex."""
-        return _unit(_area_normals(vertices, self.faces))
+    def appearance(self, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of a head's vertices [V, 3], at what is looked at: unit normals [R, 3] and how well they are seen [R], 0 to 1.
+
+        Normals are those of a patch as wide as a slab's voxels. What bends within one (creases, lips that part, nostrils)
+        or looks away from VIEWS is seen less.
+        """
+        normals = _area_normals(vertices, self.faces)
+        mean, area = self.around @ normals, self.around @ np.linalg.norm(normals, axis=1)
+        flatness = np.linalg.norm(mean, axis=1) / np.maximum(area, 1e-12)
+        normals = _unit(mean)
+        seen = np.maximum(normals @ VIEWS.T, 0).mean(1)
+        return normals, seen * np.clip((flatness - BENT) / (FLAT - BENT), 0, 1)
 
 
 @lru_cache(maxsize=4)
@@ -255,7 +281,20 @@ def _basis(num_codes: int) -> _Basis:
     area = np.linalg.norm(_area_normals(mean, faces), axis=1)
     weights = area * _part_weights(model, mean)
     looked_at = np.nonzero(weights)[0]
-    return _Basis(mean, heads[1:] - mean, faces, looked_at, weights[looked_at])
+    hidden = _may_be_hidden(mean[looked_at], mean[np.asarray(model.landmarks(68))])
+    around = _neighbourhoods(faces, len(mean))
+    around = (around @ around)[looked_at]
+    return _Basis(mean, heads[1:] - mean, faces, looked_at, weights[looked_at], hidden, around)
+
+
+def _neighbourhoods(faces: np.ndarray, num_vertices: int) -> Any:
+    """Row-normalised matrix [V, V], scipy CSR: the mean over a vertex and its neighbours."""
+    from scipy.sparse import coo_array, csr_array, diags_array, eye_array
+
+    corners, others = faces[:, [0, 1, 2]].reshape(-1), faces[:, [1, 2, 0]].reshape(-1)
+    edges = coo_array((np.ones(len(corners)), (corners, others)), shape=(num_vertices, num_vertices))
+    graph = csr_array(((edges + edges.T) > 0).astype(float) + eye_array(num_vertices))
+    return diags_array(1 / graph.sum(1)) @ graph
 
 
 def _part_weights(model: HeadModel, mean: np.ndarray) -> np.ndarray:
@@ -267,11 +306,17 @@ def _part_weights(model: HeadModel, mean: np.ndarray) -> np.ndarray:
     for indices, weight in LANDMARK_WEIGHTS:
         by_mark[list(indices)] = weight
     distance, nearest = cKDTree(marks).query(mean)
-    weight = np.where(distance < LANDMARK_REACH, by_mark[nearest], 1.0)
+    elsewhere = np.where(mean[:, 1] > marks[17:27, 1].max(), FOREHEAD_WEIGHT, 1.0)
+    weight = np.where(distance < LANDMARK_REACH, by_mark[nearest], elsewhere)
     region = np.asarray(model.region)
     is_looked_at = np.isin(region, [int(part) for part in LOOKED_AT])
     is_front = mean[:, 2] > marks[:17, 2].min() - 0.02  # from the ears forward
     return np.where(is_looked_at & is_front, weight, 0.0)
+
+
+def _may_be_hidden(points: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    """bool [R]: points [R, 3] of the average head outside the core of the face, whose landmarks are marks [68, 3]."""
+    return (points[:, 1] > marks[17:27, 1].min()) | (np.abs(points[:, 0]) > CORE_X * np.abs(marks[[0, 16], 0]).mean())
 
 
 def _area_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -298,7 +343,3 @@ def _motions(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
     """How the offset of points [R, 3] along their normals follows a small motion, [R, 7]."""
     return np.concatenate([normals, np.cross(points, normals), (points * normals).sum(1, keepdims=True)], axis=1)
 
-
-def _share(excess: float, half: float) -> float:
-    """Part of a weight that a fault costs, 0 to 1: a half at excess = half; nothing below 0."""
-    return max(0.0, excess) / (max(0.0, excess) + half)

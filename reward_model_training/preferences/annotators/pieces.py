@@ -23,6 +23,7 @@ class OuterSurface:
     normals: np.ndarray  # [V, 3] unit, outward
     is_main: np.ndarray  # [V] bool: of the largest piece
     stray: float  # share of the area in other pieces, 0 to 1
+    floating: float  # share of the area in other pieces that no side of the slab cuts off, 0 to 1
     num_tunnels: int  # through the largest piece
 
 
@@ -43,7 +44,11 @@ def outer_surface(values: np.ndarray, level: float) -> OuterSurface | None:
     # Closed surface: V - E + F = 2 - 2 * tunnels, and E = 3/2 F.
     euler = int(is_main.sum()) - int(is_main[faces[:, 0]].sum()) // 2
     stray = 1.0 - float(total.max() / total.sum())
-    return OuterSurface(vertices, neighbours, areas, normals, is_main, stray, max(0, (2 - euler) // 2))
+    is_cut = np.zeros(len(total), dtype=bool)
+    is_cut[piece[((vertices < 0) | (vertices > np.array(values.shape) - 1)).any(1)]] = True
+    is_cut[int(total.argmax())] = True
+    floating = float(total[~is_cut].sum() / total.sum())
+    return OuterSurface(vertices, neighbours, areas, normals, is_main, stray, floating, max(0, (2 - euler) // 2))
 
 
 def outer_solid(values: np.ndarray, level: float) -> np.ndarray:
