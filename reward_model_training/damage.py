@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from eg3d.config_checks import require_one_of
-from reward_model_training.front_surface import FACE_X, FACE_Y, Front, along, blurred
+from reward_model_training.front_surface import Front, along, blurred
 
 LEVEL = 10.0  # raw density of the surface, as for the simulated annotator
 WIDE_X, WIDE_Y = (0.15, 0.85), (0.2, 0.9)  # slab fractions: all of a face's front
@@ -158,7 +158,7 @@ def grooves(front: Front, severity: Tensor, draws: Draws) -> Tensor:
 @damage
 def floaters(front: Front, severity: Tensor, draws: Draws) -> Tensor:
     """Crumbs in the air: up to six loose balls in front of the face that touch nothing."""
-    count, (x, y, z) = 6, front.grid
+    count, z = 6, front.grid[2]
     places, radius = front.places(draws.uniform(count, 2)), 0.014 + 0.008 * draws.uniform(count)
     away = radius + 0.025 + 0.035 * draws.uniform(count)
     made, top = front.x, z[-1] - 0.5 * front.voxel
