@@ -11,6 +11,7 @@ from eg3d.hydra_command import hydra_command
 from eg3d.samples import AUTO, SampleConfig
 from reward_model_training.card import RewardCard, misfits
 from reward_model_training.data.dataset import DataConfig, Splits, make_splits
+from reward_model_training.data.made_pairs import MadePairsConfig
 from reward_model_training.data.transforms import NormaliseSigmaSelfConfig, TransformConfig
 from reward_model_training.losses import RewardLossConfig
 from reward_model_training.models import ModelConfig
@@ -179,6 +180,8 @@ def _provenance(
     training |= {name: getattr(cfg, name) for name in ("max_epochs", "patience", "monitor", "seed")}
     data = ("anchor_probability", "reduction", "proportion", "batch_size")
     training |= {name: getattr(cfg.data, name) for name in data}
+    if cfg.data.made_pairs.is_on:
+        training["made_pairs"] = _plain(cfg.data.made_pairs)
     return {
         "generator": {"name": Path(cfg.data.generator).name, "sha256": store.source},
         "rankings": {
@@ -189,6 +192,11 @@ def _provenance(
         },
         "training": {**training, "anchors": asdict(cfg.data.anchors), "versions": versions()},
     }
+
+
+def _plain(cfg: MadePairsConfig) -> dict[str, Any]:
+    """Settings as YAML has them: no tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(cfg).items()}
 
 
 @hydra_command(config_name="reward", schema=RewardTrainConfig)

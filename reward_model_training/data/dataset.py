@@ -6,7 +6,7 @@ Shapes: B rows, K items a row (best first), M distinct items of a batch. Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from eg3d.config_checks import at_least, one_of
 from eg3d.representations.protocol import Representation
 from eg3d.representations.sigma_field import SigmaField
 from eg3d.samples import SampleConfig
+from reward_model_training.data.made_pairs import MadePairsConfig, MadeRow, make, planned
 from reward_model_training.data.representation_store import STORAGES, RepresentationStore, SampleKey, open_store
 from reward_model_training.preferences.anchors import AnchorConfig, anchor_split, draw_anchor
 from reward_model_training.preferences.rankings import Ranking
@@ -72,6 +73,7 @@ class DataConfig(RankedDataConfig):
     batch_size: int = 1  # training rows a step
     eval_batch_size: int = 1  # rows a step in validation; no rows are dropped
     num_workers: int = 0  # loader processes; more than 0 needs storage=disk
+    made_pairs: MadePairsConfig = field(default_factory=MadePairsConfig)  # against damaged copies; published: none
 
     def validate(self) -> list[str]:
         """All faults of this config, one string each."""
@@ -79,6 +81,8 @@ class DataConfig(RankedDataConfig):
         if not 0 <= self.anchor_probability <= 1:
             faults.append(f"anchor_probability: must lie in 0 to 1, got {self.anchor_probability}")
         faults += at_least(self, 1, "batch_size", "eval_batch_size")
+        if self.made_pairs.is_on and self.representation.input_kind != "volume":
+            faults.append(f"made_pairs: damage is known for density slabs, not for {self.representation.name}")
         if self.num_workers:
             faults += worker_faults(self.num_workers, name="num_workers")
             if self.storage != "disk":
@@ -99,6 +103,7 @@ class LoadedRow(NamedTuple):
 
     items: tuple[SampleKey, ...]  # best first, an anchor in front where there is one
     tensors: list[Tensor]  # one an item, as stored
+    made: Sequence[MadeRow] = ()  # rows against damaged copies that go with it
 
 
 class RankedBatch(NamedTuple):
@@ -106,6 +111,8 @@ class RankedBatch(NamedTuple):
 
     x: Tensor  # [M, ...] representations, as stored
     index: Tensor  # type: ignore[assignment]  # [B, K] rows of `x`, best first, padded with -1
+    made: Tensor | None = None  # [T, 3] rows of `x`: clean, mild, severe; None = no damage in this step
+    ties: Tensor | None = None  # [E, 2] rows of `x` that must be judged the same; None = none
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,7 @@ class RankedSeeds(Dataset[LoadedRow]):
     def __init__(self, splits: Splits, split: str, store: RepresentationStore, cfg: DataConfig, *, seed: int) -> None:
         self.rows, self.anchors, self.anchor_psi = splits.rows[split], splits.anchors[split], splits.anchor_psi
         self.store, self.cfg, self.seed = store, cfg, seed
+        self.voxel = store.voxel() if cfg.made_pairs.is_on else 0.0  # world units
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -175,17 +183,37 @@ class RankedSeeds(Dataset[LoadedRow]):
 
     def __getitem__(self, index: tuple[int, int]) -> LoadedRow:
         items = self.items(*index)
-        return LoadedRow(items, [self.store.get(key) for key in items])
+        tensors = {key: self.store.get(key) for key in items}
+        return LoadedRow(items, [tensors[key] for key in items], self._made(index, tensors))
+
+    def _made(self, index: tuple[int, int], tensors: dict[SampleKey, Tensor]) -> list[MadeRow]:
+        cfg, (epoch, row) = self.cfg.made_pairs, index
+        if not cfg.is_on:
+            return []
+        plan = planned(cfg, list(tensors), seed=self.seed, epoch=epoch, row=row)
+        return [make(part, tensors[part[0].sample], voxel=self.voxel, level=cfg.level) for part in plan]
 
 
 def collate(rows: Sequence[LoadedRow]) -> RankedBatch:
     """Rows -> one batch; a sample that several rows name is stored (and later encoded) once."""
-    tensors = {key: tensor for row in rows for key, tensor in zip(row.items, row.tensors, strict=True)}
+    made = [each for row in rows for each in row.made]
+    tensors: dict[Hashable, Tensor] = {}
+    parts: list[LoadedRow | MadeRow] = [*rows, *made]
+    for part in parts:
+        tensors |= dict(zip(part.items, part.tensors, strict=True))
     number = {key: i for i, key in enumerate(tensors)}
     index = torch.full((len(rows), max(len(row.items) for row in rows)), -1)
     for at, row in enumerate(rows):
         index[at, : len(row.items)] = torch.tensor([number[key] for key in row.items])
-    return RankedBatch(torch.stack(list(tensors.values())), index)
+    triples, ties = (
+        [[number[key] for key in row.items] for row in made if row.is_tie is is_tie] for is_tie in (False, True)
+    )
+    return RankedBatch(
+        torch.stack(list(tensors.values())),
+        index,
+        made=torch.tensor(triples) if triples else None,
+        ties=torch.tensor(ties) if ties else None,
+    )
 
 
 def epoch_order(num_rows: int, *, seed: int, epoch: int) -> np.ndarray:

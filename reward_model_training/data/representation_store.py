@@ -27,6 +27,7 @@ from torch import Tensor
 from eg3d.array_files import npy_bytes, parse_npy
 from eg3d.progress import progress_bar
 from eg3d.representations.protocol import Representation
+from eg3d.representations.sigma_field import SigmaField
 from eg3d.safe_write import atomic_path, write_json
 from eg3d.samples import SampleConfig
 
@@ -54,13 +55,18 @@ class RepresentationStore:
         source: str,
         storage: str = "memory",
         folder: str | Path | None = None,
+        box_warp: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        """The psi of `sample` is that of each key; `folder` is needed by storage "disk" only. Raises ValueError."""
+        """The psi of `sample` is that of each key; `folder` is needed by storage "disk" only. Raises ValueError.
+
+        box_warp: world units a side of the cube that the fields of the source fill, asked for when it is needed.
+        """
         if storage not in STORAGES:
             raise ValueError(f"storage: {storage!r} is not one of {', '.join(STORAGES)}")
         if storage == "disk" and not folder:
             raise ValueError("storage 'disk' needs a folder; give data.store_dir=PATH")
         self._make, self.representation, self.sample = make, representation, sample
+        self._box_warp = box_warp
         self.source, self.storage = source, storage
         self.folder = Path(folder) if folder else None
         self.stored_type = STORED_TYPES.get(representation.input_kind, torch.float32)
@@ -84,6 +90,12 @@ class RepresentationStore:
     def batch(self, keys: Iterable[SampleKey]) -> Tensor:
         """Representations [N, ...] of samples, float32."""
         return torch.stack([self.get(key).float() for key in keys])
+
+    def voxel(self) -> float:
+        """World units between neighbouring points of a density slab. Raises ValueError for another representation."""
+        if not isinstance(self.representation, SigmaField):
+            raise ValueError(f"{self.representation.name} has no voxels; damage needs a sigma_field")
+        return self.representation.voxel(self._box_warp())
 
     def path(self, key: SampleKey) -> Path:
         """Where the disk cache keeps a sample."""
@@ -172,9 +184,17 @@ def open_store(
         return load_generator(path, device=device)
 
     @torch.no_grad()
+    def box_warp() -> float:
+        from eg3d.samples import sample_seeds
+
+        return float(sample_seeds(network(), [0], sample).field.box_warp)
+
+    @torch.no_grad()
     def make(seed: int, cfg: SampleConfig) -> Tensor:
         from eg3d.samples import sample_seeds
 
         return representation.extract(network(), sample_seeds(network(), [seed], cfg))[0]
 
-    return RepresentationStore(make, representation, sample, source=sha256_of(path), storage=storage, folder=folder)
+    return RepresentationStore(
+        make, representation, sample, source=sha256_of(path), storage=storage, folder=folder, box_warp=box_warp
+    )

@@ -106,7 +106,7 @@ def normalise_sigma_self(x: Tensor, low: float = 0.0, high: float = 100.0, *, th
     """Each volume of x [N, X, Y, Z] scaled linearly so that its own minimum and maximum become `low` and `high`.
 
     Differentiable through the minimum and the maximum, as published; without `through_ends` these are constants to the
-    gradient. A constant volume becomes `low` everywhere with zero gradient (the published formula divides by zero there).
+    gradient. A constant volume becomes `low` everywhere with zero gradient (the published formula divides by zero).
     """
     if x.ndim != 4:
         raise ValueError(f"x must be [N, X, Y, Z], got {list(x.shape)}; add the batch axis with x[None]")
