@@ -30,7 +30,7 @@ CENTRED_ROWS = 200  # training rows whose mean score is put at 0
 # Settings that may change when a stopped run continues: they do not touch the numbers of a step.
 FREE = (
     *("out", "centre_scores", "max_epochs", "patience", "device", "num_threads", "state_every_n_steps"),
-    *("shows_progress", "data.storage", "data.store_dir", "data.num_workers"),
+    *("shows_progress", "data.snapshots", "data.storage", "data.store_dir", "data.num_workers"),
 )
 
 
@@ -109,7 +109,9 @@ def _inputs(data: DataConfig) -> dict[str, Path | None]:
     rankings = Path(data.rankings)
     scores = Path(data.scores) if data.scores else rankings.with_name("scores.csv")
     generator = resolve(data.generator)
-    return {"data.rankings": rankings, "data.generator": generator, "data.scores": scores if scores.is_file() else None}
+    inputs = {"data.rankings": rankings, "data.generator": generator}
+    inputs |= {f"data.snapshots.{number}": resolve(path) for number, path in enumerate(data.snapshots)}
+    return {**inputs, "data.scores": scores if scores.is_file() else None}
 
 
 def _ranked_samples(sample: SampleConfig, psi: float) -> SampleConfig:

@@ -23,7 +23,7 @@ from eg3d.samples import SampleConfig
 from reward_model_training.data.made_pairs import MadePairsConfig, MadeRow, make, planned
 from reward_model_training.data.representation_store import STORAGES, RepresentationStore, SampleKey, open_store
 from reward_model_training.preferences.anchors import AnchorConfig, anchor_split, draw_anchor
-from reward_model_training.preferences.rankings import Ranking
+from reward_model_training.preferences.rankings import GENERATOR_DIGITS, Ranking
 from reward_model_training.preferences.splits import SPLITS, inseparable, split_by_batch
 
 REDUCTIONS = ("best_worst", "all")
@@ -35,6 +35,8 @@ class RankedDataConfig:
 
     rankings: str = ""  # table of rankings (.csv); given on the command line
     generator: str = ""  # network file, or a name in checkpoints/manifest.json
+    # Other generators whose samples stand in mixed rankings, in any order: they are known by their SHA-256.
+    snapshots: list[str] = field(default_factory=list)
     scores: str = ""  # optional scores.csv of the simulated annotator; empty = beside the rankings, if there
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     proportion: float = 1.0  # share of each split's rows that is used
@@ -57,9 +59,12 @@ class RankedDataConfig:
         self, representation: Representation, sample: SampleConfig, *, device: torch.device
     ) -> RepresentationStore:
         """The representations of these rankings' samples."""
-        return open_store(
-            self.generator, representation, sample, storage=self.storage, folder=self.store_dir, device=device
+        one, *others = (
+            open_store(path, representation, sample, storage=self.storage, folder=self.store_dir, device=device)
+            for path in (self.generator, *self.snapshots)
         )
+        one.others |= {other.source[:GENERATOR_DIGITS]: other for other in (*others, one)}  # itself by name, as well
+        return one
 
 
 @dataclass
@@ -121,7 +126,7 @@ class Splits:
 
     rows: dict[str, list[RankedRow]]
     anchors: dict[str, np.ndarray]
-    psi: float  # of the ranked samples
+    psi: float  # of the ranked samples; of mixed ones, the strength of use
     anchor_psi: float
 
     def keys(self, split: str) -> list[SampleKey]:
@@ -139,7 +144,10 @@ def make_splits(rankings: Sequence[Ranking], cfg: RankedDataConfig, *, seed: int
     strengths = sorted({ranking.psi for ranking in rankings})
     if len(strengths) != 1:
         raise ValueError(f"rankings must share one psi, found {strengths}; train on a table of one of them")
-    rows = [RankedRow(tuple(SampleKey(s, strengths[0]) for s in r.seeds), r.batch) for r in rankings]
+    rows = [
+        RankedRow(tuple(SampleKey(s, *at) for s, at in zip(r.seeds, r.origins(), strict=True)), r.batch)
+        for r in rankings
+    ]
     groups = inseparable(rankings)
     positions = split_by_batch(len(groups))
     chosen = {split: _share(positions[split], cfg.proportion, seed) for split in SPLITS}

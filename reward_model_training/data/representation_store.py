@@ -37,10 +37,11 @@ Maker = Callable[[int, SampleConfig], Tensor]  # (seed, how it is sampled) -> it
 
 
 class SampleKey(NamedTuple):
-    """One sample: its seed and how far its latent is truncated."""
+    """One sample: its seed, how far its latent is truncated, and whose it is."""
 
     seed: int
     psi: float
+    generator: str = ""  # first digits of the SHA-256 of one of a store's `others`; "" = the store's own
 
 
 class RepresentationStore:
@@ -73,9 +74,12 @@ class RepresentationStore:
         self._kept: dict[SampleKey, Tensor] = {}
         self._described: set[Path] = set()
         self._shapes: dict[Path, list[int]] = {}  # of one sample, by folder of the cache
+        self.others: dict[str, RepresentationStore] = {}  # of other generators, by the first digits of their SHA-256
 
     def get(self, key: SampleKey) -> Tensor:
         """The representation [...] of a sample, of `stored_type`. ValueError for a damaged file, or values beyond."""
+        if key.generator:
+            return self._of(key.generator).get(key._replace(generator=""))
         if self.storage == "on_the_fly":
             return self._made(key)
         if self.storage == "memory":
@@ -99,6 +103,8 @@ class RepresentationStore:
 
     def path(self, key: SampleKey) -> Path:
         """Where the disk cache keeps a sample."""
+        if key.generator:
+            return self._of(key.generator).path(key._replace(generator=""))
         text = json.dumps(self._about(key.psi), sort_keys=True)
         return Path(self.folder or ".") / hashlib.sha256(text.encode()).hexdigest()[:16] / f"s_{key.seed}.npy"
 
@@ -106,13 +112,25 @@ class RepresentationStore:
         """Make every sample that is not there yet, under a progress bar; returns how many. Does nothing on the fly."""
         if self.storage == "on_the_fly":
             return 0
-        is_there = self._kept.__contains__ if self.storage == "memory" else lambda k: self.path(k).is_file()
-        missing = [key for key in dict.fromkeys(keys) if not is_there(key)]
+        missing = [key for key in dict.fromkeys(keys) if not self._has(key)]
         with progress_bar("representations", len(missing)) as advance:
             for key in missing:
                 self.get(key)
                 advance()
         return len(missing)
+
+    def _of(self, generator: str) -> RepresentationStore:
+        if generator not in self.others:
+            raise ValueError(
+                f"data.snapshots: the rankings have samples of a generator with SHA-256 {generator}..., which is none "
+                f"of the {len(self.others)} given; give the files that they were made with"
+            )
+        return self.others[generator]
+
+    def _has(self, key: SampleKey) -> bool:
+        if key.generator:
+            return self._of(key.generator)._has(key._replace(generator=""))
+        return key in self._kept if self.storage == "memory" else self.path(key).is_file()
 
     def _about(self, psi: float) -> dict[str, Any]:
         """Everything that decides the numbers of a folder."""
