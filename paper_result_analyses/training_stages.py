@@ -41,8 +41,9 @@ def check_shipped(cfg: PipelineConfig) -> None:
 def make_experiment(cfg: PipelineConfig, runner: StageRunner) -> Experiment:
     """Do every stage of `cfg` that is not done yet, up to the fine-tunings."""
     data = make_data(cfg, runner)
-    generator, *earlier = pretrain(cfg, runner, data)
-    reward = make_reward(cfg, runner, generator, earlier)
+    snapshots = pretrained(cfg, runner, data)
+    *_, generator = snapshots.values()
+    reward = make_reward(cfg, runner, generator, [snapshots[name] for name in cfg.ranked_stages])
     snapshots = {arm: fine_tune(cfg, runner, arm, data, generator, reward) for arm in cfg.finetuning}
     return Experiment(
         networks={START: generator, **snapshots},
@@ -78,13 +79,17 @@ def make_data(cfg: PipelineConfig, runner: StageRunner) -> Path:
     return Path(heads.out)  # as it was given, in every session
 
 
-def pretrain(cfg: PipelineConfig, runner: StageRunner, data: Path) -> list[Path]:
-    """The networks to fine-tune, of the last of the pretraining stages or named by the config; then those of
-    `ranked_stages`."""
+def pretrain(cfg: PipelineConfig, runner: StageRunner, data: Path) -> Path:
+    """The networks to fine-tune: the last of the pretraining stages, or the ones that the config names."""
+    return list(pretrained(cfg, runner, data).values())[-1]
+
+
+def pretrained(cfg: PipelineConfig, runner: StageRunner, data: Path) -> dict[str, Path]:
+    """The networks of every pretraining stage by its name, in order; without any, those that the config names."""
     from eg3d.training.loop import train
 
-    snapshots: dict[str, Path] = {}
-    snapshot = None if cfg.pretraining else resolve(cfg.generator)
+    snapshots = {} if cfg.pretraining else {"generator": resolve(cfg.generator)}
+    snapshot: Path | None = None
     for name, given in cfg.pretraining.items():
         folder, inputs = Path(cfg.out) / name, {"data": data}
         if snapshot is not None:
@@ -100,8 +105,7 @@ def pretrain(cfg: PipelineConfig, runner: StageRunner, data: Path) -> list[Path]
 
         stage = _stage(cfg, name, "eg3d.train", words, stage_cfg, inputs, work, paths=paths, run_folder=folder)
         snapshot = snapshots[name] = runner.run(stage)[0]
-    assert snapshot is not None
-    return [snapshot, *(snapshots[name] for name in cfg.ranked_stages)]
+    return snapshots
 
 
 def make_reward(cfg: PipelineConfig, runner: StageRunner, generator: Path, earlier: Sequence[Path] = ()) -> Path:
