@@ -11,7 +11,7 @@ person would see, decorated with `damage` or `tie`. Shapes: N slabs, X, Y, Z the
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -73,8 +73,9 @@ class Draws:
     """Uniform numbers for N slabs, each from a generator of its own that (seed, kind) names."""
 
     def __init__(self, name: str, seeds: Sequence[int], device: torch.device) -> None:
-        salt = zlib.crc32(name.encode())
-        self._rngs = [torch.Generator().manual_seed((seed << 32 ^ salt) % 2**63) for seed in seeds]
+        # PyTorch's generator on the CPU takes 32 bits of a seed and drops the others.
+        texts = [hashlib.sha256(f"{name} {seed}".encode()).digest() for seed in seeds]
+        self._rngs = [torch.Generator().manual_seed(int.from_bytes(text[:4], "big")) for text in texts]
         self._device = device
 
     def uniform(self, *shape: int) -> Tensor:
