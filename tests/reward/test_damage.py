@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_other_seeds_are_other_places(name: str, clean: Tensor) -> None:
 def test_more_is_more_and_at_the_same_places(name: str, clean: Tensor) -> None:
     steps = [(damaged(clean, name, s, 7, voxel=VOXEL) - clean).abs() for s in (0.2, 0.4, 0.6, 0.8, 1.0)]
     sizes = [float(step.mean()) for step in steps]
-    assert all(a < b for a, b in zip(sizes, sizes[1:], strict=False)), sizes
+    assert all(a < b for a, b in pairwise(sizes)), sizes
     reached = steps[-1] > 1e-3
     assert (reached | (steps[0] <= 1)).float().mean() > 0.995
 
@@ -74,8 +75,8 @@ def test_more_is_more_and_at_the_same_places(name: str, clean: Tensor) -> None:
 def test_the_back_of_the_head_stays(name: str, clean: Tensor) -> None:
     changed = (damaged(clean, name, 1.0, 7, voxel=VOXEL) - clean).abs() > 1e-3
     z = torch.arange(clean.shape[2]) * VOXEL
-    deep = z < (height(clean).amin() - REACH - 0.06)
-    assert deep.any() and changed.any() and not changed[:, :, deep].any()
+    deep = z < (height(clean)[..., None] - REACH - 0.06)
+    assert deep.any() and changed.any() and not changed[deep].any()
 
 
 @pytest.mark.parametrize("name", ["bumps", "grooves", "stretching", "nose"])
@@ -132,7 +133,7 @@ def test_hot_voxels_are_single_and_beyond_the_extremes(name: str, sign: int, cle
 
 @pytest.mark.parametrize(("name", "axis"), [("shift_x", 0), ("shift_y", 1), ("shift_z", 2)])
 def test_a_shift_is_by_one_voxel_of_a_64_point_grid(name: str, axis: int, clean: Tensor) -> None:
-    found = [damaged(clean, name, 1.0, seed, voxel=VOXEL).movedim(axis, 0) for seed in range(6)]
+    found = [damaged(clean, name, 1.0, seed, voxel=VOXEL).movedim(axis, 0) for seed in range(12)]
     rows, steps = clean.movedim(axis, 0), set()
     for x in found:
         is_up = torch.equal(x[1:], rows[:-1])
@@ -172,7 +173,7 @@ def test_a_new_kind_is_a_function(monkeypatch: pytest.MonkeyPatch, clean: Tensor
     @damage
     def fog(front, severity, draws):
         """All of space is filled."""
-        return front.x + 1000 * severity[..., None]
+        return front.x + 3000 * severity[..., None]
 
     assert "fog" in damages() and damaged(clean, "fog", 1.0, 0, voxel=VOXEL).min() > LEVEL
 
