@@ -75,7 +75,9 @@ def rows_of(cfg: MadePairsConfig, num_rows: int = 20) -> RankedSeeds:
     slab = SigmaField(resolution=12, grid="exact")
     rng = torch.Generator().manual_seed(0)
     noise = 300 * torch.randn(*slab.shape(), generator=rng)
-    store = RepresentationStore(lambda seed, _: noise + seed % 97, slab, SampleConfig(conditioning="generator"), source="a")
+    store = RepresentationStore(
+        lambda seed, _: noise + seed % 97, slab, SampleConfig(conditioning="generator"), source="a"
+    )
     data = DataConfig(representation=slab, anchors=AnchorConfig(num_train=4, num_val=2, num_test=2), made_pairs=cfg)
     ranked = [Ranking(n, (10 * n, 10 * n + 1), "x") for n in range(num_rows)]
     return RankedSeeds(make_splits(ranked, data, seed=1), "train", store, data, seed=1)
