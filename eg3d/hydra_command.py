@@ -245,9 +245,12 @@ def _spelled(argument: str, schema: type) -> str:
 
 
 def _is_open(key: str, schema: type) -> bool:
-    """Whether a dotted key is a table of the schema that may hold any key, or lies below one."""
+    """Whether a dotted key is a table of the schema that may hold any key, or lies below one, or below a value of any
+    kind."""
     node: Any = schema
     for part in key.split("."):
+        if node is Any:
+            return True
         if not dataclasses.is_dataclass(node) or part not in {field.name for field in dataclasses.fields(node)}:
             return False
         node = typing.get_type_hints(node)[part]

@@ -7,9 +7,9 @@ from pathlib import Path
 from eg3d.run_folder import as_plain, choose_device
 from paper_result_analyses.measure.context import Context, Experiment
 from paper_result_analyses.measure.protocol import Measure
-from paper_result_analyses.measure.tables import write_table
 from paper_result_analyses.pipeline_config import PipelineConfig
 from paper_result_analyses.stages import Stage
+from reward_model_training.tables import write_table
 
 
 def measure_stage(measure: Measure, cfg: PipelineConfig, experiment: Experiment, tables: Path) -> Stage:

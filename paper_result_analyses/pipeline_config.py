@@ -24,7 +24,11 @@ class PipelineConfig:
     # by name, after python -m eg3d.train; each continues the last
     pretraining: dict[str, str] = field(default_factory=dict)
     ranking: str = ""  # after python -m reward_model_training.rank
+    # Pretraining stages whose last snapshots are ranked along with the generator's own shapes.
+    ranked_stages: list[str] = field(default_factory=list)
     reward_training: str = ""  # after python -m reward_model_training.train; empty = take `reward`
+    reward_seeds: list[int] = field(default_factory=list)  # of the members of an ensemble; empty = one reward
+    reward_bound: float = 0.0  # standard deviations that an ensemble's reward lies below the mean of its members
     finetuning: dict[str, str] = field(default_factory=dict)  # by arm, after python -m eg3d.train_rlhf
     measures: list[str] = field(default_factory=lambda: list(MEASURES))
     redo: list[str] = field(default_factory=list)  # stages to do again from nothing; their run folders are deleted
@@ -41,6 +45,16 @@ class PipelineConfig:
             if unknown:
                 faults.append(f"{name}: {', '.join(unknown)} is not one of {', '.join(known)}")
         stages = stage_names(self)
+        strays = [name for name in self.ranked_stages if name not in [*self.pretraining][:-1]]
+        if strays:
+            before = ", ".join([*self.pretraining][:-1]) or "none"
+            faults.append(f"ranked_stages: {', '.join(strays)} is not a stage before the last pretraining ({before})")
+        if self.ranked_stages and not self.reward_training:
+            faults.append("ranked_stages: nothing is ranked without reward_training")
+        if self.reward_seeds and (len(set(self.reward_seeds)) < 2 or not self.reward_training):
+            faults.append("reward_seeds: give two different seeds or more, and words for reward_training")
+        if self.reward_bound < 0 or (self.reward_bound and not self.reward_seeds):
+            faults.append(f"reward_bound: {self.reward_bound} must be 0 or more, and needs reward_seeds")
         twice = sorted({name for name in stages if stages.count(name) > 1})
         if twice:
             faults.append(f"stages: two are called {', '.join(twice)}; give pretraining other names, measures once")
@@ -69,5 +83,6 @@ def pipeline_schema() -> type[PipelineConfig]:
 
 def stage_names(cfg: PipelineConfig) -> list[str]:
     """The stages that `cfg` runs, in order."""
-    reward = ["ranking", "reward"] if cfg.reward_training else []
+    members = [f"reward{seed}" for seed in cfg.reward_seeds]
+    reward = ["ranking", *members, "reward"] if cfg.reward_training else []
     return ["heads", *cfg.pretraining, *reward, *cfg.finetuning, *cfg.measures, "report"]

@@ -41,8 +41,9 @@ def check_shipped(cfg: PipelineConfig) -> None:
 def make_experiment(cfg: PipelineConfig, runner: StageRunner) -> Experiment:
     """Do every stage of `cfg` that is not done yet, up to the fine-tunings."""
     data = make_data(cfg, runner)
-    generator = pretrain(cfg, runner, data)
-    reward = make_reward(cfg, runner, generator)
+    snapshots = pretrained(cfg, runner, data)
+    *_, generator = snapshots.values()
+    reward = make_reward(cfg, runner, generator, [snapshots[name] for name in cfg.ranked_stages])
     snapshots = {arm: fine_tune(cfg, runner, arm, data, generator, reward) for arm in cfg.finetuning}
     return Experiment(
         networks={START: generator, **snapshots},
@@ -80,9 +81,15 @@ def make_data(cfg: PipelineConfig, runner: StageRunner) -> Path:
 
 def pretrain(cfg: PipelineConfig, runner: StageRunner, data: Path) -> Path:
     """The networks to fine-tune: the last of the pretraining stages, or the ones that the config names."""
+    return list(pretrained(cfg, runner, data).values())[-1]
+
+
+def pretrained(cfg: PipelineConfig, runner: StageRunner, data: Path) -> dict[str, Path]:
+    """The networks of every pretraining stage by its name, in order; without any, those that the config names."""
     from eg3d.training.loop import train
 
-    snapshot = None if cfg.pretraining else resolve(cfg.generator)
+    snapshots = {} if cfg.pretraining else {"generator": resolve(cfg.generator)}
+    snapshot: Path | None = None
     for name, given in cfg.pretraining.items():
         folder, inputs = Path(cfg.out) / name, {"data": data}
         if snapshot is not None:
@@ -97,56 +104,98 @@ def pretrain(cfg: PipelineConfig, runner: StageRunner, data: Path) -> Path:
             return [train(stage_cfg).snapshot]
 
         stage = _stage(cfg, name, "eg3d.train", words, stage_cfg, inputs, work, paths=paths, run_folder=folder)
-        snapshot = runner.run(stage)[0]
-    assert snapshot is not None
-    return snapshot
+        snapshot = snapshots[name] = runner.run(stage)[0]
+    return snapshots
 
 
-def make_reward(cfg: PipelineConfig, runner: StageRunner, generator: Path) -> Path:
-    """Folder of the reward bundle: trained on simulated rankings, or the one that the config names."""
+def make_reward(cfg: PipelineConfig, runner: StageRunner, generator: Path, earlier: Sequence[Path] = ()) -> Path:
+    """Folder of the reward bundle: trained on simulated rankings, or the one that the config names.
+
+    earlier: further generators whose shapes are ranked as well.
+    """
     if not cfg.reward_training:
         return reward_folder(cfg.reward)
+    rankings, scores = rank(cfg, runner, generator, earlier)
+    inputs = {"rankings": rankings, "generator": generator, "scores": scores} | _numbered(earlier)
+    if not cfg.reward_seeds:
+        folder, _ = _train_reward(cfg, runner, "reward", inputs, earlier)
+        return folder
+    trained = [_train_reward(cfg, runner, f"reward{seed}", inputs, earlier, seed=seed) for seed in cfg.reward_seeds]
+    return _join_rewards(cfg, runner, [folder for folder, _ in trained], trained[0][1])
+
+
+def _train_reward(
+    cfg: PipelineConfig,
+    runner: StageRunner,
+    name: str,
+    inputs: Mapping[str, Path],
+    earlier: Sequence[Path],
+    *,
+    seed: int | None = None,
+) -> tuple[Path, Any]:
+    """Folder and config of one trained reward; the stage and the folder have the same name."""
     from reward_model_training.train import RewardTrainConfig, train
 
-    rankings, scores = rank(cfg, runner, generator)
-    folder = Path(cfg.out) / "reward"
-    paths = {"data.rankings": rankings, "data.generator": generator, "out": folder}
+    folder = Path(cfg.out) / name
+    paths = {"data.rankings": inputs["rankings"], "data.generator": inputs["generator"], "out": folder}
     paths["data.store_dir"] = Path(cfg.out) / "representations"
-    words = _words(cfg.reward_training, paths, device=cfg.device)
+    words = [*_words(cfg.reward_training, paths, device=cfg.device), *_listed("data.snapshots", earlier)]
+    words += [] if seed is None else [f"seed={seed}"]
     reward_cfg = compose_config("reward", RewardTrainConfig, words)
-    inputs = {"rankings": rankings, "generator": generator, "scores": Path(reward_cfg.data.scores or scores)}
+    inputs = {**inputs, "scores": Path(reward_cfg.data.scores or inputs["scores"])}
 
     def work() -> list[Path]:
         train(reward_cfg)
         return [folder / "reward.safetensors", folder / "reward.yaml", folder / "final_metrics.csv"]
 
-    module = "reward_model_training.train"
-    runner.run(_stage(cfg, "reward", module, words, reward_cfg, inputs, work, paths=paths, run_folder=folder))
+    module, taken = "reward_model_training.train", [*paths, *(["data.snapshots"] if earlier else [])]
+    runner.run(_stage(cfg, name, module, words, reward_cfg, inputs, work, paths=taken, run_folder=folder))
+    return folder, reward_cfg
+
+
+def _join_rewards(cfg: PipelineConfig, runner: StageRunner, members: Sequence[Path], trained: Any) -> Path:
+    """Folder of the ensemble of trained rewards. trained: config of the first, whose splits say its accuracy."""
+    from reward_model_training.ensemble import EnsembleConfig, assemble
+    from reward_model_training.evaluate import EvaluateConfig, evaluate
+
+    folder = Path(cfg.out) / "reward"
+    words = _words(f"bound={cfg.reward_bound}", {"out": folder}) + _listed("members", members)
+    ensemble_cfg = compose_config("reward_ensemble", EnsembleConfig, words)
+    files = ("reward.safetensors", "reward.yaml")
+    inputs = {f"{member.name} {file}": member / file for member in members for file in files}
+
+    def work() -> list[Path]:
+        assemble(ensemble_cfg)
+        table = folder / "final_metrics.csv"
+        at_once, device = trained.optimiser.items_at_once, trained.device
+        evaluate(EvaluateConfig(str(folder), trained.data, trained.seed, at_once, str(table), True, device))
+        return [*(folder / file for file in files), table]
+
+    module = "reward_model_training.ensemble"
+    paths = ["out", "members"]
+    runner.run(_stage(cfg, "reward", module, words, ensemble_cfg, inputs, work, paths=paths, run_folder=folder))
     return folder
 
 
-def rank(cfg: PipelineConfig, runner: StageRunner, generator: Path) -> tuple[Path, Path]:
-    """Simulated rankings of `generator`'s seeds, and the noise-free scores behind them."""
+def rank(cfg: PipelineConfig, runner: StageRunner, generator: Path, earlier: Sequence[Path] = ()) -> tuple[Path, Path]:
+    """Simulated rankings of the seeds of `generator` and of `earlier` ones, and the noise-free scores behind them."""
     from reward_model_training.preferences.rankings import write_rankings
-    from reward_model_training.preferences.simulated_annotator import SimulatedAnnotator
-    from reward_model_training.preferences.simulated_rankings import annotate_seeds, rank_batches
+    from reward_model_training.preferences.simulated_rankings import annotate_seeds, rankings_of
 
     folder = Path(cfg.out) / "rankings"
     paths = {"generator": generator, "out": folder / "rankings.csv"}
-    words = _words(cfg.ranking, paths)
+    words = [*_words(cfg.ranking, paths), *_listed("snapshots", earlier)]
     rank_cfg = _rank_config(words)
 
     def work() -> list[Path]:
         with progress_bar("shapes scored (simulated)", rank_cfg.count) as advance:
             scores = annotate_seeds(rank_cfg, advance=advance)
-        values = {seed: score.score for seed, score in scores.items()}
-        annotator = SimulatedAnnotator(rank_cfg.annotator)
-        rankings = rank_batches(values, annotator, batch_size=rank_cfg.batch_size, psi=rank_cfg.sample.psi)
-        write_rankings(rank_cfg.out, rankings)
+        write_rankings(rank_cfg.out, rankings_of(rank_cfg, scores))
         return [folder / "rankings.csv", folder / "scores.csv"]
 
-    module, inputs = "reward_model_training.rank", {"generator": generator}
-    stage = _stage(cfg, "ranking", module, words, rank_cfg, inputs, work, paths=paths, run_folder=folder)
+    module, inputs = "reward_model_training.rank", {"generator": generator} | _numbered(earlier)
+    taken = [*paths, *(["snapshots"] if earlier else [])]
+    stage = _stage(cfg, "ranking", module, words, rank_cfg, inputs, work, paths=taken, run_folder=folder)
     rankings, scores = runner.run(stage)
     return rankings, scores
 
@@ -232,6 +281,17 @@ def _words(given: str, paths: Mapping[str, str | Path], *, device: str = "") -> 
     """What follows a command: the words of the config, the paths, the device."""
     words = [*shlex.split(given), *(_word(key, path) for key, path in paths.items())]
     return [*words, f"device={device}"] if device else words
+
+
+def _listed(key: str, paths: Sequence[Path]) -> list[str]:
+    """key=[...] for a command line, or nothing."""
+    texts = (str(path).replace("\\", "\\\\").replace("'", "\\'") for path in paths)
+    quoted = ",".join("'" + text + "'" for text in texts)
+    return [f"{key}=[{quoted}]"] if paths else []
+
+
+def _numbered(earlier: Sequence[Path]) -> dict[str, Path]:
+    return {f"snapshot {number}": path for number, path in enumerate(earlier)}
 
 
 def _word(key: str, value: str | Path) -> str:

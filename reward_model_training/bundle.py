@@ -1,7 +1,7 @@
 """A trained reward as two files that load alone: `reward.safetensors` (weights) and `reward.yaml` (its card).
 
 Nothing in either file is executed or imported: backbone, representation and transform are looked up by name in the
-tables of this program, and every tensor's name and shape is checked.
+tables of this program, and every tensor's name and shape is checked. An ensemble is the same two files (ensemble.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from eg3d.file_hash import sha256_of
 from eg3d.representations.protocol import Representation
 from eg3d.safe_write import atomic_path
 from eg3d.samples import SampleConfig
-from reward_model_training.card import RewardCard, read_card, write_card
+from reward_model_training.card import EnsembleCard, RewardCard, read_card, write_card
 from reward_model_training.data.transforms import to_network_input
 from reward_model_training.models import RewardModel, build_model
 
@@ -63,23 +63,27 @@ def save_reward(folder: str | Path, model: RewardModel, card: RewardCard) -> Pat
 
 def replace_metrics(path: str | Path, metrics: list[dict[str, Any]]) -> Path:
     """Put other rows of the accuracy table into the card of a bundle, given as for load_reward; returns the card."""
-    _, path = _files(path)
+    _, path = bundle_files(path)
     card, digest = read_card(path)
     write_card(path, replace(card, metrics=metrics), weights_sha256=digest)
     return path
 
 
 def load_reward(path: str | Path, device: str | torch.device = "cpu") -> BundledReward:
-    """A bundle from its folder, one of its files, or a name in checkpoints/manifest.json.
+    """A bundle, or an ensemble of them, from its folder, one of its files, or a name in checkpoints/manifest.json.
 
     Raises FileNotFoundError or ValueError, one line each, for anything missing, unknown, mis-shaped or not finite.
     """
-    weights, card_path = _files(path)
+    weights, card_path = bundle_files(path)
     card, digest = read_card(card_path)
     if sha256_of(weights) != digest:
         raise ValueError(
             f"{weights} is not the file that {card_path.name} describes (SHA-256 differs); copy both again"
         )
+    if isinstance(card, EnsembleCard):
+        from reward_model_training.ensemble import ensemble_of
+
+        return ensemble_of(card, read_weights(weights), str(weights)).to(device)
     model = build_model(card.model)
     fill_module(model, read_weights(weights), str(weights))
     return BundledReward(model, card).to(device)
@@ -100,7 +104,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _files(path: str | Path) -> tuple[Path, Path]:
+def bundle_files(path: str | Path) -> tuple[Path, Path]:
+    """Weights and card of a bundle, given as for load_reward. Raises FileNotFoundError where one is missing."""
     path = Path(path)
     if not path.exists() and not path.suffix and len(path.parts) == 1:
         path = resolve(path)

@@ -142,7 +142,12 @@ def accuracy_table(
 
 
 def check_same_pairs(card: RewardCard, cfg: EvaluateConfig, *, generator_sha256: str) -> None:
-    """Raise ValueError, in one line, where `cfg` has other rankings, generator or splits than the card was made of."""
+    """Raise ValueError, in one line, where `cfg` has other rankings, generator or splits than the card was made of.
+
+    The members of an ensemble have a seed each, so that none is the ensemble's.
+    """
+    from reward_model_training.card import EnsembleCard
+
     made, data = card.provenance, cfg.data
     training = made.get("training", {})
     both = {
@@ -152,6 +157,8 @@ def check_same_pairs(card: RewardCard, cfg: EvaluateConfig, *, generator_sha256:
         "data.proportion": (training.get("proportion"), data.proportion),
         "seed": (training.get("seed"), cfg.seed),
     }
+    if isinstance(card, EnsembleCard):
+        del both["seed"]
     found = [f"{name}: the card has {there}, now {here}" for name, (there, here) in both.items() if there != here]
     if found:
         raise ValueError(f"into_card: {cfg.reward} was evaluated on other pairs ({'; '.join(found)}); give those")
@@ -256,9 +263,11 @@ def _accuracy(
     )
 
 
-@hydra_command(config_name="reward_evaluate", schema=EvaluateConfig)
-def main(cfg: EvaluateConfig) -> None:
-    """Accuracy of a trained reward on the validation and test splits of a rankings table, with intervals."""
+def evaluate(cfg: EvaluateConfig) -> list[Accuracy]:
+    """The accuracy table of a bundle, written to `cfg.out`, and into its card where `cfg` says so.
+
+    Raises ValueError or FileNotFoundError, in one line, for unusable inputs.
+    """
     from eg3d.run_folder import choose_device
     from reward_model_training.bundle import load_reward, replace_metrics
 
@@ -271,9 +280,19 @@ def main(cfg: EvaluateConfig) -> None:
         reward, splits, store, seed=cfg.seed, scores=read_scores(cfg.data), items_at_once=cfg.items_at_once
     )
     write_accuracy(cfg.out, table)
-    print(f"{table_text(table)}\ntable: {cfg.out}")
     if cfg.into_card:
-        print(f"card:  {replace_metrics(cfg.reward, [asdict(row) for row in table])}")
+        replace_metrics(cfg.reward, [asdict(row) for row in table])
+    return table
+
+
+@hydra_command(config_name="reward_evaluate", schema=EvaluateConfig)
+def main(cfg: EvaluateConfig) -> None:
+    """Accuracy of a trained reward on the validation and test splits of a rankings table, with intervals."""
+    from reward_model_training.bundle import bundle_files
+
+    print(f"{table_text(evaluate(cfg))}\ntable: {cfg.out}")
+    if cfg.into_card:
+        print(f"card:  {bundle_files(cfg.reward)[1]}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Intervals of shares: Wilson for independent answers, and one that knows that pairs of a ranking batch go together.
+"""Intervals of shares, Wilson for independent answers and one that knows that pairs of a ranking batch go together;
+and of means (Student).
 
 Shapes: n answers (pairs), G clusters (ranking batches).
 """
@@ -77,6 +78,30 @@ def clustered_interval(correct: np.ndarray, cluster: np.ndarray) -> ClusteredSha
     factor = float(norm.isf(TAIL) / t.isf(TAIL, num - 1)) ** 2
     worth = total * factor / max(effect, 1.0)
     return ClusteredShare(count, total, *_wilson_ends(share * worth, worth), num, effect)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval, in the unit of the value."""
+
+    value: float
+    low: float
+    high: float
+
+    def columns(self, name: str) -> dict[str, float]:
+        """The three numbers as columns `name`, `name`_low and `name`_high of a table."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+
+def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Estimate:
+    """Mean of independent `values` [n] with Student's interval; without spread to estimate (n < 2) it is unbounded."""
+    from scipy.stats import t
+
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < 2:
+        return Estimate(float(values.mean()) if len(values) else math.nan, -math.inf, math.inf)
+    half = float(t.ppf(0.5 + confidence / 2, len(values) - 1)) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return Estimate(float(values.mean()), float(values.mean()) - half, float(values.mean()) + half)
 
 
 def _wilson_ends(count: float, total: float) -> tuple[float, float]:

@@ -4,16 +4,19 @@ Symbols: x an item, f = MLP(N(x)) its embedding (N the backbone), r_theta(x) its
 h the pairs head, sigma the logistic function, C(K, 2) = K (K - 1) / 2 the pairs of a row of K items; w better, l worse.
 Shapes: B ranked rows, K items a row (best first), P ordered pairs of a batch.
 
-    L = lambda_pairs L_pairs + lambda_scalar_rwd L_w + lambda_BT L_BT + lambda_recon L_recon
+    L = L_rank + lambda_recon L_recon + lambda_made L_made + lambda_ties L_ties
+    L_rank = lambda_pairs L_pairs + lambda_scalar_rwd L_w + lambda_BT L_BT
 
 L_w is the loss of the paper; the released system adds the others, and its weights make L_pairs the largest. Source:
 Sculpting NeRF Geometry (2026), reward training, and its released behaviour. Two released terms are left out because
 they do nothing: the norm of the strengths (weight 1e-8, taken of detached values, so without gradient) and the norm of
-the features (weight 0).
+the features (weight 0). L_made is L_rank over made rows (clean, mild, severe damage), L_ties the same sum of tie losses
+over pairs that must be judged the same; both are new, and nothing without data.made_pairs.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,6 +37,8 @@ class RewardLossConfig:
     lambda_scalar_rwd: float = 1e-3  # of L_w: the head that fine-tuning uses
     lambda_BT: float = 1e-3  # of L_BT
     lambda_recon: float = 1e-2  # of L_recon; 0 for backbones that reconstruct nothing
+    lambda_made: float = 1.0  # of L_made, beside rankings of weight 1; without made triples it does nothing
+    lambda_ties: float = 1.0  # of L_ties; without made ties it does nothing
     recon_kind: str = "l1"  # l1 or mse
     normalise_recon: bool = True  # both volumes as shares of the normalised range, so that the term is about 0..1
     # The released code takes one random order of each pair from epoch 3 on, in validation too. -1 = always both.
@@ -41,7 +46,7 @@ class RewardLossConfig:
 
     def validate(self) -> list[str]:
         """All faults of this config, one string each."""
-        names = ("lambda_pairs", "lambda_scalar_rwd", "lambda_BT", "lambda_recon")
+        names = ("lambda_pairs", "lambda_scalar_rwd", "lambda_BT", "lambda_recon", "lambda_made", "lambda_ties")
         faults = [f"{n}: {getattr(self, n)} is negative" for n in names if not getattr(self, n) >= 0]
         if all(getattr(self, n) == 0 for n in names[:3]):
             faults.append("lambda_pairs, lambda_scalar_rwd, lambda_BT: all are 0, so nothing learns the rankings")
@@ -101,6 +106,20 @@ def preference_loss(better: Tensor, worse: Tensor, weight: Tensor) -> Tensor:
     loss L_BT = -1/C(K, 2) E [log(exp(b_w) / (exp(b_w) + exp(b_l)))].
     """
     return (weight * F.softplus(worse - better)).sum()
+
+
+def tie_loss(first: Tensor, second: Tensor) -> Tensor:
+    """Mean squared difference of the scores [E] of pairs that are the same; a scalar."""
+    return (first - second).square().mean()
+
+
+def pairs_tie_loss(forward: Tensor, backward: Tensor) -> Tensor:
+    """Cross-entropy of both orders of tied pairs against one half each, above its least (log 2); a scalar, 0 or more.
+
+    forward, backward [E, 2]: logits of the pairs head, of each order. It is the same for the pair turned round.
+    """
+    gaps = torch.cat([forward[:, 1] - forward[:, 0], backward[:, 1] - backward[:, 0]])
+    return (0.5 * (F.softplus(gaps) + F.softplus(-gaps)) - math.log(2)).mean()
 
 
 def reconstruction_loss(recon: Tensor, target: Tensor, *, kind: str, upper: float = 1.0) -> Tensor:

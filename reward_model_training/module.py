@@ -1,6 +1,6 @@
 """Lightning module of reward training: steps, metrics and the optimiser, nothing else.
 
-Shapes: M items of a batch, B rows, K items a row, P pairs. Source: the released system.
+Shapes: M items of a batch, B rows, K items a row, P pairs, E ties. Source: the released system.
 """
 
 from __future__ import annotations
@@ -20,16 +20,26 @@ from reward_model_training.losses import (
     RewardLossConfig,
     pairs_are_right,
     pairs_loss,
+    pairs_tie_loss,
     preference_loss,
     random_orders,
     ranked_pairs,
     reconstruction_loss,
+    tie_loss,
 )
 from reward_model_training.models import RewardModel
 from reward_model_training.optimiser import OptimiserConfig
 
 MOST_SKIPPED = 10  # steps in a row without finite loss and gradient, after which a run ends
 log = logging.getLogger(__name__)
+
+
+class MadeOutputs(NamedTuple):
+    """Pair logits of pairs that nobody ranked: against damaged copies, or ties."""
+
+    pairs: RankedPairs
+    forward: Tensor  # [P, 2] or [E, 2], better (of a tie: first) item first
+    backward: Tensor  # the other order
 
 
 class Outputs(NamedTuple):
@@ -40,6 +50,8 @@ class Outputs(NamedTuple):
     scalar: Tensor  # [M] rewards
     bt: Tensor  # [M] log strengths
     recon: Tensor  # scalar, reconstruction loss
+    made: MadeOutputs | None = None  # clean, mild and severe damage
+    ties: MadeOutputs | None = None
 
 
 class RewardModule(LightningModule):
@@ -77,7 +89,16 @@ class RewardModule(LightningModule):
             scalar=self.model.scalar(f),
             bt=self.model.bt(f),
             recon=torch.stack(recon).sum() / len(f) if recon else f.new_zeros(()),
+            made=self._made(f, batch.made),
+            ties=self._made(f, batch.ties),
         )
+
+    def _made(self, f: Tensor, index: Tensor | None) -> MadeOutputs | None:
+        if index is None:
+            return None
+        pairs = ranked_pairs(index)
+        first, second = f[pairs.first], f[pairs.second]
+        return MadeOutputs(pairs, self.model.pairs(first, second), self.model.pairs(second, first))
 
     def terms(self, out: Outputs, pairs: RankedPairs) -> dict[str, Tensor]:
         """Unweighted loss terms and their weighted sum `loss`, all scalars."""
@@ -90,7 +111,14 @@ class RewardModule(LightningModule):
             "bt_loss": preference_loss(out.bt[pairs.first], out.bt[pairs.second], pairs.weight),
             "recon_loss": out.recon,
         }
-        weights = (cfg.lambda_pairs, cfg.lambda_scalar_rwd, cfg.lambda_BT, cfg.lambda_recon)
+        heads = (cfg.lambda_pairs, cfg.lambda_scalar_rwd, cfg.lambda_BT)
+        weights = [*heads, cfg.lambda_recon]
+        if out.made is not None:
+            terms |= _made_terms(out, out.made)
+            weights += [cfg.lambda_made * weight for weight in heads]
+        if out.ties is not None:
+            terms |= _tie_terms(out, out.ties)
+            weights += [cfg.lambda_ties * weight for weight in heads]
         weighted = [w * term for w, term in zip(weights, terms.values(), strict=True)]
         terms["loss"] = torch.stack(weighted).sum()
         return terms
@@ -138,11 +166,37 @@ class RewardModule(LightningModule):
         return terms["loss"]
 
 
+def _made_terms(out: Outputs, made: MadeOutputs) -> dict[str, Tensor]:
+    """The losses of the three heads over pairs of clean, mild and severe."""
+    first, second, weight = made.pairs
+    return {
+        "made_pairs_loss": pairs_loss(made.forward, made.backward, weight),
+        "made_scalar_loss": preference_loss(out.scalar[first], out.scalar[second], weight),
+        "made_bt_loss": preference_loss(out.bt[first], out.bt[second], weight),
+    }
+
+
+def _tie_terms(out: Outputs, ties: MadeOutputs) -> dict[str, Tensor]:
+    """The losses of the three heads over pairs that must be judged the same."""
+    first, second, _ = ties.pairs
+    return {
+        "ties_pairs_loss": pairs_tie_loss(ties.forward, ties.backward),
+        "ties_scalar_loss": tie_loss(out.scalar[first], out.scalar[second]),
+        "ties_bt_loss": tie_loss(out.bt[first], out.bt[second]),
+    }
+
+
 def accuracies(out: Outputs, pairs: RankedPairs) -> dict[str, Tensor]:
     """Share of the pairs of a batch that each head orders rightly, rows weighted equally: scalars, 0 to 1."""
     with torch.no_grad():
-        return {
+        found = {} if out.made is None else {"made_scalar_accuracy": _made_accuracy(out, out.made)}
+        return found | {
             "pairs_accuracy": (pairs.weight * pairs_are_right(out.forward, out.backward)).sum(),
             "scalar_accuracy": (pairs.weight * (out.scalar[pairs.first] > out.scalar[pairs.second])).sum(),
             "bt_accuracy": (pairs.weight * (out.bt[pairs.first] > out.bt[pairs.second])).sum(),
         }
+
+
+def _made_accuracy(out: Outputs, made: MadeOutputs) -> Tensor:
+    first, second, weight = made.pairs
+    return (weight * (out.scalar[first] > out.scalar[second])).sum()

@@ -7,8 +7,7 @@ from pathlib import Path
 from eg3d.hydra_command import hydra_command
 from eg3d.progress import progress_bar
 from reward_model_training.preferences.rankings import write_rankings
-from reward_model_training.preferences.simulated_annotator import SimulatedAnnotator
-from reward_model_training.preferences.simulated_rankings import RankConfig, annotate_seeds, rank_batches, summary
+from reward_model_training.preferences.simulated_rankings import RankConfig, annotate_seeds, rankings_of, summary
 
 
 @hydra_command(config_name="rank", schema=RankConfig)
@@ -16,9 +15,7 @@ def main(cfg: RankConfig) -> None:
     """Score the surfaces of seeds and rank them in batches; a stand-in for a person. Run again to continue."""
     with progress_bar("scoring", cfg.count) as advance:
         scores = annotate_seeds(cfg, advance=advance)
-    annotator = SimulatedAnnotator(cfg.annotator)
-    values = {seed: score.score for seed, score in scores.items()}
-    rankings = rank_batches(values, annotator, batch_size=cfg.batch_size, psi=cfg.sample.psi)
+    rankings = rankings_of(cfg, scores)
     write_rankings(cfg.out, rankings)
     print(summary(scores.values()))
     print(f"rankings (simulated): {cfg.out}, {len(rankings)} batches of up to {cfg.batch_size}")

@@ -11,6 +11,7 @@ from eg3d.hydra_command import hydra_command
 from eg3d.samples import AUTO, SampleConfig
 from reward_model_training.card import RewardCard, misfits
 from reward_model_training.data.dataset import DataConfig, Splits, make_splits
+from reward_model_training.data.made_pairs import MadePairsConfig
 from reward_model_training.data.transforms import NormaliseSigmaSelfConfig, TransformConfig
 from reward_model_training.losses import RewardLossConfig
 from reward_model_training.models import ModelConfig
@@ -29,7 +30,7 @@ CENTRED_ROWS = 200  # training rows whose mean score is put at 0
 # Settings that may change when a stopped run continues: they do not touch the numbers of a step.
 FREE = (
     *("out", "centre_scores", "max_epochs", "patience", "device", "num_threads", "state_every_n_steps"),
-    *("shows_progress", "data.storage", "data.store_dir", "data.num_workers"),
+    *("shows_progress", "data.snapshots", "data.storage", "data.store_dir", "data.num_workers"),
 )
 
 
@@ -108,7 +109,9 @@ def _inputs(data: DataConfig) -> dict[str, Path | None]:
     rankings = Path(data.rankings)
     scores = Path(data.scores) if data.scores else rankings.with_name("scores.csv")
     generator = resolve(data.generator)
-    return {"data.rankings": rankings, "data.generator": generator, "data.scores": scores if scores.is_file() else None}
+    inputs = {"data.rankings": rankings, "data.generator": generator}
+    inputs |= {f"data.snapshots.{number}": resolve(path) for number, path in enumerate(data.snapshots)}
+    return {**inputs, "data.scores": scores if scores.is_file() else None}
 
 
 def _ranked_samples(sample: SampleConfig, psi: float) -> SampleConfig:
@@ -179,6 +182,8 @@ def _provenance(
     training |= {name: getattr(cfg, name) for name in ("max_epochs", "patience", "monitor", "seed")}
     data = ("anchor_probability", "reduction", "proportion", "batch_size")
     training |= {name: getattr(cfg.data, name) for name in data}
+    if cfg.data.made_pairs.is_on:
+        training["made_pairs"] = _plain(cfg.data.made_pairs)
     return {
         "generator": {"name": Path(cfg.data.generator).name, "sha256": store.source},
         "rankings": {
@@ -189,6 +194,11 @@ def _provenance(
         },
         "training": {**training, "anchors": asdict(cfg.data.anchors), "versions": versions()},
     }
+
+
+def _plain(cfg: MadePairsConfig) -> dict[str, Any]:
+    """Settings as YAML has them: no tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(cfg).items()}
 
 
 @hydra_command(config_name="reward", schema=RewardTrainConfig)

@@ -23,10 +23,10 @@ from eg3d.samples import sample_seeds
 from paper_result_analyses.arms import CONTROL, START
 from paper_result_analyses.figures import charts
 from paper_result_analyses.measure.context import Context
-from paper_result_analyses.measure.intervals import for_people, mean_interval, paired_share_difference
+from paper_result_analyses.measure.intervals import for_people, paired_share_difference
 from paper_result_analyses.measure.protocol import Figure, Finding, Input, Measure, Section, Table
 from paper_result_analyses.measure.tables import Tables
-from reward_model_training.intervals import Share, wilson
+from reward_model_training.intervals import Share, mean_interval, wilson
 
 if TYPE_CHECKING:
     from eg3d.generators.protocol import Generator

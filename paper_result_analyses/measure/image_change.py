@@ -35,10 +35,10 @@ from paper_result_analyses.measure.image_statistics import (
     kernel_distance_difference,
     psnr_db,
 )
-from paper_result_analyses.measure.intervals import for_people, mean_interval
+from paper_result_analyses.measure.intervals import for_people
 from paper_result_analyses.measure.protocol import Finding, Input, Measure, Section, Table
 from paper_result_analyses.measure.tables import Tables
-from reward_model_training.intervals import wilson
+from reward_model_training.intervals import mean_interval, wilson
 
 if TYPE_CHECKING:
     from eg3d.data import ImageDataset

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paper_result_analyses.measure.intervals import Estimate
-from reward_model_training.intervals import CONFIDENCE
+from reward_model_training.intervals import CONFIDENCE, Estimate
 
 SMALLEST_SQUARE = 1e-6  # grey levels squared; below it two pictures count as equal
 

@@ -1,45 +1,20 @@
-"""Intervals of means (Student) and of differences of paired shares (bootstrap); those of shares are with the rewards.
+"""Intervals of differences of paired shares (bootstrap); those of shares and of means are with the rewards.
 
-Source of the shares' intervals: reward_model_training.intervals.
+Source of the others: reward_model_training.intervals.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from reward_model_training.intervals import CONFIDENCE
+from reward_model_training.intervals import CONFIDENCE, Estimate
 
 RESAMPLES = 10_000  # of the bootstrap
 BOOTSTRAP_SEED = 0
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its interval, in the unit of the value."""
-
-    value: float
-    low: float
-    high: float
-
-    def columns(self, name: str) -> dict[str, float]:
-        """The three numbers as columns `name`, `name`_low and `name`_high of a table."""
-        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
-
-
-def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Estimate:
-    """Mean of independent `values` [n] with Student's interval; without spread to estimate (n < 2) it is unbounded."""
-    from scipy.stats import t
-
-    values = np.asarray(values, dtype=np.float64)
-    if len(values) < 2:
-        return Estimate(float(values.mean()) if len(values) else math.nan, -math.inf, math.inf)
-    half = float(t.ppf(0.5 + confidence / 2, len(values) - 1)) * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return Estimate(float(values.mean()), float(values.mean()) - half, float(values.mean()) + half)
 
 
 def paired_share_difference(first: np.ndarray, second: np.ndarray, *, confidence: float = CONFIDENCE) -> Estimate:

@@ -1,5 +1,6 @@
 """Tables on disk: a CSV for the numbers and a small JSON of the same name that says where they come from.
 
+They are written by `reward_model_training.tables`, and read here.
 What is read is checked: a table that is cut short, altered or lacks a column is an error that names its file.
 """
 
@@ -13,10 +14,8 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from eg3d.file_hash import sha256_of, sha256_of_file_or_folder
+from eg3d.file_hash import sha256_of
 from eg3d.one_line import one_line
-from eg3d.run_folder import code_version, command_line
-from eg3d.safe_write import atomic_path, write_json
 from paper_result_analyses.measure.protocol import Table
 
 _REMEDY = "delete it, and the pipeline measures it again"
@@ -49,43 +48,6 @@ class Tables:
     def missing(self) -> list[str]:
         """Names of the declared tables that are not there."""
         return [name for name in self._declared if name not in self]
-
-
-def write_table(
-    path: str | Path,
-    table: pd.DataFrame,
-    *,
-    columns: Mapping[str, str],
-    inputs: Mapping[str, str | Path],
-    settings: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write `table` as CSV at `path`, and beside it PATH.json with command, code version, inputs and meanings.
-
-    columns: every column with its meaning and unit, in file order. inputs: files or data folders behind the numbers, by
-    what they are; their names (not paths) and SHA-256 are written. settings: plain data. Raises ValueError if table
-    and `columns` disagree.
-    """
-    path = Path(path)
-    if list(table.columns) != list(columns):
-        raise ValueError(
-            f"{path.name}: expected columns {', '.join(columns)}, found {', '.join(map(str, table.columns))}"
-        )
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
-    sidecar = {
-        "table": path.name,
-        "rows": len(table),
-        "sha256": sha256_of(path),
-        "command": command_line(),
-        "code_version": code_version(),
-        "inputs": {
-            name: {"file": Path(path).name, "sha256": sha256_of_file_or_folder(path)} for name, path in inputs.items()
-        },
-        "settings": dict(settings or {}),
-        "columns": dict(columns),
-    }
-    write_json(path.with_suffix(".json"), sidecar)
-    return path
 
 
 def read_table(

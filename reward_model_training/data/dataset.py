@@ -6,7 +6,7 @@ Shapes: B rows, K items a row (best first), M distinct items of a batch. Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,9 +20,10 @@ from eg3d.config_checks import at_least, one_of
 from eg3d.representations.protocol import Representation
 from eg3d.representations.sigma_field import SigmaField
 from eg3d.samples import SampleConfig
+from reward_model_training.data.made_pairs import MadePairsConfig, MadeRow, make, planned
 from reward_model_training.data.representation_store import STORAGES, RepresentationStore, SampleKey, open_store
 from reward_model_training.preferences.anchors import AnchorConfig, anchor_split, draw_anchor
-from reward_model_training.preferences.rankings import Ranking
+from reward_model_training.preferences.rankings import GENERATOR_DIGITS, Ranking
 from reward_model_training.preferences.splits import SPLITS, inseparable, split_by_batch
 
 REDUCTIONS = ("best_worst", "all")
@@ -34,6 +35,8 @@ class RankedDataConfig:
 
     rankings: str = ""  # table of rankings (.csv); given on the command line
     generator: str = ""  # network file, or a name in checkpoints/manifest.json
+    # Other generators whose samples stand in mixed rankings, in any order: they are known by their SHA-256.
+    snapshots: list[str] = field(default_factory=list)
     scores: str = ""  # optional scores.csv of the simulated annotator; empty = beside the rankings, if there
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     proportion: float = 1.0  # share of each split's rows that is used
@@ -56,9 +59,12 @@ class RankedDataConfig:
         self, representation: Representation, sample: SampleConfig, *, device: torch.device
     ) -> RepresentationStore:
         """The representations of these rankings' samples."""
-        return open_store(
-            self.generator, representation, sample, storage=self.storage, folder=self.store_dir, device=device
+        one, *others = (
+            open_store(path, representation, sample, storage=self.storage, folder=self.store_dir, device=device)
+            for path in (self.generator, *self.snapshots)
         )
+        one.others |= {other.source[:GENERATOR_DIGITS]: other for other in (*others, one)}  # itself by name, as well
+        return one
 
 
 @dataclass
@@ -72,6 +78,7 @@ class DataConfig(RankedDataConfig):
     batch_size: int = 1  # training rows a step
     eval_batch_size: int = 1  # rows a step in validation; no rows are dropped
     num_workers: int = 0  # loader processes; more than 0 needs storage=disk
+    made_pairs: MadePairsConfig = field(default_factory=MadePairsConfig)  # against damaged copies; published: none
 
     def validate(self) -> list[str]:
         """All faults of this config, one string each."""
@@ -79,6 +86,8 @@ class DataConfig(RankedDataConfig):
         if not 0 <= self.anchor_probability <= 1:
             faults.append(f"anchor_probability: must lie in 0 to 1, got {self.anchor_probability}")
         faults += at_least(self, 1, "batch_size", "eval_batch_size")
+        if self.made_pairs.is_on and self.representation.input_kind != "volume":
+            faults.append(f"made_pairs: damage is known for density slabs, not for {self.representation.name}")
         if self.num_workers:
             faults += worker_faults(self.num_workers, name="num_workers")
             if self.storage != "disk":
@@ -99,6 +108,7 @@ class LoadedRow(NamedTuple):
 
     items: tuple[SampleKey, ...]  # best first, an anchor in front where there is one
     tensors: list[Tensor]  # one an item, as stored
+    made: Sequence[MadeRow] = ()  # rows against damaged copies that go with it
 
 
 class RankedBatch(NamedTuple):
@@ -106,6 +116,8 @@ class RankedBatch(NamedTuple):
 
     x: Tensor  # [M, ...] representations, as stored
     index: Tensor  # type: ignore[assignment]  # [B, K] rows of `x`, best first, padded with -1
+    made: Tensor | None = None  # [T, 3] rows of `x`: clean, mild, severe; None = no damage in this step
+    ties: Tensor | None = None  # [E, 2] rows of `x` that must be judged the same; None = none
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,7 @@ class Splits:
 
     rows: dict[str, list[RankedRow]]
     anchors: dict[str, np.ndarray]
-    psi: float  # of the ranked samples
+    psi: float  # of the ranked samples; of mixed ones, the strength of use
     anchor_psi: float
 
     def keys(self, split: str) -> list[SampleKey]:
@@ -132,7 +144,10 @@ def make_splits(rankings: Sequence[Ranking], cfg: RankedDataConfig, *, seed: int
     strengths = sorted({ranking.psi for ranking in rankings})
     if len(strengths) != 1:
         raise ValueError(f"rankings must share one psi, found {strengths}; train on a table of one of them")
-    rows = [RankedRow(tuple(SampleKey(s, strengths[0]) for s in r.seeds), r.batch) for r in rankings]
+    rows = [
+        RankedRow(tuple(SampleKey(s, *at) for s, at in zip(r.seeds, r.origins(), strict=True)), r.batch)
+        for r in rankings
+    ]
     groups = inseparable(rankings)
     positions = split_by_batch(len(groups))
     chosen = {split: _share(positions[split], cfg.proportion, seed) for split in SPLITS}
@@ -163,6 +178,7 @@ class RankedSeeds(Dataset[LoadedRow]):
     def __init__(self, splits: Splits, split: str, store: RepresentationStore, cfg: DataConfig, *, seed: int) -> None:
         self.rows, self.anchors, self.anchor_psi = splits.rows[split], splits.anchors[split], splits.anchor_psi
         self.store, self.cfg, self.seed = store, cfg, seed
+        self.voxel = store.voxel() if cfg.made_pairs.is_on else 0.0  # world units
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -175,17 +191,37 @@ class RankedSeeds(Dataset[LoadedRow]):
 
     def __getitem__(self, index: tuple[int, int]) -> LoadedRow:
         items = self.items(*index)
-        return LoadedRow(items, [self.store.get(key) for key in items])
+        tensors = {key: self.store.get(key) for key in items}
+        return LoadedRow(items, [tensors[key] for key in items], self._made(index, tensors))
+
+    def _made(self, index: tuple[int, int], tensors: dict[SampleKey, Tensor]) -> list[MadeRow]:
+        cfg, (epoch, row) = self.cfg.made_pairs, index
+        if not cfg.is_on:
+            return []
+        plan = planned(cfg, list(tensors), seed=self.seed, epoch=epoch, row=row)
+        return [make(part, tensors[part[0].sample], voxel=self.voxel, level=cfg.level) for part in plan]
 
 
 def collate(rows: Sequence[LoadedRow]) -> RankedBatch:
     """Rows -> one batch; a sample that several rows name is stored (and later encoded) once."""
-    tensors = {key: tensor for row in rows for key, tensor in zip(row.items, row.tensors, strict=True)}
+    made = [each for row in rows for each in row.made]
+    tensors: dict[Hashable, Tensor] = {}
+    parts: list[LoadedRow | MadeRow] = [*rows, *made]
+    for part in parts:
+        tensors |= dict(zip(part.items, part.tensors, strict=True))
     number = {key: i for i, key in enumerate(tensors)}
     index = torch.full((len(rows), max(len(row.items) for row in rows)), -1)
     for at, row in enumerate(rows):
         index[at, : len(row.items)] = torch.tensor([number[key] for key in row.items])
-    return RankedBatch(torch.stack(list(tensors.values())), index)
+    triples, ties = (
+        [[number[key] for key in row.items] for row in made if row.is_tie is is_tie] for is_tie in (False, True)
+    )
+    return RankedBatch(
+        torch.stack(list(tensors.values())),
+        index,
+        made=torch.tensor(triples) if triples else None,
+        ties=torch.tensor(ties) if ties else None,
+    )
 
 
 def epoch_order(num_rows: int, *, seed: int, epoch: int) -> np.ndarray:

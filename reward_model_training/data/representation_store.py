@@ -27,6 +27,7 @@ from torch import Tensor
 from eg3d.array_files import npy_bytes, parse_npy
 from eg3d.progress import progress_bar
 from eg3d.representations.protocol import Representation
+from eg3d.representations.sigma_field import SigmaField
 from eg3d.safe_write import atomic_path, write_json
 from eg3d.samples import SampleConfig
 
@@ -36,10 +37,11 @@ Maker = Callable[[int, SampleConfig], Tensor]  # (seed, how it is sampled) -> it
 
 
 class SampleKey(NamedTuple):
-    """One sample: its seed and how far its latent is truncated."""
+    """One sample: its seed, how far its latent is truncated, and whose it is."""
 
     seed: int
     psi: float
+    generator: str = ""  # first digits of the SHA-256 of one of a store's `others`; "" = the store's own
 
 
 class RepresentationStore:
@@ -54,22 +56,30 @@ class RepresentationStore:
         source: str,
         storage: str = "memory",
         folder: str | Path | None = None,
+        box_warp: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        """The psi of `sample` is that of each key; `folder` is needed by storage "disk" only. Raises ValueError."""
+        """The psi of `sample` is that of each key; `folder` is needed by storage "disk" only. Raises ValueError.
+
+        box_warp: world units a side of the cube that the fields of the source fill, asked for when it is needed.
+        """
         if storage not in STORAGES:
             raise ValueError(f"storage: {storage!r} is not one of {', '.join(STORAGES)}")
         if storage == "disk" and not folder:
             raise ValueError("storage 'disk' needs a folder; give data.store_dir=PATH")
         self._make, self.representation, self.sample = make, representation, sample
+        self._box_warp = box_warp
         self.source, self.storage = source, storage
         self.folder = Path(folder) if folder else None
         self.stored_type = STORED_TYPES.get(representation.input_kind, torch.float32)
         self._kept: dict[SampleKey, Tensor] = {}
         self._described: set[Path] = set()
         self._shapes: dict[Path, list[int]] = {}  # of one sample, by folder of the cache
+        self.others: dict[str, RepresentationStore] = {}  # of other generators, by the first digits of their SHA-256
 
     def get(self, key: SampleKey) -> Tensor:
         """The representation [...] of a sample, of `stored_type`. ValueError for a damaged file, or values beyond."""
+        if key.generator:
+            return self._of(key.generator).get(key._replace(generator=""))
         if self.storage == "on_the_fly":
             return self._made(key)
         if self.storage == "memory":
@@ -85,8 +95,16 @@ class RepresentationStore:
         """Representations [N, ...] of samples, float32."""
         return torch.stack([self.get(key).float() for key in keys])
 
+    def voxel(self) -> float:
+        """World units between neighbouring points of a density slab. Raises ValueError for another representation."""
+        if not isinstance(self.representation, SigmaField):
+            raise ValueError(f"{self.representation.name} has no voxels; damage needs a sigma_field")
+        return self.representation.voxel(self._box_warp())
+
     def path(self, key: SampleKey) -> Path:
         """Where the disk cache keeps a sample."""
+        if key.generator:
+            return self._of(key.generator).path(key._replace(generator=""))
         text = json.dumps(self._about(key.psi), sort_keys=True)
         return Path(self.folder or ".") / hashlib.sha256(text.encode()).hexdigest()[:16] / f"s_{key.seed}.npy"
 
@@ -94,13 +112,25 @@ class RepresentationStore:
         """Make every sample that is not there yet, under a progress bar; returns how many. Does nothing on the fly."""
         if self.storage == "on_the_fly":
             return 0
-        is_there = self._kept.__contains__ if self.storage == "memory" else lambda k: self.path(k).is_file()
-        missing = [key for key in dict.fromkeys(keys) if not is_there(key)]
+        missing = [key for key in dict.fromkeys(keys) if not self._has(key)]
         with progress_bar("representations", len(missing)) as advance:
             for key in missing:
                 self.get(key)
                 advance()
         return len(missing)
+
+    def _of(self, generator: str) -> RepresentationStore:
+        if generator not in self.others:
+            raise ValueError(
+                f"data.snapshots: the rankings have samples of a generator with SHA-256 {generator}..., which is none "
+                f"of the {len(self.others)} given; give the files that they were made with"
+            )
+        return self.others[generator]
+
+    def _has(self, key: SampleKey) -> bool:
+        if key.generator:
+            return self._of(key.generator)._has(key._replace(generator=""))
+        return key in self._kept if self.storage == "memory" else self.path(key).is_file()
 
     def _about(self, psi: float) -> dict[str, Any]:
         """Everything that decides the numbers of a folder."""
@@ -172,9 +202,17 @@ def open_store(
         return load_generator(path, device=device)
 
     @torch.no_grad()
+    def box_warp() -> float:
+        from eg3d.samples import sample_seeds
+
+        return float(sample_seeds(network(), [0], sample).field.box_warp)
+
+    @torch.no_grad()
     def make(seed: int, cfg: SampleConfig) -> Tensor:
         from eg3d.samples import sample_seeds
 
         return representation.extract(network(), sample_seeds(network(), [seed], cfg))[0]
 
-    return RepresentationStore(make, representation, sample, source=sha256_of(path), storage=storage, folder=folder)
+    return RepresentationStore(
+        make, representation, sample, source=sha256_of(path), storage=storage, folder=folder, box_warp=box_warp
+    )

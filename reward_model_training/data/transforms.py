@@ -1,7 +1,9 @@
 """Transforms: from a stored representation to what a network takes, by name, for training and bundles alike.
 
-A new one is its config, its function, and an entry of TRANSFORMS. Shapes: N items; X, Y, Z sides of a stored slab.
-Source: the released system.
+`normalise_sigma_self` is the published one: every voxel of a slab is measured against the slab's own extremes, so that
+one voxel moves them all, and the gradient of all of them runs through those two. The others see each voxel by itself,
+or at least keep the extremes out of the gradient. A new one is its config, its function, and an entry of TRANSFORMS.
+Shapes: N items; X, Y, Z sides of a stored slab. Source: the released system, but for what is said to be new.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from eg3d.config_families import FamilyConfig
@@ -41,19 +44,101 @@ class NormaliseSigmaSelfConfig(TransformConfig):
         return faults
 
 
-def normalise_sigma_self(x: Tensor, low: float = 0.0, high: float = 100.0) -> Tensor:
+@dataclass
+class DetachedSigmaSelfConfig(NormaliseSigmaSelfConfig):
+    """As normalise_sigma_self, to the same numbers, but no gradient runs through the minimum and the maximum (new)."""
+
+    name: str = "normalise_sigma_self_detached"
+
+
+@dataclass
+class FixedRangeConfig(TransformConfig):
+    """Raw density from `raw_low` to `raw_high` becomes 0 to `high`, linearly; what lies outside goes on (new)."""
+
+    name: str = "fixed_range"
+    raw_low: float = -1000.0
+    raw_high: float = 1000.0
+    high: float = 100.0
+    clamps: bool = True  # what lies outside the range becomes its end, and has no gradient
+
+    def validate(self) -> list[str]:
+        """All faults of this config, one string each."""
+        faults = super().validate()
+        if not self.raw_low < self.raw_high:
+            faults.append(f"raw_low, raw_high: expected raw_low below raw_high, got {self.raw_low}, {self.raw_high}")
+        return faults + _upper_faults(self.high)
+
+
+@dataclass
+class SurfaceLogisticConfig(TransformConfig):
+    """Raw density around the surface's level by a logistic function: 0 far outside, `high` far inside (new)."""
+
+    name: str = "surface_logistic"
+    level: float = 10.0  # raw density of the surface: half of `high`
+    width: float = 100.0  # raw density from the level to 0.73 of `high`; a voxel of the twin's surface is about 150
+    high: float = 100.0
+
+    def validate(self) -> list[str]:
+        """All faults of this config, one string each."""
+        faults = [] if self.width > 0 else [f"width: must be above 0, got {self.width}"]
+        return super().validate() + faults + _upper_faults(self.high)
+
+
+@dataclass
+class OpacityConfig(TransformConfig):
+    """Share of light stopped over `length`: 1 - exp(-softplus(raw density - 1) length), times `high` (new)."""
+
+    name: str = "opacity"
+    length: float = 1 / 63  # world units
+    high: float = 100.0
+
+    def validate(self) -> list[str]:
+        """All faults of this config, one string each."""
+        faults = [] if self.length > 0 else [f"length: must be above 0 world units, got {self.length}"]
+        return super().validate() + faults + _upper_faults(self.high)
+
+
+def _upper_faults(high: float) -> list[str]:
+    return [] if high > 0 else [f"high: must be above 0, got {high}"]
+
+
+def normalise_sigma_self(x: Tensor, low: float = 0.0, high: float = 100.0, *, through_ends: bool = True) -> Tensor:
     """Each volume of x [N, X, Y, Z] scaled linearly so that its own minimum and maximum become `low` and `high`.
 
-    Differentiable through the minimum and the maximum, as published. A constant volume becomes `low` everywhere with
-    zero gradient (the published formula divides by zero there).
+    Differentiable through the minimum and the maximum, as published; without `through_ends` these are constants to the
+    gradient. A constant volume becomes `low` everywhere with zero gradient (the published formula divides by zero).
     """
     if x.ndim != 4:
         raise ValueError(f"x must be [N, X, Y, Z], got {list(x.shape)}; add the batch axis with x[None]")
     smallest, largest = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+    if not through_ends:
+        smallest, largest = smallest.detach(), largest.detach()
     span = largest - smallest
     is_flat = span <= 0
     scaled = (x - smallest) / span.masked_fill(is_flat, 1.0) * (high - low) + low
     return torch.where(is_flat, torch.full_like(scaled, low), scaled)
+
+
+def fixed_range(x: Tensor, cfg: FixedRangeConfig) -> Tensor:
+    """Raw density x [N, X, Y, Z] on a fixed linear scale, each voxel by itself; differentiable where not clamped."""
+    share = (x - cfg.raw_low) / (cfg.raw_high - cfg.raw_low)
+    return cfg.high * (share.clamp(0, 1) if cfg.clamps else share)
+
+
+def surface_logistic(x: Tensor, cfg: SurfaceLogisticConfig) -> Tensor:
+    """Raw density x [N, X, Y, Z] by a logistic around the surface's level, 0 to `high`, each voxel by itself.
+
+    Differentiable; the gradient is largest at the surface and fades on both sides.
+    """
+    return cfg.high * torch.sigmoid((x - cfg.level) / cfg.width)
+
+
+def opacity(x: Tensor, cfg: OpacityConfig) -> Tensor:
+    """Raw density x [N, X, Y, Z] to the share of light stopped, 0 to `high`, each voxel by itself.
+
+    Source: NeRF (2020), eq. 3, with the density activation of EG3D (2022). Differentiable; air has next to no gradient.
+    """
+    return -cfg.high * torch.expm1(-F.softplus(x - 1) * cfg.length)
 
 
 def to_network_axes(x: Tensor) -> Tensor:
@@ -76,7 +161,31 @@ TRANSFORMS: dict[str, Transform] = {
         input_kind="volume",
         apply=lambda x, cfg: to_network_axes(normalise_sigma_self(x, cfg.low, cfg.high)),
         upper=lambda cfg: cfg.high,
-    )
+    ),
+    "normalise_sigma_self_detached": Transform(
+        DetachedSigmaSelfConfig,
+        input_kind="volume",
+        apply=lambda x, cfg: to_network_axes(normalise_sigma_self(x, cfg.low, cfg.high, through_ends=False)),
+        upper=lambda cfg: cfg.high,
+    ),
+    "fixed_range": Transform(
+        FixedRangeConfig,
+        input_kind="volume",
+        apply=lambda x, cfg: to_network_axes(fixed_range(x, cfg)),
+        upper=lambda cfg: cfg.high,
+    ),
+    "surface_logistic": Transform(
+        SurfaceLogisticConfig,
+        input_kind="volume",
+        apply=lambda x, cfg: to_network_axes(surface_logistic(x, cfg)),
+        upper=lambda cfg: cfg.high,
+    ),
+    "opacity": Transform(
+        OpacityConfig,
+        input_kind="volume",
+        apply=lambda x, cfg: to_network_axes(opacity(x, cfg)),
+        upper=lambda cfg: cfg.high,
+    ),
 }
 
 

@@ -2,7 +2,9 @@
 
 Files, all in the folder of the rankings table: `rankings.csv` (schema in rankings.py, annotator "simulated"),
 `scores.csv` (seed, roughness, stray, holes, score, relief, asymmetry; a row is on disk before the next seed begins) and
-those of a run folder, which say of which generator, slab and annotator the scores are, so that no run mixes two.
+those of a run folder, which say of which generators, slab and annotator the scores are, so that no run mixes two by
+mistake. On purpose, `psi_range` and `snapshots` mix both ends: shapes from near the mean face to beyond truncation, and
+of generators from early and late in training; the strength and generator of a seed are drawn by the seed.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +23,7 @@ import torch
 from eg3d.checkpoints.manifest import resolve
 from eg3d.checkpoints.store import load_generator
 from eg3d.child_processes import in_processes, worker_faults
+from eg3d.file_hash import sha256_of
 from eg3d.generators.protocol import Generator
 from eg3d.progress import Advance, ignore
 from eg3d.representations.sigma_field import SigmaField
@@ -27,7 +31,7 @@ from eg3d.run_folder import RunFolder
 from eg3d.safe_write import naming_disk_faults, write_text
 from eg3d.samples import SampleConfig, sample_seeds
 from eg3d.seeds import LARGEST_SEED, MOST_SEEDS
-from reward_model_training.preferences.rankings import MAX_ITEMS, MIN_ITEMS, Ranking
+from reward_model_training.preferences.rankings import GENERATOR_DIGITS, MAX_ITEMS, MIN_ITEMS, Ranking
 from reward_model_training.preferences.simulated_annotator import (
     ANNOTATOR_NAME,
     AnnotatorConfig,
@@ -36,10 +40,12 @@ from reward_model_training.preferences.simulated_annotator import (
 )
 
 SEEDS_AT_ONCE = 8  # that travel to a worker process together
+PSI_STEP = 0.05  # between the strengths that psi_range draws: few enough that slabs on disk stay in few folders
+_SALT = 0x70736931  # apart from the latents, which seeds name as well
 # What may change when more seeds are scored: which seeds, and how the scores become rankings.
 FREE = (
     *("out", "first_seed", "count", "batch_size", "workers", "device"),
-    *("annotator.temperature", "annotator.seed"),
+    *("annotator.temperature", "annotator.seed", "snapshots"),  # by contents, not by path
 )
 SCORE_COLUMNS = ("seed", "roughness", "stray", "holes", "score", "relief", "asymmetry")
 
@@ -59,9 +65,14 @@ class RankConfig:
     slab: SigmaField = field(default_factory=SigmaField)  # what the annotator is shown
     sample: SampleConfig = field(default_factory=SampleConfig)
     annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
+    # Lowest and highest truncation strength; each seed draws its own, in steps of 0.05. null = sample.psi for all.
+    psi_range: tuple[float, float] | None = None
+    snapshots: list[str] = field(default_factory=list)  # more generators; each seed draws one of all
 
     def validate(self) -> list[str]:
         faults = []
+        if self.psi_range is not None and not 0 <= self.psi_range[0] < self.psi_range[1] <= 2:
+            faults.append(f"psi_range: expected two rising numbers from 0 to 2, got {list(self.psi_range)}")
         if self.first_seed < 0:
             faults.append(f"first_seed: must be 0 or more, got {self.first_seed}")
         if not MIN_ITEMS <= self.batch_size <= MAX_ITEMS:
@@ -79,10 +90,28 @@ class RankConfig:
         return range(self.first_seed, self.first_seed + self.count)
 
 
+class Origin(NamedTuple):
+    """How the shape of a seed is made."""
+
+    psi: float
+    generator: int  # 0 = RankConfig.generator, 1 = its first snapshot, ...
+
+
+def origin(cfg: RankConfig, seed: int) -> Origin:
+    """Strength and generator of the shape that `seed` names: drawn by the seed where `cfg` mixes them."""
+    rng = np.random.default_rng([_SALT, seed])
+    place, number = rng.random(), int(rng.integers(len(cfg.snapshots) + 1))
+    if cfg.psi_range is None:
+        return Origin(cfg.sample.psi, number)
+    low, high = cfg.psi_range
+    return Origin(min(high, round(low + PSI_STEP * round(place * (high - low) / PSI_STEP), 6)), number)
+
+
 @torch.no_grad()
-def score_seed(G: Generator, seed: int, cfg: RankConfig, annotator: SimulatedAnnotator) -> SurfaceScore:
-    """Simulated score of the shape that `seed` names."""
-    sample = sample_seeds(G, [seed], cfg.sample)
+def score_seed(Gs: Sequence[Generator], seed: int, cfg: RankConfig, annotator: SimulatedAnnotator) -> SurfaceScore:
+    """Simulated score of the shape that `seed` names; Gs: the generator of `cfg`, then its snapshots."""
+    at = origin(cfg, seed)
+    G, sample = Gs[at.generator], sample_seeds(Gs[at.generator], [seed], replace(cfg.sample, psi=at.psi))
     return annotator.score(cfg.slab.extract(G, sample)[0].float(), voxel=cfg.slab.voxel(sample.field.box_warp))
 
 
@@ -93,16 +122,16 @@ def annotate_seeds(cfg: RankConfig, *, advance: Advance = ignore) -> dict[int, S
     generator, slab, sample or annotator.
     """
     inputs = {"generator": resolve(cfg.generator)}
+    inputs |= {f"snapshots.{number}": resolve(path) for number, path in enumerate(cfg.snapshots)}
     with RunFolder.claim(Path(cfg.out).parent, cfg, seed=cfg.annotator.seed, inputs=inputs, free=FREE) as run:
         scores_csv = run.path / "scores.csv"
-        G = load_generator(cfg.generator, device=cfg.device)
         done = {seed: score for seed, score in read_scores(scores_csv).items() if seed in cfg.seeds()}
         missing = [seed for seed in cfg.seeds() if seed not in done]
         advance(len(done))
         with (
             naming_disk_faults(scores_csv),
             open(scores_csv, "a", encoding="utf-8", newline="") as file,
-            _scored(G, missing, cfg) as scores,
+            _scored(missing, cfg) as scores,
         ):
             for seed, score in zip(missing, scores, strict=True):
                 file.write(_row(seed, score))
@@ -112,12 +141,26 @@ def annotate_seeds(cfg: RankConfig, *, advance: Advance = ignore) -> dict[int, S
         return {seed: done[seed] for seed in cfg.seeds()}
 
 
+def rankings_of(cfg: RankConfig, scores: Mapping[int, SurfaceScore]) -> list[Ranking]:
+    """The rankings that `cfg` asks for, of the scores that annotate_seeds gave for it."""
+    names = [""] + [sha256_of(resolve(path))[:GENERATOR_DIGITS] for path in cfg.snapshots]
+    origins = {seed: (at.psi, names[at.generator]) for seed in scores for at in [origin(cfg, seed)]}
+    values, annotator = {seed: score.score for seed, score in scores.items()}, SimulatedAnnotator(cfg.annotator)
+    return rank_batches(values, annotator, batch_size=cfg.batch_size, psi=cfg.sample.psi, origins=origins)
+
+
 def rank_batches(
-    scores: Mapping[int, float], annotator: SimulatedAnnotator, *, batch_size: int, psi: float
+    scores: Mapping[int, float],
+    annotator: SimulatedAnnotator,
+    *,
+    batch_size: int,
+    psi: float,
+    origins: Mapping[int, tuple[float, str]] | None = None,
 ) -> list[Ranking]:
     """Rankings of consecutive batches of the scored seeds, in the order of `scores`.
 
-    The noise of a batch depends on the annotator's seed and the batch's number alone.
+    The noise of a batch depends on the annotator's seed and the batch's number alone. origins: strength and generator
+    of each seed, as in the columns of mixed tables; None = psi, and the generator that training names, for all.
     """
     seeds = list(scores)
     rankings = []
@@ -125,7 +168,15 @@ def rank_batches(
         shown = seeds[start : start + batch_size]
         rng = np.random.default_rng([annotator.cfg.seed, batch])
         order = annotator.rank([scores[seed] for seed in shown], rng)
-        rankings.append(Ranking(batch, tuple(shown[i] for i in order), ANNOTATOR_NAME, psi))
+        ranking = Ranking(batch, tuple(shown[i] for i in order), ANNOTATOR_NAME, psi)
+        if origins is not None:
+            psis, generators = zip(*(origins[seed] for seed in ranking.seeds), strict=True)
+            ranking = replace(
+                ranking,
+                psis=psis if any(each != psi for each in psis) else (),
+                generators=generators if any(generators) else (),
+            )
+        rankings.append(ranking)
     return rankings
 
 
@@ -177,11 +228,12 @@ _worker: dict[str, object] = {}  # what a worker process loads once
 
 
 @contextlib.contextmanager
-def _scored(G: Generator, seeds: list[int], cfg: RankConfig) -> Iterator[Iterator[SurfaceScore]]:
+def _scored(seeds: list[int], cfg: RankConfig) -> Iterator[Iterator[SurfaceScore]]:
     """Scores of `seeds` in their order, from this process or from workers; for a `with` block."""
+    Gs = _generators(cfg)  # in any case, so that what cannot be loaded is said at once
     if cfg.workers == 1 or len(seeds) < 2:
         annotator = SimulatedAnnotator(cfg.annotator)
-        yield (score_seed(G, seed, cfg, annotator) for seed in seeds)
+        yield (score_seed(Gs, seed, cfg, annotator) for seed in seeds)
         return
     with in_processes(
         _work, seeds, workers=cfg.workers, prepare=_start_worker, arguments=(cfg,), chunk=SEEDS_AT_ONCE
@@ -189,14 +241,17 @@ def _scored(G: Generator, seeds: list[int], cfg: RankConfig) -> Iterator[Iterato
         yield scores
 
 
+def _generators(cfg: RankConfig) -> list[Generator]:
+    return [load_generator(path, device=cfg.device) for path in (cfg.generator, *cfg.snapshots)]
+
+
 def _start_worker(cfg: RankConfig) -> None:
     torch.set_num_threads(1)
-    G = load_generator(cfg.generator, device=cfg.device)
-    _worker.update(G=G, cfg=cfg, annotator=SimulatedAnnotator(cfg.annotator))
+    _worker.update(Gs=_generators(cfg), cfg=cfg, annotator=SimulatedAnnotator(cfg.annotator))
 
 
 def _work(seed: int) -> SurfaceScore:
-    return score_seed(_worker["G"], seed, _worker["cfg"], _worker["annotator"])  # type: ignore[arg-type]
+    return score_seed(_worker["Gs"], seed, _worker["cfg"], _worker["annotator"])  # type: ignore[arg-type]
 
 
 def summary(scores: Iterable[SurfaceScore]) -> str:

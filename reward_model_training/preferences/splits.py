@@ -28,7 +28,8 @@ def inseparable(rankings: Sequence[Ranking]) -> list[list[int]]:
 
     seen: dict[Hashable, int] = {}
     for position, ranking in enumerate(rankings):
-        for name in (("batch", ranking.batch), *((seed, ranking.psi) for seed in ranking.seeds)):
+        shapes = [(seed, *at) for seed, at in zip(ranking.seeds, ranking.origins(), strict=True)]
+        for name in (("batch", ranking.batch), *shapes):
             one, other = sorted((first(seen.setdefault(name, position)), first(position)))
             group[other] = one
     members: dict[int, list[int]] = {}

@@ -21,6 +21,7 @@ from paper_result_analyses.measure import (
 )
 from paper_result_analyses.measure.image_statistics import covered, identity_ranks, kernel_distance_difference, psnr_db
 from paper_result_analyses.measure.twin_geometry import GeometryConfig
+from reward_model_training.intervals import mean_interval
 from tests.analyses.tiny_run import save_tiny_reward, tiny_generator
 
 
@@ -29,7 +30,7 @@ def test_mean_interval_equals_scipy():
 
     values = np.random.RandomState(0).randn(30) + 1
     low, high = stats.t.interval(0.95, 29, loc=values.mean(), scale=stats.sem(values))
-    found = intervals.mean_interval(values)
+    found = mean_interval(values)
     assert (found.value, found.low, found.high) == pytest.approx((values.mean(), low, high))
 
 
@@ -226,7 +227,7 @@ def test_arms_are_compared_seed_by_seed():
     row = rows.loc[("tuned", "control")]
     assert (row["preferred"], row["ties"], row["preferred_share"]) == (3, 1, 0.75)
     assert row["won_difference"] == pytest.approx(0.5) and row["won_difference_low"] >= 0
-    expected = intervals.mean_interval(np.array([2, 0, 1, 1.0]))
+    expected = mean_interval(np.array([2, 0, 1, 1.0]))
     names = ("simulated_score_difference", "simulated_score_difference_low", "simulated_score_difference_high")
     assert [row[name] for name in names] == pytest.approx([expected.value, expected.low, expected.high])
     assert row["reward_difference"] == pytest.approx(2 * expected.value)

@@ -77,7 +77,7 @@ import os, signal, sys
 from pathlib import Path
 import pandas as pd
 from eg3d.safe_write import write_json
-from paper_result_analyses.measure.tables import write_table
+from reward_model_training.tables import write_table
 
 def killed(event, arguments):
     if event == "os.rename":

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from paper_result_analyses.measure.protocol import Table
-from paper_result_analyses.measure.tables import Tables, read_sidecar, read_table, write_table
+from paper_result_analyses.measure.tables import Tables, read_sidecar, read_table
+from reward_model_training.tables import write_table
 
 COLUMNS = {"arm": "network", "seed": "seed", "value": "no unit", "is_good": "flag"}
 

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from eg3d.file_hash import sha256_of_file_or_folder
-from eg3d.hydra_command import compose_config
-from paper_result_analyses.pipeline_config import PipelineConfig, pipeline_schema
+from eg3d.hydra_command import ConfigError, compose_config
+from paper_result_analyses.pipeline_config import PipelineConfig, pipeline_schema, stage_names
 from paper_result_analyses.stages import Stage, StageRunner, fingerprint_of
-from paper_result_analyses.training_stages import fine_tune, make_data, make_reward, pretrain
-from reward_model_training.bundle import CARD_FILE, WEIGHTS_FILE
+from paper_result_analyses.training_stages import fine_tune, make_data, make_reward, pretrain, pretrained
+from reward_model_training.bundle import CARD_FILE, WEIGHTS_FILE, load_reward
+from reward_model_training.ensemble import EnsembleReward
+from reward_model_training.stress import trained_kinds
+from tests.analyses.tiny_run import save_tiny_networks
 
 HEADS = "num_images=2 resolution=8 workers=1"
 REWARD = "reward.path=overridden reward._target_=reward_model_training.bundle.load_reward"
@@ -117,6 +120,74 @@ def test_paths_that_the_pipeline_sets_are_known_by_contents(files: Files) -> Non
                 value = value.get(key, "no such setting") if isinstance(value, dict) else "no such setting"
             if value is None:
                 assert setting.split(".")[-1].replace("path", "reward") in stage.inputs, (name, setting)
+
+
+def test_an_ensemble_is_a_stage_a_member_and_one_that_joins_them(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("reward_training='max_epochs=1'", "reward_seeds=[3,5]", "reward_bound=1")
+    assert stage_names(files.pipeline(*words))[1:5] == ["ranking", "reward3", "reward5", "reward"]
+    stages = stages_of(files, *words)
+    assert [stages[name].settings["seed"] for name in ("reward3", "reward5")] == [3, 5]
+    assert stages["reward3"].command.endswith("seed=3") and stages["reward"].settings["bound"] == 1.0
+    folders = [files.folder / "run" / name for name in ("reward3", "reward5")]
+    wanted = {f"{folder.name} {name}": folder / name for folder in folders for name in (WEIGHTS_FILE, CARD_FILE)}
+    assert stages["reward"].inputs == wanted
+    assert stages["tuned"].inputs["reward"] == files.folder / "run" / "reward" / WEIGHTS_FILE
+
+
+def test_earlier_stages_are_ranked_along(files: Files) -> None:
+    words = ("++pretraining.warm='batch=4'", "++pretraining.late='batch=4'", "ranked_stages=[warm]")
+    cfg, runner = files.pipeline(*words, "reward_training='max_epochs=1'"), Captured()
+    snapshots = pretrained(cfg, runner, files.data)  # type: ignore[arg-type]
+    assert list(snapshots) == ["warm", "late"]
+    make_reward(cfg, runner, snapshots["late"], [snapshots["warm"]])  # type: ignore[arg-type]
+    for name, setting in (("ranking", "snapshots"), ("reward", "data.snapshots")):
+        stage = runner.stages[name]
+        assert stage.inputs["snapshot 0"] == snapshots["warm"] and stage.inputs["generator"] == snapshots["late"]
+        assert f"{setting}=['warm.0']" in stage.command
+    assert runner.stages["ranking"].settings["snapshots"] is None, "known by contents"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("reward_training='max_epochs=1'", "reward_seeds=[3]"), "reward_seeds: give two different seeds"),
+        (("reward_seeds=[3,4]",), "and words for reward_training"),
+        (("reward_bound=1",), "reward_bound: 1.0 must be 0 or more, and needs reward_seeds"),
+        (("reward_training='max_epochs=1'", "ranked_stages=[warm]"), "ranked_stages: warm is not a stage before"),
+    ],
+)
+def test_ensembles_and_ranked_stages_that_cannot_be(files: Files, words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        files.pipeline(*words)
+
+
+def test_an_ensemble_is_made_and_knows_its_accuracy(tmp_path: Path) -> None:
+    """The stages from a generator to an ensemble, with two generators in the rankings, at toy size."""
+    networks = save_tiny_networks(tmp_path / "tiny.safetensors")
+    early = save_tiny_networks(tmp_path / "early.safetensors", seed=1)
+    slab = "data.representation.resolution=16 data.representation.grid=exact data.storage=memory"
+    anchors = "data.anchors.num_train=2 data.anchors.num_val=2 data.anchors.num_test=2"
+    net = "model.backbone.f_maps=[2,4] model.backbone.num_groups=2 model.backbone.final_size_out=8"
+    heads = "model.heads.trunk_hidden=[4,4] model.heads.trunk_out=4 model.heads.head_hidden=[3,3]"
+    made = "data.made_pairs.triples_per_row=1 data.made_pairs.kinds=[bumps]"
+    words = [
+        f"out={tmp_path}/run", "device=cpu", f"generator={networks}", "++finetuning.tuned='batch=4'",
+        "ranking='count=12 batch_size=3 slab.resolution=16 slab.grid=exact psi_range=[0.5,1.2]'",
+        f"reward_training='{slab} {anchors} {net} {heads} {made} max_epochs=1 data.batch_size=4 num_threads=1'",
+        "reward_seeds=[1,2]", "reward_bound=0.5",
+    ]  # fmt: skip
+    cfg = compose_config("pipeline", pipeline_schema(), words)
+    (tmp_path / "run").mkdir()
+    runner = StageRunner(tmp_path / "run", stage_names(cfg), [])
+    reward = load_reward(make_reward(cfg, runner, networks, [early]))
+    assert isinstance(reward, EnsembleReward) and reward.card.bound == 0.5
+    assert [member.name for member in reward.card.members] == ["reward1", "reward2"]
+    assert {row["split"] for row in reward.card.metrics} == {"val", "test"}
+    assert trained_kinds(reward) == ("bumps",)
+    again = StageRunner(tmp_path / "run", stage_names(cfg), [])
+    before = (tmp_path / "run" / "reward" / CARD_FILE).stat().st_mtime_ns
+    make_reward(cfg, again, networks, [early])
+    assert (tmp_path / "run" / "reward" / CARD_FILE).stat().st_mtime_ns == before, "done stages are skipped"
 
 
 def test_leave_to_go_on_under_other_code_is_no_other_stage(files: Files) -> None:

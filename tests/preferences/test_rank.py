@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,15 +10,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import Run
 
-from eg3d.checkpoints.store import save_networks
+from eg3d.checkpoints.store import load_generator, save_networks
 from eg3d.file_hash import sha256_of
 from eg3d.generators.eg3d import GeneratorConfig, TriPlaneGenerator
 from eg3d.rendering.renderer import RenderingConfig
 from eg3d.representations.sigma_field import SigmaField
-from reward_model_training.preferences.rankings import read_rankings
+from eg3d.samples import sample_seeds
+from reward_model_training import rank
+from reward_model_training.data.dataset import DataConfig, make_splits
+from reward_model_training.preferences.anchors import AnchorConfig
+from reward_model_training.preferences.rankings import GENERATOR_DIGITS, read_rankings, write_rankings
 from reward_model_training.preferences.simulated_annotator import AnnotatorConfig, SimulatedAnnotator
-from reward_model_training.preferences.simulated_rankings import RankConfig, annotate_seeds, rank_batches, read_scores
+from reward_model_training.preferences.simulated_rankings import (
+    RankConfig,
+    annotate_seeds,
+    origin,
+    rank_batches,
+    rankings_of,
+    read_scores,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,3 +109,68 @@ def test_the_command(generator: Path, tmp_path: Path) -> None:
     bad = run(f"generator={generator}", "batch_size=9", "slab.grid=foo")
     assert bad.returncode == 2 and len(bad.stderr.strip().splitlines()) == 1
     assert "batch_size" in bad.stderr and "exact, skewed" in bad.stderr
+
+
+def test_both_ends_are_mixed_by_seed_alone(generator: Path, tmp_path: Path) -> None:
+    """Strengths from the range and both generators occur; what a seed is does not depend on how many are ranked."""
+    cfg = _config(generator, tmp_path, psi_range=(0.0, 1.3), snapshots=[str(generator)])
+    at = [origin(cfg, seed) for seed in range(300)]
+    assert min(each.psi for each in at) == 0 and max(each.psi for each in at) == 1.3
+    assert len({each.psi for each in at}) == 27 and {each.generator for each in at} == {0, 1}
+    assert {each.generator for each in (origin(_config(generator, tmp_path), s) for s in range(9))} == {0}
+    assert origin(_config(generator, tmp_path), 7).psi == 1.0
+
+
+def test_a_mixed_table_is_ranked_trained_on_and_refused_without_its_generators(generator: Path, tmp_path: Path) -> None:
+    other = tmp_path / "early.safetensors"
+    G = load_generator(generator)
+    with torch.no_grad():
+        G.decoder.net[2].bias[0] += 3
+    save_networks(other, {"G_ema": G}, configs={"G_ema": G.cfg})
+    words = {"psi_range": (0.3, 1.2), "snapshots": [str(other)]}
+    cfg = dataclasses.replace(_config(generator, tmp_path / "rank", **words), count=24)
+    rankings = rankings_of(cfg, annotate_seeds(cfg))
+    assert {ranking.psi for ranking in rankings} == {1.0} and all(ranking.is_mixed for ranking in rankings)
+    digits = sha256_of(other)[:GENERATOR_DIGITS]
+    assert {name for ranking in rankings for _, name in ranking.origins()} == {"", digits}
+    write_rankings(cfg.out, rankings)
+    assert read_rankings(cfg.out) == rankings
+    moved = other.rename(tmp_path / "moved.safetensors")  # known by contents
+    annotate_seeds(dataclasses.replace(cfg, snapshots=[str(moved)]))
+    with pytest.raises(ValueError, match=r"snapshots\.0: the run has early\.safetensors .*, now tiny\.safetensors"):
+        annotate_seeds(dataclasses.replace(cfg, snapshots=[str(generator)]))
+    data = DataConfig(rankings=str(cfg.out), generator=str(generator), snapshots=[str(moved)], storage="disk")
+    data = dataclasses.replace(data, store_dir=str(tmp_path / "store"), anchors=AnchorConfig(num_train=1, num_val=1))
+    splits = make_splits(rankings, data, seed=1)
+    store = data.open_store(cfg.slab, cfg.sample, device=torch.device("cpu"))
+    keys = [key for rows in splits.rows.values() for row in rows for key in row.items]
+    assert store.fill(keys) == 24 and store.fill(keys) == 0
+    by_hand = {"": G_of(generator), digits: G_of(moved)}
+    for key in keys[:6]:
+        sample = dataclasses.replace(cfg.sample, psi=key.psi)
+        expected = cfg.slab.extract(by_hand[key.generator], sample_seeds(by_hand[key.generator], [key.seed], sample))[0]
+        torch.testing.assert_close(store.get(key), expected.half(), rtol=0, atol=0)
+    lacking = dataclasses.replace(data, snapshots=[]).open_store(cfg.slab, cfg.sample, device=torch.device("cpu"))
+    with pytest.raises(ValueError, match=rf"data\.snapshots: the rankings have samples of a .*{digits}") as error:
+        lacking.fill(keys)
+    assert "\n" not in str(error.value)
+
+
+@torch.no_grad()
+def G_of(path: Path):
+    """The generator of a file."""
+    return load_generator(path).requires_grad_(False)
+
+
+@pytest.mark.parametrize("psi_range", [(1.0, 0.5), (0.0, 3.0), (-1.0, 1.0)])
+def test_a_range_of_strengths_rises(generator: Path, tmp_path: Path, psi_range: tuple[float, float]) -> None:
+    assert "psi_range: expected two rising" in "; ".join(_config(generator, tmp_path, psi_range=psi_range).validate())
+
+
+def test_the_command_mixes(generator: Path, run: Run, tmp_path: Path) -> None:
+    words = ["count=6", "batch_size=3", "slab.resolution=20", "slab.grid=exact", f"out={tmp_path}/r.csv"]
+    done = run(rank, f"generator={generator}", f"snapshots=[{generator}]", "psi_range=[0,1.3]", *words)
+    assert done.code == 0, done.err
+    assert any(ranking.is_mixed for ranking in read_rankings(tmp_path / "r.csv"))
+    done = run(rank, f"generator={generator}", "psi_range=[1.3,0]", *words)
+    assert done.code == 2 and "psi_range: expected two rising numbers" in done.the_error()

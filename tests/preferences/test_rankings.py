@@ -143,3 +143,53 @@ def test_bad_draws_get_one_line() -> None:
         shuffle_split(np.arange(4), 3, 2)
     with pytest.raises(ValueError, match="at least 4"):
         split_by_batch(3)
+
+
+MIXED = HEADER.strip() + "," + ",".join(f"psi{i}" for i in range(1, 7)) + "," + ",".join(
+    f"generator{i}" for i in range(1, 7)
+)  # fmt: skip
+OTHER = "0123456789abcdef"
+
+
+def test_a_mixed_table_is_read_back_and_a_plain_one_has_no_column_more(tmp_path: Path) -> None:
+    plain = [Ranking(0, (5, 3), "simulated", 1.0), Ranking(1, (6, 7), "simulated", 1.0, psis=(1.0, 1.0))]
+    write_rankings(tmp_path / "r.csv", plain)
+    assert (tmp_path / "r.csv").read_text().splitlines()[0] == HEADER.strip()
+    mixed = [
+        Ranking(0, (5, 3, 4), "simulated", 1.0, (0.25, 1.3, 1.0), ("", OTHER, "")),
+        Ranking(1, (9, 1), "simulated", 1.0),
+        Ranking(2, (8, 2), "simulated", 1.0, (0.0, 1.0)),
+    ]
+    write_rankings(tmp_path / "m.csv", mixed)
+    assert (tmp_path / "m.csv").read_text().splitlines()[0] == MIXED
+    assert read_rankings(tmp_path / "m.csv") == mixed
+    assert mixed[0].origins() == [(0.25, ""), (1.3, OTHER), (1.0, "")] and mixed[1].origins() == [(1.0, "")] * 2
+    pd.read_csv(tmp_path / "m.csv").to_csv(tmp_path / "pandas.csv")
+    assert read_rankings(tmp_path / "pandas.csv") == mixed
+
+
+@pytest.mark.parametrize(
+    ("cells", "word"),
+    [
+        ("0,a,1.0,5,3,,,,,2.5,,,,,,,,,,,", "psi must lie in 0 to 2, got 2.5"),
+        ("0,a,1.0,5,3,,,,,x,,,,,,,,,,,", "line 2"),
+        ("0,a,1.0,5,3,,,,,,,1.0,,,,,,,,,", "beyond the last rank"),
+        ("0,a,1.0,5,3,,,,,,,,,,,twin,,,,,", "16 digits of a SHA-256 or blank, got 'twin'"),
+        ("0,a,1.0,5,3,,,,", "expected 21 cells, found 9"),
+    ],
+)
+def test_bad_cells_of_a_mixed_table_are_named(tmp_path: Path, cells: str, word: str) -> None:
+    (tmp_path / "r.csv").write_text(f"{MIXED}\n{cells}\n")
+    with pytest.raises(ValueError, match=word) as error:
+        read_rankings(tmp_path / "r.csv")
+    assert "r.csv" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_seed_of_two_strengths_or_generators_is_two_shapes() -> None:
+    rankings = [
+        Ranking(0, (1, 2), "ann", 1.0, (0.5, 1.0)),
+        Ranking(1, (1, 3), "ann"),
+        Ranking(2, (1, 4), "ann", 1.0, (), (OTHER, "")),
+        Ranking(3, (5, 1), "ann", 0.5),  # the first shape of batch 0
+    ]
+    assert inseparable(rankings) == [[0, 3], [1], [2]]

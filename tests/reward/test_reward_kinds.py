@@ -191,7 +191,7 @@ def test_what_is_ranked_learnt_scored_and_tracked_is_one_shape(
             self.shown = volume
 
     ranked = Annotator()
-    score_seed(G, 7, RankConfig(slab=slab, sample=sample), ranked)  # type: ignore[arg-type]
+    score_seed([G], 7, RankConfig(slab=slab, sample=sample), ranked)  # type: ignore[arg-type]
     store = RepresentationStore(
         lambda seed, cfg: slab.extract(G, sample_seeds(G, [seed], cfg))[0].detach(), slab, sample, source="a"
     )
