@@ -19,8 +19,9 @@ from scipy.spatial import cKDTree
 from eg3d.head_model import Region
 
 CUT_Y, CUT_X = -0.37, 0.42  # the skin of the default body is cut here
-BASE_Y = -0.47  # the wall ends and the base lies here
-LIMIT_START, LIMIT = 0.38, 0.49  # coordinates beyond the first are drawn in softly and stay below the second
+BASE_Y = -0.485  # the wall ends and the base lies here
+# Coordinates beyond the first are drawn in softly and stay below the second, so that shoulders end inside the box.
+LIMIT_START, LIMIT = np.array([0.36, 0.34, 0.36]), np.array([0.47, 0.455, 0.47])
 SEGMENTS = 12  # of an eyeball, around its axis
 RINGS_DEG = (7.0, 9.5, 16.0, 22.0, 24.5, 34.0, 48.0, 66.0, 90.0, 120.0, 150.0)  # from the axis
 PUPIL_DEG, IRIS_DEG = 8.0, 23.0
@@ -103,6 +104,7 @@ def make_surface(body: np.ndarray, faces: np.ndarray, parts: dict[str, np.ndarra
     points = refined.points(whole[None])[0]
     lip_ring = np.concatenate([_rings(faces, mouth), np.full(len(refined.sources), 99)])
     is_ear = np.concatenate([ears[skin], ears[skin][refined.sources[:, :2]].all(axis=1)])
+    is_ear &= _adjacency(refined.faces, len(points)) @ (~is_ear).astype(np.int64) == 0  # not the skin it grows from
     region = _regions(points, is_ear, lip_ring)
     region[np.flatnonzero(np.any(sockets, axis=0))] = Region.SOCKET
     region[np.concatenate(rims)] = Region.SKIN
