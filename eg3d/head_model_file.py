@@ -18,6 +18,7 @@ import numpy as np
 
 from eg3d.array_files import npy_bytes, parse_npy
 from eg3d.one_line import one_line
+from eg3d.plain_data import refuse_code
 from eg3d.safe_write import atomic_path
 
 FORMAT = "head model 1"
@@ -131,6 +132,7 @@ def read_head_arrays(path: str | os.PathLike[str]) -> tuple[HeadArrays, dict[str
             arrays = HeadArrays(*(_array(archive, name) for name in _names()))
     except (zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError, EOFError, RuntimeError, OSError) as error:
         raise ValueError(f"{path}: not a head model ({one_line(error)}); make or get it again") from None
+    refuse_code(card, str(path))
     faults = arrays.faults()
     if faults:
         raise ValueError(f"{path}: not a head model ({'; '.join(faults)}); make or get it again")

@@ -90,6 +90,8 @@ def test_the_mean_head_is_its_own_mirror_image(model: HeadModel) -> None:
     flip = torch.tensor([-1.0, 1.0, 1.0])
     torch.testing.assert_close(model.mean[model.mirror] * flip, model.mean, atol=1e-5, rtol=0)
     assert torch.equal(model.region[model.mirror], model.region)
+    corners = {tuple(sorted(face)) for face in model.faces.tolist()}
+    assert {tuple(sorted(face)) for face in model.mirror[model.faces].tolist()} == corners
     mirrored = model.components[:, model.mirror] * flip  # a component is symmetric or antisymmetric
     size = model.components.flatten(1).norm(dim=1)
     off = torch.minimum(
@@ -158,6 +160,7 @@ def test_landmarks_go_round_as_the_schemes_say(model: HeadModel) -> None:
     assert x[60] < x[62] < x[64] and y[62] > y[66] and y[61] > y[67]  # right eye: outer corner, above, inner corner
     assert x[68] < x[70] < x[72] and y[70] > y[74]
     assert x[76] < x[79] < x[82] and y[79] > y[90] >= y[94] > y[85]  # lips from outside in
+    assert x[82] > x[83] > x[84] > x[85] > x[86] > x[87] > x[76] and x[88] < x[89] < x[90] < x[91] < x[92]
     assert bool((p[51:55, 2].diff() > 0).all()) and y[51] > y[54] > y[57]  # down the nose
     with pytest.raises(ValueError, match="70 is not one of 68, 98"):
         model.landmarks(70)

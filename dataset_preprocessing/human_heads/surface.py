@@ -9,7 +9,7 @@ Shape letters: N heads, B vertices of the body, S of the skin, E of an eyeball, 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse
@@ -115,7 +115,7 @@ def make_surface(body: np.ndarray, faces: np.ndarray, parts: dict[str, np.ndarra
     eyes = tuple(np.unique(body_faces[parts[name]]) for name in ("right_eye", "left_eye"))
     directions = (grid, grid * [-1.0, 1.0, 1.0])
     weights = tuple(_eye_weights(body[i], d) for i, d in zip(eyes, directions, strict=True))
-    all_faces, mirror = _assembled(refined.faces, _mirror(points), border[0], grid_faces, len(grid))
+    all_faces, mirror = _assembled(points, refined.faces, border[0], grid_faces, len(grid))
     base = np.full(len(border[0]) + 1, Region.BASE, dtype=np.uint8)
     region = np.concatenate([region, grid_region, grid_region, base])
     return HeadSurface(skin, refined, eyes, weights, border[0], all_faces, region, mirror, lip_ring, rims)
@@ -135,16 +135,18 @@ def _cut(body: np.ndarray, faces: np.ndarray, parts: dict[str, np.ndarray]) -> n
 
 
 def _assembled(
-    skin_faces: np.ndarray, skin_mirror: np.ndarray, border: np.ndarray, grid_faces: np.ndarray, num_eye: int
+    points: np.ndarray, skin_faces: np.ndarray, border: np.ndarray, grid_faces: np.ndarray, num_eye: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Triangles [F, 3] and mirror images [V] of skin, two eyeballs, wall and base."""
-    num_wall = len(border)
+    """Triangles [F, 3] and mirror images [V] of skin (points [S, 3]), two eyeballs, wall and base."""
+    num_wall, skin_mirror = len(border), _mirror(points)
     right = len(skin_mirror)
     left, wall = right + num_eye, right + 2 * num_eye
     top, below = border, wall + np.arange(num_wall)
     top_next, below_next = np.roll(top, -1), np.roll(below, -1)
     centre = np.full(num_wall, wall + num_wall)
-    triangles = [(top_next, top, below), (top_next, below, below_next), (below_next, below, centre)]
+    on_right = points[top, 0] + points[top_next, 0] < 0
+    corner, opposite = np.where(on_right, below, below_next), np.where(on_right, top_next, top)
+    triangles = [(top_next, top, corner), (opposite, below, below_next), (below_next, below, centre)]
     walls = np.concatenate([np.stack(corners, axis=1) for corners in triangles])
     faces = np.concatenate([skin_faces, grid_faces + right, grid_faces[:, ::-1] + left, walls])
     position = np.full(right, -1)
@@ -179,12 +181,14 @@ def _refined(points: np.ndarray, faces: np.ndarray, fixed: np.ndarray) -> Refine
         else:
             sources.append([a, b, c, d, *(int(w) for w in wings if w is not None)])
             weights.append([0.5, 0.5, 0.125, 0.125] + [-0.0625] * 4)
-    split = [triangle for face in faces for triangle in _split([int(v) for v in face], new)]
-    return Refined(np.array(split), np.array(sources), np.array(weights))
+    made = Refined(faces, np.array(sources), np.array(weights))
+    there = made.points(points[None])[0]
+    split = [triangle for face in faces for triangle in _split([int(v) for v in face], new, there)]
+    return replace(made, faces=np.array(split))
 
 
-def _split(face: list[int], new: dict[tuple[int, int], int]) -> list[list[int]]:
-    """A triangle cut at those of its edges that have a new vertex."""
+def _split(face: list[int], new: dict[tuple[int, int], int], points: np.ndarray) -> list[list[int]]:
+    """A triangle cut at those of its edges that have a new vertex; between two of them by the shorter diagonal."""
     marked = [(face[i], face[(i + 1) % 3]) in new for i in range(3)]
     if not any(marked):
         return [face]
@@ -194,7 +198,8 @@ def _split(face: list[int], new: dict[tuple[int, int], int]) -> list[list[int]]:
     if bc is None:
         return [[a, ab, c], [ab, b, c]]
     if ca is None:
-        return [[ab, b, bc], [a, ab, c], [ab, bc, c]]
+        is_first = np.linalg.norm(points[ab] - points[c]) < np.linalg.norm(points[a] - points[bc])
+        return [[ab, b, bc], *([[a, ab, c], [ab, bc, c]] if is_first else [[a, ab, bc], [a, bc, c]])]
     return [[a, ab, ca], [ab, b, bc], [ca, bc, c], [ab, bc, ca]]
 
 
