@@ -57,7 +57,7 @@ def test_a_head_model_is_listed_as_its_card_says(tmp_path):
     same = ("sha256", "bytes", "licence", "source", "kind", "config", "held_out", "command", "made_with")
     assert {key: entry[key] for key in same} == {key: shipped[key] for key in same}
     (tmp_path / "broken.npz").write_bytes(source.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="broken.npz: not a head model"):
+    with pytest.raises(ValueError, match=r"broken\.npz: not a head model"):
         ship(ShipConfig(name="heads", source=str(tmp_path / "broken.npz"), manifest=str(manifest)))
 
 
