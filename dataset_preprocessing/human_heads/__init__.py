@@ -1,0 +1,1 @@
+"""The model of human head shapes: made from a parametric body, kept as one small file."""
