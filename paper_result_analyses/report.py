@@ -32,8 +32,9 @@ STAND_INS = (
 LIMITS = (
     "Three things here stand in for what the paper used. The pictures are renderings of synthetic heads that this"
     " project makes, not photographs (FFHQ is not shipped, and its licence does not allow it to be). The "
-    "annotator is simulated: a rule that scores roughness, stray pieces, holes, relief and symmetry of a surface, so "
-    "its agreement says that the method follows the preferences it was given, not that people would agree. Image "
+    "annotators are simulated: programs that compare a surface with a statistical model of heads, or score it by "
+    "rules, so their agreement says that the method follows the preferences it was given, not that people would agree. "
+    "Image "
     "distances use fixed random convolutions, not the Inception network, and compare only with other numbers of "
     "this report. Not reproduced here: training on FFHQ at 512 pixels, the released EG3D and reward weights, and "
     "the paper's study with people, which need data, weights, GPUs and raters. The same code runs them; only "

@@ -1,7 +1,9 @@
-"""The same held-out seeds before and after fine-tuning, judged by the simulated annotator and by the reward.
+"""The same held-out seeds before and after fine-tuning, judged by simulated annotators and by the reward.
 
-The simulated annotator is a stand-in for a person and is used without its noise: it prefers the shape with the higher
-score; equal scores count against the tuned shape. It never sees the reward. `start` is the generator before tuning;
+Two annotators look, each a stand-in for a person and without noise: the one that ranked (`annotator`), and the one by
+rules (`rules`) as a third opinion, which ranked nothing unless it is the same. Each prefers the shape with the higher
+score; equal scores count against the tuned shape. Neither sees the reward. The truth of a seed's own head is another
+measure, `truth`. `start` is the generator before tuning;
 every other arm (`tuned`, `control`, `continuation`) is compared with it seed by seed, and with every arm after it.
 """
 
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -31,22 +33,26 @@ from reward_model_training.intervals import Share, mean_interval, wilson
 if TYPE_CHECKING:
     from eg3d.generators.protocol import Generator
     from reward_model_training.bundle import BundledReward
-    from reward_model_training.preferences.simulated_annotator import SimulatedAnnotator
+    from reward_model_training.preferences.annotators.protocol import Annotator
 
-REQUIRED_ROSE, REQUIRED_PREFERRED = 0.95, 0.70
+REQUIRED_ROSE, REQUIRED_PREFERRED, REQUIRED_BY_RULES = 0.95, 0.90, 0.50
 REQUIRED_SEEDS = 200  # held-out seeds for the simulated annotator
-SIMULATED = "The annotator is simulated: a rule about surfaces that stands in for a person."
-SEEDS, SUMMARY, ARMS = "before_after", "before_after_summary", "before_after_arms"
+SIMULATED = "The annotator is simulated: a program that judges surfaces and stands in for a person."
+ANNOTATOR, RULES = "annotator", "rules"
+SEEDS, FAULTS, SUMMARY, ARMS = "before_after", "before_after_faults", "before_after_summary", "before_after_arms"
 COLUMNS = {
     "arm": "network: start (before), tuned, control, continuation",
     "seed": "seed of the latent, not used in ranking or tracking",
-    "simulated_score": "noise-free score of the simulated annotator, 0 to 10, higher = better",
-    "roughness": "simulated annotator: roughness of the visible surface, world units",
-    "stray": "simulated annotator: share of the surface outside the main piece",
-    "holes": "simulated annotator: share of the face window without a surface, tunnels counted in",
-    "relief": "simulated annotator: relief of the face window, world units",
-    "asymmetry": "simulated annotator: mean difference between the halves of the face, world units",
+    "simulated_score": "score of the annotator that ranked (simulated, without its noise), 0 to 10, higher = better",
+    "rules_score": "score of the annotator by rules (simulated), 0 to 10, higher = better",
     "reward": "scalar reward of the trained reward model, higher = better",
+}
+FAULT_COLUMNS = {
+    "arm": "network",
+    "seed": "seed of the latent",
+    "judge": "annotator (that ranked) or rules; both simulated",
+    "fault": "what costs points, in the judge's own words and units",
+    "value": "0 = none",
 }
 SUMMARY_COLUMNS = {
     "arm": "network compared with start, same seeds",
@@ -60,6 +66,10 @@ SUMMARY_COLUMNS = {
     "clearly_share": "clearly / n",
     "clearly_low": "Wilson 95 % interval",
     "clearly_high": "Wilson 95 % interval",
+    "rules_preferred": "seeds whose shape the annotator by rules scores higher than at the start",
+    "rules_preferred_share": "rules_preferred / n",
+    "rules_preferred_low": "Wilson 95 % interval",
+    "rules_preferred_high": "Wilson 95 % interval",
     "reward_rose": "seeds whose reward rose",
     "reward_rose_share": "reward_rose / n",
     "reward_rose_low": "Wilson 95 % interval",
@@ -111,12 +121,14 @@ class BeforeAfterConfig:
 def before_after(
     networks: Mapping[str, Generator],
     reward: BundledReward,
-    annotator: SimulatedAnnotator,
+    judges: Mapping[str, Annotator],
     cfg: BeforeAfterConfig,
     *,
     advance: Advance = ignore,
-) -> pd.DataFrame:
-    """One row an arm and seed (COLUMNS); both judges see the same slab. `networks` needs a key "start".
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row an arm and seed (COLUMNS), and the judges' faults (FAULT_COLUMNS); all see the same slab.
+
+    `networks` needs a key "start", `judges` the keys ANNOTATOR and RULES.
 
     Raises ValueError at the first score or reward that is not finite.
     """
@@ -126,25 +138,27 @@ def before_after(
     if not isinstance(representation, SigmaField):
         raise ValueError(f"before_after: the annotator judges density slabs, this reward reads a {representation.name}")
     shown = reward.sample if cfg.psi is None else replace(reward.sample, psi=cfg.psi)
-    rows = []
+    rows, faults = [], []
     for arm, G in networks.items():
         for seed in range(cfg.first_seed, cfg.first_seed + cfg.num_seeds):
             sample = sample_seeds(G, [seed], shown)
             slab = representation.extract(G, sample)
-            voxel = representation.voxel(sample.field.box_warp)
-            judged = asdict(annotator.score(slab[0], voxel=voxel))
-            judged["simulated_score"] = judged.pop("score")
-            rows.append({"arm": arm, "seed": seed, **judged, "reward": float(reward(slab)[0])})
-            for name in ("simulated_score", "reward"):
+            frame = representation.frame(sample.field.box_warp)
+            judged = {name: judge.judge(slab[0], frame) for name, judge in judges.items()}
+            scores = {"simulated_score": judged[ANNOTATOR].score, "rules_score": judged[RULES].score}
+            rows.append({"arm": arm, "seed": seed, **scores, "reward": float(reward(slab)[0])})
+            faults += [(arm, seed, name, *each) for name, found in judged.items() for each in found.faults.items()]
+            for name in (*scores, "reward"):
                 if not math.isfinite(rows[-1][name]):
                     raise ValueError(f"{name} of seed {seed} by {arm} is {rows[-1][name]}; check that network")
             advance()
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(COLUMNS)), pd.DataFrame(faults, columns=list(FAULT_COLUMNS))
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """One row an arm other than start (SUMMARY_COLUMNS). Raises ValueError when arms have different seeds."""
     scores, rewards = by_seed(table, "simulated_score"), by_seed(table, "reward")
+    by_rules = by_seed(table, "rules_score")
     arms = [arm for arm in table["arm"].unique() if arm != START]
     is_better = {arm: (scores[arm] > scores[START]).to_numpy() for arm in arms}
     rows = []
@@ -154,9 +168,11 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         # A small change that all seeds share makes every one of them preferred; this counts the visible ones.
         clearly = wilson(int((scores[arm] - scores[START] > scores[START].std(ddof=0)).sum()), len(scores))
         row = {"arm": arm, "n": len(scores), "preferred": preferred.count, "reward_rose": rose.count}
-        row["clearly"] = clearly.count
+        ruled = wilson(int((by_rules[arm] > by_rules[START]).sum()), len(scores))
+        row |= {"clearly": clearly.count, "rules_preferred": ruled.count}
         row["ties"] = int((scores[arm] == scores[START]).sum())
-        for name, share in (("preferred", preferred), ("clearly", clearly), ("reward_rose", rose)):
+        shares = {"preferred": preferred, "clearly": clearly, "rules_preferred": ruled, "reward_rose": rose}
+        for name, share in shares.items():
             row |= {f"{name}_share": share.value, f"{name}_low": share.low, f"{name}_high": share.high}
         for name, values in (("simulated_score", scores), ("reward", rewards)):
             row |= mean_interval((values[arm] - values[START]).to_numpy()).columns(f"{name}_change")
@@ -198,6 +214,16 @@ def findings(tables: Tables) -> list[Finding]:
     for arm, row in rows.iterrows():
         what = f"{arm}: preferred by more than one standard deviation of the scores at the start (simulated)"
         found.append(Finding.of_share(what, _share(row, "clearly"), of="seeds"))
+        by_rules, is_tuned = _share(row, "rules_preferred"), arm == "tuned"
+        found.append(
+            Finding.of_share(
+                f"{arm}: held-out seeds that the annotator by rules (simulated) prefers to the shape before",
+                by_rules,
+                of="seeds",
+                required="not below 50 %" if is_tuned else "for comparison",
+                is_met=by_rules.value >= REQUIRED_BY_RULES if is_tuned else None,
+            )
+        )
     if {"tuned", CONTROL} <= set(rows.index):
         row = rows.loc["tuned"]
         low, high = row["preferred_minus_control_low"], row["preferred_minus_control_high"]
@@ -216,7 +242,7 @@ def _asked_of(arm: str, row: pd.Series) -> list[Finding]:
     """Reward and simulated preference of one arm; thresholds are for the tuned one."""
     rose, preferred, is_tuned = _share(row, "reward_rose"), _share(row, "preferred"), arm == "tuned"
     short = "" if preferred.total >= REQUIRED_SEEDS else f" (of {REQUIRED_SEEDS}; here {preferred.total})"
-    wanted = f"70 % or more{short}" if is_tuned else "clearly fewer" if arm == CONTROL else "for comparison"
+    wanted = f"90 % or more{short}" if is_tuned else "clearly fewer" if arm == CONTROL else "for comparison"
     return [
         Finding.of_share(
             f"{arm}: held-out seeds whose reward rose",
@@ -251,10 +277,13 @@ def sections(tables: Tables) -> list[Section]:
 
 
 def run(context: Context) -> dict[str, pd.DataFrame]:
+    from reward_model_training.preferences.annotators.rules import RulesAnnotator
+
     networks, cfg = context.networks, context.cfg
     with progress_bar("shapes judged (simulated)", len(networks) * cfg.num_seeds) as advance:
-        table = before_after(networks, context.reward, context.annotator, cfg, advance=advance)
-    return {SEEDS: table, SUMMARY: summary(table), ARMS: arms_compared(table)}
+        judges = {ANNOTATOR: context.annotator, RULES: RulesAnnotator()}
+        table, faults = before_after(networks, context.reward, judges, cfg, advance=advance)
+    return {SEEDS: table, FAULTS: faults, SUMMARY: summary(table), ARMS: arms_compared(table)}
 
 
 MEASURE = Measure(
@@ -263,6 +292,7 @@ MEASURE = Measure(
     inputs=(Input.NETWORKS, Input.REWARD, Input.ANNOTATOR),
     tables=(
         Table(SEEDS, COLUMNS),
+        Table(FAULTS, FAULT_COLUMNS, text=("arm", "judge", "fault")),
         Table(SUMMARY, SUMMARY_COLUMNS),
         Table(ARMS, ARMS_COLUMNS, text=("arm", "other")),
     ),

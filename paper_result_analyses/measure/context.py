@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from eg3d.data import ImageDataset
     from eg3d.generators.protocol import Generator
     from reward_model_training.bundle import BundledReward
-    from reward_model_training.preferences.simulated_annotator import AnnotatorConfig, SimulatedAnnotator
+    from reward_model_training.preferences.annotators.protocol import Annotator, AnnotatorConfig
 
 RUN_FILES = ("trajectories.csv",)  # of a fine-tuning run: what measures may read there
 
@@ -94,12 +94,12 @@ class Context:
         return self._experiment.reward
 
     @cached_property
-    def annotator(self) -> SimulatedAnnotator:
-        """The simulated annotator, without noise."""
-        from reward_model_training.preferences.simulated_annotator import SimulatedAnnotator
+    def annotator(self) -> Annotator:
+        """The simulated annotator that ranked, without noise."""
+        from reward_model_training.preferences.annotators.registry import annotator_from
 
         self._check(Input.ANNOTATOR)
-        return SimulatedAnnotator(self._experiment.annotator)
+        return annotator_from(self._experiment.annotator)
 
     @cached_property
     def dataset(self) -> ImageDataset:

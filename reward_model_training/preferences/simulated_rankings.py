@@ -1,10 +1,10 @@
 """Seeds of a generator -> simulated scores -> simulated rankings.
 
 Files, all in the folder of the rankings table: `rankings.csv` (schema in rankings.py, annotator "simulated"),
-`scores.csv` (seed, roughness, stray, holes, score, relief, asymmetry; a row is on disk before the next seed begins) and
-those of a run folder, which say of which generators, slab and annotator the scores are, so that no run mixes two by
-mistake. On purpose, `psi_range` and `snapshots` mix both ends: shapes from near the mean face to beyond truncation, and
-of generators from early and late in training; the strength and generator of a seed are drawn by the seed.
+`scores.csv` (seed, score, and the annotator's faults; a row is on disk before the next seed begins) and those of a run
+folder, which say of which generators, slab and annotator the scores are, so that no run mixes two by mistake. On
+purpose, `psi_range` and `snapshots` mix both ends: shapes from near the mean face to beyond truncation, and of
+generators from early and late in training; the strength and generator of a seed are drawn by the seed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 import csv
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,13 +31,15 @@ from eg3d.run_folder import RunFolder
 from eg3d.safe_write import naming_disk_faults, write_text
 from eg3d.samples import SampleConfig, sample_seeds
 from eg3d.seeds import LARGEST_SEED, MOST_SEEDS
-from reward_model_training.preferences.rankings import GENERATOR_DIGITS, MAX_ITEMS, MIN_ITEMS, Ranking
-from reward_model_training.preferences.simulated_annotator import (
+from reward_model_training.preferences.annotators.likeness import LikenessConfig
+from reward_model_training.preferences.annotators.protocol import (
     ANNOTATOR_NAME,
+    Annotator,
     AnnotatorConfig,
-    SimulatedAnnotator,
-    SurfaceScore,
+    Judgement,
 )
+from reward_model_training.preferences.annotators.registry import annotator_from
+from reward_model_training.preferences.rankings import GENERATOR_DIGITS, MAX_ITEMS, MIN_ITEMS, Ranking
 
 SEEDS_AT_ONCE = 8  # that travel to a worker process together
 PSI_STEP = 0.05  # between the strengths that psi_range draws: few enough that slabs on disk stay in few folders
@@ -47,7 +49,7 @@ FREE = (
     *("out", "first_seed", "count", "batch_size", "workers", "device"),
     *("annotator.temperature", "annotator.seed", "snapshots"),  # by contents, not by path
 )
-SCORE_COLUMNS = ("seed", "roughness", "stray", "holes", "score", "relief", "asymmetry")
+NEEDED_COLUMNS = ("seed", "score")  # of scores.csv; the others are the annotator's faults
 
 
 @dataclass
@@ -64,7 +66,7 @@ class RankConfig:
     accept_code_change: bool = False  # add to scores although the code is no longer the one that made the first
     slab: SigmaField = field(default_factory=SigmaField)  # what the annotator is shown
     sample: SampleConfig = field(default_factory=SampleConfig)
-    annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
+    annotator: AnnotatorConfig = field(default_factory=LikenessConfig)
     # Lowest and highest truncation strength; each seed draws its own, in steps of 0.05. null = sample.psi for all.
     psi_range: tuple[float, float] | None = None
     snapshots: list[str] = field(default_factory=list)  # more generators; each seed draws one of all
@@ -108,14 +110,14 @@ def origin(cfg: RankConfig, seed: int) -> Origin:
 
 
 @torch.no_grad()
-def score_seed(Gs: Sequence[Generator], seed: int, cfg: RankConfig, annotator: SimulatedAnnotator) -> SurfaceScore:
+def score_seed(Gs: Sequence[Generator], seed: int, cfg: RankConfig, annotator: Annotator) -> Judgement:
     """Simulated score of the shape that `seed` names; Gs: the generator of `cfg`, then its snapshots."""
     at = origin(cfg, seed)
     G, sample = Gs[at.generator], sample_seeds(Gs[at.generator], [seed], replace(cfg.sample, psi=at.psi))
-    return annotator.score(cfg.slab.extract(G, sample)[0].float(), voxel=cfg.slab.voxel(sample.field.box_warp))
+    return annotator.judge(cfg.slab.extract(G, sample)[0].float(), cfg.slab.frame(sample.field.box_warp))
 
 
-def annotate_seeds(cfg: RankConfig, *, advance: Advance = ignore) -> dict[int, SurfaceScore]:
+def annotate_seeds(cfg: RankConfig, *, advance: Advance = ignore) -> dict[int, Judgement]:
     """Scores of all seeds of `cfg`, by seed; those already in scores.csv are taken from there.
 
     `advance` counts seeds, beginning with the number of those. Raises ValueError if the folder's scores are of another
@@ -124,8 +126,8 @@ def annotate_seeds(cfg: RankConfig, *, advance: Advance = ignore) -> dict[int, S
     inputs = {"generator": resolve(cfg.generator)}
     inputs |= {f"snapshots.{number}": resolve(path) for number, path in enumerate(cfg.snapshots)}
     with RunFolder.claim(Path(cfg.out).parent, cfg, seed=cfg.annotator.seed, inputs=inputs, free=FREE) as run:
-        scores_csv = run.path / "scores.csv"
-        done = {seed: score for seed, score in read_scores(scores_csv).items() if seed in cfg.seeds()}
+        scores_csv, columns = run.path / "scores.csv", annotator_from(cfg.annotator).columns
+        done = {seed: score for seed, score in _begun(scores_csv, columns).items() if seed in cfg.seeds()}
         missing = [seed for seed in cfg.seeds() if seed not in done]
         advance(len(done))
         with (
@@ -141,17 +143,17 @@ def annotate_seeds(cfg: RankConfig, *, advance: Advance = ignore) -> dict[int, S
         return {seed: done[seed] for seed in cfg.seeds()}
 
 
-def rankings_of(cfg: RankConfig, scores: Mapping[int, SurfaceScore]) -> list[Ranking]:
+def rankings_of(cfg: RankConfig, scores: Mapping[int, Judgement]) -> list[Ranking]:
     """The rankings that `cfg` asks for, of the scores that annotate_seeds gave for it."""
     names = [""] + [sha256_of(resolve(path))[:GENERATOR_DIGITS] for path in cfg.snapshots]
     origins = {seed: (at.psi, names[at.generator]) for seed in scores for at in [origin(cfg, seed)]}
-    values, annotator = {seed: score.score for seed, score in scores.items()}, SimulatedAnnotator(cfg.annotator)
+    values, annotator = {seed: score.score for seed, score in scores.items()}, annotator_from(cfg.annotator)
     return rank_batches(values, annotator, batch_size=cfg.batch_size, psi=cfg.sample.psi, origins=origins)
 
 
 def rank_batches(
     scores: Mapping[int, float],
-    annotator: SimulatedAnnotator,
+    annotator: Annotator,
     *,
     batch_size: int,
     psi: float,
@@ -180,47 +182,80 @@ def rank_batches(
     return rankings
 
 
-def read_scores(path: str | Path) -> dict[int, SurfaceScore]:
-    """Scores by seed. A missing file is made with its header; a last line that a stop cut short is removed.
+def read_scores(path: str | Path) -> dict[int, Judgement]:
+    """Judgements by seed, of any annotator; a last line that is not whole yet does not count.
 
     Raises ValueError (one line that names the file) for anything that is not such a table.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        whole = text[: text.rfind("\n") + 1]
-        rows = list(csv.reader(whole.splitlines(), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a UTF-8 CSV table ({error})") from None
-    if rows and tuple(rows[0]) != SCORE_COLUMNS:
-        raise ValueError(f"{path}: expected the header {','.join(SCORE_COLUMNS)!r}, found {','.join(rows[0])[:200]!r}")
-    scores = {}
-    for line, row in enumerate(rows[1:], start=2):
-        try:
-            seed, score = _parsed(row)
-        except (TypeError, ValueError):
-            found = ",".join(row)[:200]
-            raise ValueError(f"{path}, line {line}: expected {len(SCORE_COLUMNS)} numbers, found {found!r}") from None
-        scores[seed] = score
+    return _parsed_table(Path(path), _whole_lines(_text(Path(path))))[1]
+
+
+def _begun(path: Path, columns: Sequence[str]) -> dict[int, Judgement]:
+    """As read_scores, of the annotator whose faults are `columns`.
+
+    A missing file is made with its header; a last line that a stop cut short is removed.
+    """
+    header = ",".join([*NEEDED_COLUMNS, *columns])
+    text = _text(path) if path.is_file() else ""
+    whole = _whole_lines(text)
     if whole != text or not whole:
-        write_text(path, whole or ",".join(SCORE_COLUMNS) + "\n")
+        write_text(path, whole or f"{header}\n")
+    if not whole:
+        return {}
+    found, scores = _parsed_table(path, whole)
+    if found != header:
+        raise ValueError(f"{path}: expected the header {header!r}, found {found[:200]!r}")
     return scores
 
 
-def _parsed(row: list[str]) -> tuple[int, SurfaceScore]:
-    """Seed and score of a row. Raises ValueError or TypeError for anything but as many numbers, all finite; the
-    roughness of a shape without a surface alone is infinite."""
-    seed, *texts = row
-    values = [float(text) for text in texts]
-    if len(values) != len(SCORE_COLUMNS) - 1:
-        raise ValueError(row)
-    if not (all(map(math.isfinite, values[1:])) and values[0] >= 0 and 0 <= int(seed) <= LARGEST_SEED):
-        raise ValueError(row)
-    return int(seed), SurfaceScore(**dict(zip(SCORE_COLUMNS[1:], values, strict=True)))
+def _whole_lines(text: str) -> str:
+    return text[: text.rfind("\n") + 1]
 
 
-def _row(seed: int, score: SurfaceScore) -> str:
-    values = [getattr(score, f.name) for f in fields(SurfaceScore)]
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a UTF-8 CSV table ({error})") from None
+
+
+def _parsed_table(path: Path, text: str) -> tuple[str, dict[int, Judgement]]:
+    """The header of a table of scores, and its rows by seed."""
+    try:
+        header, *rows = list(csv.reader(text.splitlines(), strict=True)) or [[]]
+    except csv.Error as error:
+        raise ValueError(f"{path}: not a UTF-8 CSV table ({error})") from None
+    if not set(NEEDED_COLUMNS) <= set(header) or len(set(header)) < len(header):
+        wanted = ", ".join(NEEDED_COLUMNS)
+        raise ValueError(f"{path}: expected columns {wanted} in the header, found {','.join(header)[:200]!r}")
+    scores = {}
+    for line, row in enumerate(rows, start=2):
+        try:
+            seed, judgement = _parsed(row, header)
+        except (TypeError, ValueError):
+            found = ",".join(row)[:200]
+            raise ValueError(f"{path}, line {line}: expected {len(header)} numbers, found {found!r}") from None
+        scores[seed] = judgement
+    return ",".join(header), scores
+
+
+def _parsed(row: list[str], header: Sequence[str]) -> tuple[int, Judgement]:
+    """Seed and judgement of a row. Raises ValueError or TypeError for anything but as many numbers.
+
+    Seed and score are finite; of a shape without a surface a fault may be infinite.
+    """
+    if len(row) != len(header):
+        raise ValueError(row)
+    cells = dict(zip(header, row, strict=True))
+    seed, values = int(cells.pop("seed")), {name: float(text) for name, text in cells.items()}
+    score = values.pop("score")
+    if not (0 <= seed <= LARGEST_SEED and math.isfinite(score)) or any(map(math.isnan, values.values())):
+        raise ValueError(row)
+    return seed, Judgement(score, values)
+
+
+def _row(seed: int, judgement: Judgement) -> str:
+    values = [judgement.score, *judgement.faults.values()]
     return ",".join([str(seed), *(repr(float(value)) for value in values)]) + "\n"
 
 
@@ -228,11 +263,11 @@ _worker: dict[str, object] = {}  # what a worker process loads once
 
 
 @contextlib.contextmanager
-def _scored(seeds: list[int], cfg: RankConfig) -> Iterator[Iterator[SurfaceScore]]:
+def _scored(seeds: list[int], cfg: RankConfig) -> Iterator[Iterator[Judgement]]:
     """Scores of `seeds` in their order, from this process or from workers; for a `with` block."""
     Gs = _generators(cfg)  # in any case, so that what cannot be loaded is said at once
     if cfg.workers == 1 or len(seeds) < 2:
-        annotator = SimulatedAnnotator(cfg.annotator)
+        annotator = annotator_from(cfg.annotator)
         yield (score_seed(Gs, seed, cfg, annotator) for seed in seeds)
         return
     with in_processes(
@@ -247,14 +282,14 @@ def _generators(cfg: RankConfig) -> list[Generator]:
 
 def _start_worker(cfg: RankConfig) -> None:
     torch.set_num_threads(1)
-    _worker.update(Gs=_generators(cfg), cfg=cfg, annotator=SimulatedAnnotator(cfg.annotator))
+    _worker.update(Gs=_generators(cfg), cfg=cfg, annotator=annotator_from(cfg.annotator))
 
 
-def _work(seed: int) -> SurfaceScore:
+def _work(seed: int) -> Judgement:
     return score_seed(_worker["Gs"], seed, _worker["cfg"], _worker["annotator"])  # type: ignore[arg-type]
 
 
-def summary(scores: Iterable[SurfaceScore]) -> str:
+def summary(scores: Iterable[Judgement]) -> str:
     """One line about a set of scores, for the console."""
     values = np.array([score.score for score in scores])
     low, middle, high = np.percentile(values, [10, 50, 90])

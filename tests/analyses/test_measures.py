@@ -203,8 +203,9 @@ def _judged(changes: dict[str, list[float]]) -> pd.DataFrame:
     rows = []
     for arm, scores in changes.items():
         for seed, score in enumerate(scores):
-            rest = dict.fromkeys(("roughness", "stray", "holes", "relief", "asymmetry"), 0.0)
-            rows.append({"arm": arm, "seed": seed, "simulated_score": score, **rest, "reward": 2 * score})
+            rows.append(
+                {"arm": arm, "seed": seed, "simulated_score": score, "rules_score": -score, "reward": 2 * score}
+            )
     return pd.DataFrame(rows)[list(before_after.COLUMNS)]
 
 
@@ -263,10 +264,10 @@ def test_images_of_arms_are_compared_seed_by_seed():
 
 
 class _Judge:
-    def score(self, slab, voxel):
-        from reward_model_training.preferences.simulated_annotator import SurfaceScore
+    def judge(self, slab, frame):
+        from reward_model_training.preferences.annotators.protocol import Judgement
 
-        return SurfaceScore(roughness=0.0, stray=0.0, holes=0.0, score=5.0, relief=0.0, asymmetry=0.0)
+        return Judgement(5.0, {"stray": 0.0})
 
 
 class _Nan:
@@ -282,7 +283,7 @@ class _Nan:
 def test_a_reward_that_is_not_finite_is_named_at_once():
     cfg = before_after.BeforeAfterConfig(first_seed=7, num_seeds=2)
     with pytest.raises(ValueError, match="reward of seed 7 by start is nan"):
-        before_after.before_after({"start": tiny_generator()}, _Nan(), _Judge(), cfg)
+        before_after.before_after({"start": tiny_generator()}, _Nan(), {"annotator": _Judge(), "rules": _Judge()}, cfg)
 
 
 def test_trajectories_start_at_their_own_first_tick(tmp_path):

@@ -21,8 +21,9 @@ from eg3d.samples import sample_seeds
 from reward_model_training import rank
 from reward_model_training.data.dataset import DataConfig, make_splits
 from reward_model_training.preferences.anchors import AnchorConfig
+from reward_model_training.preferences.annotators.likeness import LikenessConfig
+from reward_model_training.preferences.annotators.rules import RulesAnnotator, RulesConfig
 from reward_model_training.preferences.rankings import GENERATOR_DIGITS, read_rankings, write_rankings
-from reward_model_training.preferences.simulated_annotator import AnnotatorConfig, SimulatedAnnotator
 from reward_model_training.preferences.simulated_rankings import (
     RankConfig,
     annotate_seeds,
@@ -55,7 +56,8 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _config(generator: Path, out: Path, **changes: object) -> RankConfig:
     slab = SigmaField(resolution=20, grid="exact")
-    return RankConfig(generator=str(generator), count=6, batch_size=3, out=str(out / "r.csv"), slab=slab, **changes)
+    settings = {"slab": slab, "annotator": RulesConfig(), **changes}
+    return RankConfig(generator=str(generator), count=6, batch_size=3, out=str(out / "r.csv"), **settings)
 
 
 def test_scores_resume_and_do_not_depend_on_the_stop(generator: Path, tmp_path: Path) -> None:
@@ -74,17 +76,26 @@ def test_scores_resume_and_do_not_depend_on_the_stop(generator: Path, tmp_path: 
 def test_scores_of_other_settings_are_not_mixed(generator: Path, tmp_path: Path) -> None:
     annotate_seeds(_config(generator, tmp_path))
     with pytest.raises(ValueError, match=r"annotator\.smoothing: the run has 0\.\d+, now 0\.08; give what the run has"):
-        annotate_seeds(_config(generator, tmp_path, annotator=AnnotatorConfig(smoothing=0.08)))
-    noisy = AnnotatorConfig(temperature=1.0)  # the noise of the order is no setting of the scores
+        annotate_seeds(_config(generator, tmp_path, annotator=RulesConfig(smoothing=0.08)))
+    noisy = RulesConfig(temperature=1.0)  # the noise of the order is no setting of the scores
     annotate_seeds(_config(generator, tmp_path, annotator=noisy))
+
+
+def test_scores_of_another_annotator_are_not_mixed(generator: Path, tmp_path: Path) -> None:
+    annotate_seeds(_config(generator, tmp_path))
+    assert "roughness" in (tmp_path / "scores.csv").read_text()
+    with pytest.raises(ValueError, match=r'annotator.name: the run has "rules", now "likeness"'):
+        annotate_seeds(_config(generator, tmp_path, annotator=LikenessConfig()))
+    annotate_seeds(_config(generator, tmp_path / "b", annotator=LikenessConfig()))
+    assert "implausibility" in (tmp_path / "b" / "scores.csv").read_text()
 
 
 def test_batches_are_ordered_by_score_and_labelled_as_simulated() -> None:
     scores = {seed: float(seed % 4) for seed in range(10, 18)}
-    rankings = rank_batches(scores, SimulatedAnnotator(), batch_size=4, psi=0.7)
+    rankings = rank_batches(scores, RulesAnnotator(), batch_size=4, psi=0.7)
     assert [r.seeds for r in rankings] == [(11, 10, 13, 12), (15, 14, 17, 16)]
     assert {(r.annotator, r.psi) for r in rankings} == {("simulated", 0.7)}
-    noisy = SimulatedAnnotator(AnnotatorConfig(temperature=2.0))
+    noisy = RulesAnnotator(RulesConfig(temperature=2.0))
     assert rank_batches(scores, noisy, batch_size=4, psi=1.0) == rank_batches(scores, noisy, batch_size=4, psi=1.0)
 
 

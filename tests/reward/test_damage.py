@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reward_model_training.damage import KINDS, LEVEL, damage, damaged, damages, ties
 from reward_model_training.front_surface import REACH, Front
-from reward_model_training.preferences.simulated_annotator import SurfaceScore, surface_quality
+from reward_model_training.preferences.annotators.rules import SurfaceScore, surface_quality
 from tests.shapes import SLAB, density, head
 
 VOXEL = 1 / 63

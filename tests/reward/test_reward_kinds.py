@@ -187,7 +187,7 @@ def test_what_is_ranked_learnt_scored_and_tracked_is_one_shape(
     reward = BundledReward(build_model(config.model), RewardCard(config.model, slab, sample))
 
     class Annotator:
-        def score(self, volume, *, voxel):
+        def judge(self, volume, frame):
             self.shown = volume
 
     ranked = Annotator()

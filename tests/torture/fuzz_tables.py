@@ -18,7 +18,7 @@ from eg3d.representations.sigma_field import SigmaField
 from eg3d.samples import SampleConfig
 from reward_model_training.data.representation_store import RepresentationStore, SampleKey
 from reward_model_training.preferences.rankings import MAX_ITEMS, Ranking, read_rankings, write_rankings
-from reward_model_training.preferences.simulated_rankings import SCORE_COLUMNS, read_scores
+from reward_model_training.preferences.simulated_rankings import read_scores
 
 CELLS = (*NASTY_NUMBERS, "", " ", "x", "12.0", "1e3", "nan", "inf", '"', "\0", "\udc80", "é", "1,2", "0x10", "1_0")
 
@@ -57,18 +57,16 @@ def _read_rankings(path: Path) -> None:
 
 def _scores(rng: random.Random, folder: Path) -> Path:
     path = folder / "scores.csv"
-    lines = [",".join(SCORE_COLUMNS), *(f"{seed},0.5,1e-3,0,{9 - seed},-0.25,0.125" for seed in range(8))]
+    header = "seed,score,roughness,stray,holes,relief,asymmetry"
+    lines = [header, *(f"{seed},{9 - seed},0.5,1e-3,0,-0.25,0.125" for seed in range(8))]
     path.write_bytes(_damaged_table(rng, "\n".join(lines) + "\n"))
     return path
 
 
 def _read_scores(path: Path) -> None:
-    for seed, score in read_scores(path).items():
-        assert seed >= 0
-        finite = {
-            name: math.isfinite(value) or (name == "roughness" and value > 0) for name, value in vars(score).items()
-        }
-        assert all(finite.values()), "a number that is not finite"
+    for seed, judgement in read_scores(path).items():
+        assert seed >= 0 and math.isfinite(judgement.score), "a score that is not finite"
+        assert not any(map(math.isnan, judgement.faults.values())), "a fault that is no number"
 
 
 def _damaged_table(rng: random.Random, text: str) -> bytes:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -50,12 +50,17 @@ LANDMARK_REACH = 0.06  # world units: what is farther from every landmark is che
 FOREHEAD_WEIGHT = 0.3
 LOOKED_AT = (Region.SKIN, Region.LIPS, Region.BROW)
 HAIR_RISE = 0.012  # world units: outside the core of the face, what lies so far above the nearest head is hair
-VIEWS = np.array([[np.sin(yaw), 0.0, np.cos(yaw)] for yaw in (-0.9, 0.0, 0.9)])  # directions towards the eyes of a person
+VIEWS = np.array(
+    [[np.sin(yaw), 0.0, np.cos(yaw)] for yaw in (-0.9, 0.0, 0.9)]
+)  # directions towards the eyes of a person
 BENT, FLAT = 0.85, 0.95  # length of the mean normal of a patch that cannot be compared, and of one that can
 CORE_X = 0.8  # of half the distance between the ears: what lies nearer to the middle, from brows to chin, is the core
 MOVE, TURN, SCALE = 0.02, 0.05, 0.04  # standard deviations of the free motion: world units, radians, of the log
 FIT_STEPS = 6
-NOISE, OBSERVATIONS = 0.006, 400.0  # world units that a fit is wrong by, and how many independent points a face is worth
+NOISE, OBSERVATIONS = (
+    0.006,
+    400.0,
+)  # world units that a fit is wrong by, and how many independent points a face is worth
 
 
 @dataclass
@@ -166,8 +171,8 @@ class _Fit(NamedTuple):
 class LikenessAnnotator(Annotator):
     """Scores surfaces by their distance to the nearest head of the head model."""
 
-    columns = FAULTS
-    worst = {"distance": 1.0, "angle": float(np.pi), "implausibility": 0.0, "stray": 1.0, "holes": 1.0}
+    columns: ClassVar = FAULTS
+    worst: ClassVar = {"distance": 1.0, "angle": float(np.pi), "implausibility": 0.0, "stray": 1.0, "holes": 1.0}
 
     def __init__(self, cfg: LikenessConfig | None = None) -> None:
         super().__init__(cfg or LikenessConfig())
@@ -259,10 +264,10 @@ class _Basis:
         return self.mean + np.tensordot(codes, self.components, 1)
 
     def appearance(self, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of a head's vertices [V, 3], at what is looked at: unit normals [R, 3] and how well they are seen [R], 0 to 1.
+        """Unit normals [R, 3] of a head of vertices [V, 3], and how well each vertex is seen [R], 0 to 1.
 
-        Normals are those of a patch as wide as a slab's voxels. What bends within one (creases, lips that part, nostrils)
-        or looks away from VIEWS is seen less.
+        Normals are those of a patch as wide as a slab's voxels. What bends within one (creases, open lips, nostrils) or
+        looks away from VIEWS, is seen less.
         """
         normals = _area_normals(vertices, self.faces)
         mean, area = self.around @ normals, self.around @ np.linalg.norm(normals, axis=1)
@@ -342,4 +347,3 @@ def _moved(points: np.ndarray, motion: np.ndarray) -> np.ndarray:
 def _motions(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
     """How the offset of points [R, 3] along their normals follows a small motion, [R, 7]."""
     return np.concatenate([normals, np.cross(points, normals), (points * normals).sum(1, keepdims=True)], axis=1)
-

@@ -25,6 +25,7 @@ Say "simulated" wherever its answers are used.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -144,8 +145,8 @@ def surface_quality(
 class RulesAnnotator(Annotator):
     """`surface_quality` as an annotator; it does not mind where the slab lies."""
 
-    columns = ("roughness", "stray", "holes", "relief", "asymmetry")
-    worst = {"roughness": float("inf"), "stray": 1.0, "holes": 1.0, "relief": 0.0, "asymmetry": 0.0}
+    columns: ClassVar = ("roughness", "stray", "holes", "relief", "asymmetry")
+    worst: ClassVar = {"roughness": float("inf"), "stray": 1.0, "holes": 1.0, "relief": 0.0, "asymmetry": 0.0}
 
     def __init__(self, cfg: RulesConfig | None = None) -> None:
         super().__init__(cfg or RulesConfig())
@@ -157,9 +158,7 @@ class RulesAnnotator(Annotator):
         return Judgement(found.score, {name: getattr(found, name) for name in self.columns})
 
 
-def _score(
-    roughness: float, stray: float, holes: float, relief: float, asymmetry: float, cfg: RulesConfig
-) -> float:
+def _score(roughness: float, stray: float, holes: float, relief: float, asymmetry: float, cfg: RulesConfig) -> float:
     missing = max(0.0, 1.0 - relief / cfg.relief_wanted)
     cost = cfg.roughness_weight * _share(roughness - cfg.roughness_floor, cfg.roughness_half)
     cost += cfg.stray_weight * _share(stray, cfg.stray_half)

@@ -13,8 +13,8 @@ from dataset_preprocessing.synthetic_heads.shape import true_sdf
 from eg3d.ops.density_grid.grid import grid_points
 from reward_model_training.preferences.annotators.rules import (
     NO_SURFACE,
-    RulesConfig,
     RulesAnnotator,
+    RulesConfig,
     surface_quality,
 )
 from tests.shapes import SLAB, density, ellipsoid, head, noise, slab_axes
