@@ -176,20 +176,23 @@ class WeightingConfig:
 @dataclass
 class DriftConfig:
     """A bound on how far densities move from the start's, held by a Lagrange multiplier in place of the consistency's
-    weight: dual ascent on its logarithm, by `rate` a step times (drift / bound - 1), that at most 1 in size."""
+    weight: dual ascent on its logarithm, by `rate` a step times (drift / bound - 1), that at most 1 in size. The
+    bound is passed for a while before the multiplier has risen; `boost` makes that shorter."""
 
     bound: float | None = None  # mean |sigma_raw_G - sigma_raw_G0| of a step's samples; null = consistency.weight alone
     rate: float = 0.2
-    lowest: float = 0.001  # of the multiplier
+    lowest: float | None = None  # of the multiplier; null = the consistency's weight, where it begins
     highest: float = 1000.0
+    boost: float = 2.0  # above the bound the multiplier also counts (drift / bound)^boost times; 0 = ascent alone
 
     def validate(self) -> list[str]:
-        faults = [f"{name}: must be above 0" for name in ("rate", "lowest") if not getattr(self, name) > 0]
+        given = {"rate": self.rate, "lowest": 1.0 if self.lowest is None else self.lowest, "highest": self.highest}
+        faults = [f"{name}: {value} is not positive" for name, value in given.items() if not value > 0]
         if self.bound is not None and not self.bound > 0:
             faults.append(f"bound: {self.bound} is not positive; give null for none")
-        if self.highest < self.lowest:
+        if self.lowest is not None and self.highest < self.lowest:
             faults.append(f"highest: {self.highest} is below lowest {self.lowest}")
-        return faults
+        return faults + at_least(self, 0, "boost")
 
 
 @dataclass

@@ -94,8 +94,8 @@ class Weights:
                 self.shares.update(norms)
             if self.drift is not None:
                 stats.report("Drift/multiplier", self.drift.multiplier)
-                stats.report("Drift/share_of_bound", self.drift.share)
                 self.drift.ascend()
+                stats.report("Drift/share_of_bound", self.drift.share)
 
         return move if self.kept() else None
 
