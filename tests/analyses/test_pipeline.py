@@ -23,6 +23,7 @@ SHORT = (
     "batch=4 total_kimg=0.008 tick_kimg=0.004 grid=[2,1] reward_term.micro_batch=4 consistency.resolution=8 "
     "consistency.grid=exact tracking.num_seeds=3 loss.blur_init_sigma=0"
 )
+JUDGE = "judge._target_=reward_model_training.preferences.simulated_judge.load judge.resolution=16 judge.num_seeds=3"
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,9 @@ def overrides(tmp_path_factory):
         f"heads='num_images=8 resolution={SIDE} workers=1'",
         f"++finetuning.tuned='{SHORT}'",
         f"++finetuning.control='{SHORT} reward_term.weight=0'",
+        f"judge='{JUDGE}'",
+        "snapshot=best",
+        "equal_length=true",
         "geometry.num_seeds=2",
         "geometry.grid_resolution=16",
         "before_after.num_seeds=3",
@@ -72,13 +76,13 @@ def test_the_report_stands_alone(report):
 def test_pictures_and_tables_lie_beside_it(report):
     assert {path.name for path in report.parent.glob("*.png")} == {
         "figure1_tuned.png", "figure2_control.png", "figure3_preferences.png", "figure4_rewards.png",
-        "figure5_scores.png", "figure6_trajectories.png",
+        "figure5_scores.png", "figure6_trajectories.png", "figure7_judged.png",
     }  # fmt: skip
     tables = {path.name for path in (report.parent / "tables").glob("*.csv")}
     assert tables == {
         "twin_geometry.csv", "before_after.csv", "before_after_summary.csv", "before_after_arms.csv",
         "reward_accuracy.csv", "image_pairs.csv", "image_sets.csv", "image_arms.csv", "trajectories.csv",
-        "pictures.csv",
+        "pictures.csv", "judged.csv",
     }  # fmt: skip
     for name in tables:
         sidecar = json.loads((report.parent / "tables" / name).with_suffix(".json").read_text())
@@ -95,10 +99,10 @@ def test_the_same_table_gives_the_same_figure(report, tmp_path):
 def test_finished_stages_are_skipped_and_changed_ones_are_not(overrides, report, caplog):
     caplog.set_level("INFO")
     run_pipeline(compose_config("pipeline", pipeline_schema(), overrides[1]))
-    assert caplog.text.count("skipped") == 9 and "report: running" in caplog.text
+    assert caplog.text.count("skipped") == 10 and "report: running" in caplog.text
     caplog.clear()
     run_pipeline(compose_config("pipeline", pipeline_schema(), [*overrides[1], "geometry.num_seeds=1"]))
-    assert caplog.text.count("skipped") == 8 and "geometry: running" in caplog.text
+    assert caplog.text.count("skipped") == 9 and "geometry: running" in caplog.text
     changed = [*overrides[1], f"++finetuning.tuned='{SHORT} reward_lr=0.1'"]
     with pytest.raises(ValueError, match=r"redo=\[tuned\]"):
         run_pipeline(compose_config("pipeline", pipeline_schema(), changed))
@@ -154,7 +158,7 @@ def test_the_folder_of_a_run_can_be_moved(overrides, settled, tmp_path, caplog):
     folder = tmp_path / "moved"
     shutil.copytree(settled.parent, folder)
     run_pipeline(compose_config("pipeline", pipeline_schema(), [*overrides[1], f"out={folder}"]))
-    assert caplog.text.count("skipped") == 9
+    assert caplog.text.count("skipped") == 10
     records = [json.loads(path.read_text()) for path in (folder / "stages").glob("*.json")]
     outputs = {record["stage"]: record["outputs"] for record in records}
     assert outputs["geometry"] == ["tables/twin_geometry.csv"] and outputs["report"] == ["report.html"]
@@ -167,7 +171,7 @@ def test_a_pipeline_with_relative_paths_goes_on(overrides, settled, caplog, monk
     words = [*overrides[1], "out=run", "data=heads.zip"]
     for _ in range(2):
         run_pipeline(compose_config("pipeline", pipeline_schema(), words))
-    assert caplog.text.count("skipped") == 18
+    assert caplog.text.count("skipped") == 20
 
 
 def test_a_deleted_table_or_picture_is_made_again(overrides, settled, caplog):
@@ -177,7 +181,7 @@ def test_a_deleted_table_or_picture_is_made_again(overrides, settled, caplog):
     picture.unlink()
     (settled.parent / "tables" / "trajectories.csv").unlink()
     run_pipeline(compose_config("pipeline", pipeline_schema(), overrides[1]))
-    assert caplog.text.count("skipped") == 7 and picture.read_bytes() == before
+    assert caplog.text.count("skipped") == 8 and picture.read_bytes() == before
 
 
 def test_temporary_files_of_a_killed_run_are_removed(overrides, settled):
@@ -260,9 +264,9 @@ def test_a_new_measure_is_configured_run_and_reported(overrides, settled, toy, c
     cfg = compose_config("pipeline", pipeline_schema(), words)
     assert cfg.toy.gain == 3 and "toy:\n  gain: 2.0" in help_text(main, "pipeline", pipeline_schema())
     page = run_pipeline(cfg).read_text(encoding="utf-8")
-    assert caplog.text.count("skipped") == 8 and "toy: running" in caplog.text
+    assert caplog.text.count("skipped") == 9 and "toy: running" in caplog.text
     assert "toy: score of the start" in page and "Toys &amp; games" in page and "A toy." in page
-    assert "Not there." not in page and (settled.parent / "figure7_toys.png").is_file()
+    assert "Not there." not in page and (settled.parent / "figure8_toys.png").is_file()
     sidecar = json.loads((settled.parent / "tables" / "toy_table.json").read_text())
     assert sidecar["settings"]["gain"] == 3 and sidecar["settings"]["annotator"]["temperature"] == 0
     assert set(sidecar["inputs"]) == {"start", "tuned", "control"} and sidecar["columns"]["score"] == "no unit"
