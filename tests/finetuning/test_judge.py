@@ -7,6 +7,8 @@ import dataclasses
 import json
 import logging
 import math
+import os
+import signal
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,13 +27,14 @@ from eg3d.config_checks import faults_of
 from eg3d.finetuning.config import DriftConfig, FinetuneConfig, JudgeConfig, RewardTermConfig, WeightingConfig
 from eg3d.finetuning.judge import BEST_SNAPSHOT, Change, History, Look, OneAtATime, RunJudge, judge_from
 from eg3d.finetuning.loop import finetune
+from eg3d.stop_signals import Stopped as StoppedBySignal
 from eg3d.training.loop import Trainer
 from eg3d.training.snapshots import TrainingRun
 
 Make = Callable[..., FinetuneConfig]
 SLAB = {"name": "sigma_field", "resolution": 8, "grid": "exact"}
 # 7 ticks, a step each, whose average follows at once.
-TICKS = {"total_kimg": 0.024, "tick_kimg": 0.004, "snapshot_ticks": 1, "ema_kimg": 0.001, "reward_lr": 0.01}
+TICKS = {"total_kimg": 0.024, "tick_kimg": 0.004, "grid": [1, 1], "ema_kimg": 0.001, "reward_lr": 0.01}
 
 
 def judge_table(**changes: Any) -> dict[str, Any]:
@@ -93,7 +96,7 @@ def test_a_run_whose_reward_is_gamed_ends_by_itself(
     finetune_config: Make, wanted: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    cfg = finetune_config(**TICKS, judge=judge_table(wanted=wanted, stop=True))
+    cfg = finetune_config(**TICKS, snapshot_ticks=1, judge=judge_table(wanted=wanted, stop=True))
     run = judged(cfg)
     folder = run.folder
     assert run.num_images == 20  # best at tick 3, fallen at ticks 4 and 5, of 6
@@ -204,6 +207,29 @@ def test_stopped_anywhere_it_goes_on_as_if_it_had_not(
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
     kept = json.loads(state_of(run.folder)[1]["kept"])
     assert set(kept) == {"judge", balance}
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_a_signal_in_the_middle_of_a_tick(finetune_config: Make, wanted: float, tmp_path: Path, balance: str) -> None:
+    """The state between two ticks has the judge's history and the running averages of half a tick."""
+    length = TICKS | {"tick_kimg": 0.012}
+    cfg = finetune_config(**length, mode="joint", judge=judge_table(wanted=wanted), **BALANCES[balance])
+    original, calls = Trainer.step, []
+
+    def asked(self: Trainer, real: Any) -> None:
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self, real)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(Trainer, "step", asked)
+        with pytest.raises(StoppedBySignal):
+            judged(cfg)
+    assert json.loads(state_of(Path(cfg.out))[1]["counters"])["num_images"] == 20
+    run, whole = judged(cfg), judged(dataclasses.replace(cfg, out=str(tmp_path / "whole")))
+    assert_same_run(run.folder, whole.folder)
+    assert judge_rows(run.folder) == judge_rows(whole.folder) and note_of(run.folder) == note_of(whole.folder)
 
 
 def test_a_best_snapshot_that_is_gone_is_told(
