@@ -47,8 +47,10 @@ def numeric_faults(config: Any) -> list[str]:
         if value is None:
             kind = str(getattr(field.type, "__name__", field.type))
             faults += [f"{field.name}: null is not a value of type {kind}"] if kind in _NEVER_NONE else []
-        values = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
-        faults += [fault for item in values if (fault := number_fault(field.name, item))][:1]
+        named = value.items() if isinstance(value, dict) else [("", value)]
+        items = [(key, item) for key, held in named for item in (held if isinstance(held, (list, tuple)) else [held])]
+        names = [(f"{field.name}.{key}" if key else field.name, item) for key, item in items]
+        faults += [fault for name, item in names if (fault := number_fault(name, item))][:1]
     return faults
 
 
@@ -57,7 +59,8 @@ def number_fault(name: str, value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         is_meant = math.isinf(value) and name in _MAY_BE_INFINITE
         return "" if is_meant else f"{name}: {value} is not a finite number"
-    limit = LARGEST_SEED if "seed" in name and not name.startswith("num_") else LARGEST_INT
+    is_seed = "seed" in name and not name.rpartition(".")[2].startswith("num_")
+    limit = LARGEST_SEED if is_seed else LARGEST_INT
     if isinstance(value, int) and abs(value) > limit:
         return f"{name}: {_short(value)} is beyond {limit}"
     return ""

@@ -96,6 +96,13 @@ class RunFolder:
             raise
         return cls(folder, then is None, lock)
 
+    def note(self, name: str, value: Any) -> None:
+        """Write plain data about the run into run.json under a name of its own; what is there under it goes."""
+        record = RunRecord.read(self.path)
+        if record is None or name in {*_KEYS, "seed"}:
+            raise RuntimeError(f"{self.path / RECORD_NAME} is gone, or has {name} already: nothing more is noted there")
+        write_json(self.path / RECORD_NAME, record.run | {name: value})
+
     def release(self) -> None:
         """Let other processes in."""
         self._lock.release()

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 START = "start"  # the network before fine-tuning
+TUNED = "tuned"  # with the reward
 CONTROL = "control"  # the same run without the reward
 RUN_FOLDERS = {"tuned": "sfield", "control": "control", "continuation": "continuation"}  # by arm

@@ -16,7 +16,7 @@ from paper_result_analyses.pipeline_config import PipelineConfig, pipeline_schem
 from paper_result_analyses.registry import MEASURES
 from paper_result_analyses.report import write_report
 from paper_result_analyses.stages import Stage, StageRunner
-from paper_result_analyses.training_stages import check_shipped, make_experiment
+from paper_result_analyses.training_stages import check_judges, check_shipped, make_experiment
 
 
 def run_pipeline(cfg: PipelineConfig) -> Path:
@@ -25,6 +25,7 @@ def run_pipeline(cfg: PipelineConfig) -> Path:
     Raises RuntimeError (one line) while another process works in the folder.
     """
     check_shipped(cfg)
+    check_judges(cfg)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(out)

@@ -6,8 +6,11 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from paper_result_analyses.arms import RUN_FOLDERS
+from eg3d.config_checks import one_of
+from paper_result_analyses.arms import RUN_FOLDERS, TUNED
 from paper_result_analyses.registry import MEASURES
+
+SNAPSHOTS = ("last", "best")
 
 
 @dataclass
@@ -30,6 +33,10 @@ class PipelineConfig:
     reward_seeds: list[int] = field(default_factory=list)  # of the members of an ensemble; empty = one reward
     reward_bound: float = 0.0  # standard deviations that an ensemble's reward lies below the mean of its members
     finetuning: dict[str, str] = field(default_factory=dict)  # by arm, after python -m eg3d.train_rlhf
+    judge: str = ""  # of every arm, after its words: judge._target_=... judge.every_ticks=1 judge.stop=true
+    snapshot: str = "last"  # of the tuned arm, for all that comes after it: last | best, which its judge liked best
+    # The other arms end after as many images as that snapshot had seen, so that tables compare runs of equal length.
+    equal_length: bool = False
     measures: list[str] = field(default_factory=lambda: list(MEASURES))
     redo: list[str] = field(default_factory=list)  # stages to do again from nothing; their run folders are deleted
 
@@ -58,6 +65,9 @@ class PipelineConfig:
         twice = sorted({name for name in stages if stages.count(name) > 1})
         if twice:
             faults.append(f"stages: two are called {', '.join(twice)}; give pretraining other names, measures once")
+        faults += one_of("snapshot", self.snapshot, SNAPSHOTS)
+        if self.equal_length and self.finetuning and TUNED not in self.finetuning:
+            faults.append(f"equal_length: there is no arm {TUNED} whose length the others could take")
         if not self.finetuning:
             faults.append("finetuning: nothing to fine-tune; give pipeline=demo or pipeline=twin")
         return faults

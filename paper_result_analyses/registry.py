@@ -18,6 +18,7 @@ MODULES = (
     "paper_result_analyses.measure.twin_geometry",
     "paper_result_analyses.measure.trajectories",
     "paper_result_analyses.measure.reward_stress",
+    "paper_result_analyses.measure.judged",
 )
 MEASURES: dict[str, Measure] = {}  # by name
 

@@ -7,6 +7,8 @@ would compose from the same words.
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,16 +18,17 @@ from dataset_preprocessing.synthetic_heads.run import HeadsConfig
 from eg3d.checkpoints.manifest import resolve
 from eg3d.data_files import DataFiles
 from eg3d.data_labels import read_table
-from eg3d.finetuning.config import FinetuneConfig
+from eg3d.finetuning.config import FinetuneConfig, JudgeConfig
 from eg3d.hydra_command import compose_config
 from eg3d.progress import progress_bar
 from eg3d.run_folder import ACCEPT_CODE, as_plain, choose_device
 from eg3d.training.config import TrainConfig
-from paper_result_analyses.arms import RUN_FOLDERS, START
-from paper_result_analyses.measure.context import Experiment
+from paper_result_analyses.arms import RUN_FOLDERS, START, TUNED
+from paper_result_analyses.measure.context import RUN_FILES, Experiment
 from paper_result_analyses.pipeline_config import PipelineConfig
 from paper_result_analyses.stages import Stage, StageRunner, portable
 
+log = logging.getLogger(__name__)
 NOT_DECIDING = ("device", "workers", "threads", "num_threads", "shows_progress")  # settings that leave results alone
 OUTPUT_PATHS = ("out", "data.store_dir")  # settings that say where a stage writes; other paths are its inputs
 
@@ -44,7 +47,7 @@ def make_experiment(cfg: PipelineConfig, runner: StageRunner) -> Experiment:
     snapshots = pretrained(cfg, runner, data)
     *_, generator = snapshots.values()
     reward = make_reward(cfg, runner, generator, [snapshots[name] for name in cfg.ranked_stages])
-    snapshots = {arm: fine_tune(cfg, runner, arm, data, generator, reward) for arm in cfg.finetuning}
+    snapshots = fine_tune_all(cfg, runner, data, generator, reward)
     return Experiment(
         networks={START: generator, **snapshots},
         runs={arm: run_folder(cfg, arm) for arm in cfg.finetuning},
@@ -200,8 +203,41 @@ def rank(cfg: PipelineConfig, runner: StageRunner, generator: Path, earlier: Seq
     return rankings, scores
 
 
-def fine_tune(cfg: PipelineConfig, runner: StageRunner, arm: str, data: Path, generator: Path, reward: Path) -> Path:
-    """Last snapshot of one fine-tuning run."""
+def fine_tune_all(
+    cfg: PipelineConfig, runner: StageRunner, data: Path, generator: Path, reward: Path
+) -> dict[str, Path]:
+    """Snapshots of all arms, in the order of the config.
+
+    With `cfg.equal_length` the tuned run is the first to be done, and the control and the others get the length of its
+    snapshot (`total_kimg`): a run that its judge ended, or whose best networks are taken, is compared with runs that
+    saw as many images. Without it every arm has the length of its own words.
+    """
+    from eg3d.finetuning.judge import images_of
+
+    snapshots, num_images = {}, None
+    for arm in sorted(cfg.finetuning, key=lambda arm: cfg.equal_length and arm != TUNED):
+        snapshots[arm] = fine_tune(cfg, runner, arm, data, generator, reward, num_images=num_images)
+        if cfg.equal_length and arm == TUNED:
+            num_images = images_of(snapshots[arm])
+            log.info("the other arms end after %d images, as the snapshot of the tuned arm", num_images)
+    return {arm: snapshots[arm] for arm in cfg.finetuning}
+
+
+def fine_tune(
+    cfg: PipelineConfig,
+    runner: StageRunner,
+    arm: str,
+    data: Path,
+    generator: Path,
+    reward: Path,
+    *,
+    num_images: int | None = None,
+) -> Path:
+    """Snapshot of one fine-tuning run: the last, or of the tuned arm the one that `cfg.snapshot` says.
+
+    num_images: where the run ends, instead of the length in its words.
+    """
+    from eg3d.finetuning.judge import BEST_SNAPSHOT, judge_from
     from eg3d.finetuning.loop import finetune, reward_inputs
     from eg3d.finetuning.rewards import reward_from
 
@@ -209,21 +245,53 @@ def fine_tune(cfg: PipelineConfig, runner: StageRunner, arm: str, data: Path, ge
     start = generator if cfg.pretraining else cfg.generator  # a name stays a name
     bundle = reward if cfg.reward_training else cfg.reward
     paths = {"data": data, "start": start, "reward.path": bundle, "out": folder}
-    words = _words(cfg.finetuning[arm], paths, device=cfg.device)
+    words = _finetune_words(cfg, arm, paths, num_images=num_images)
     stage_cfg = compose_config("finetune", FinetuneConfig, words)
     inputs = {"data": data, "start": generator}
     inputs |= {"reward": reward / "reward.safetensors", "reward card": reward / "reward.yaml"}
     others = {name: value for name, value in stage_cfg.reward.items() if name != "path"}
-    for name, found in reward_inputs(others).items():
+    judge_files = reward_inputs(JudgeConfig.callable_in(stage_cfg.judge), "judge.")
+    for name, found in (reward_inputs(others) | judge_files).items():
         inputs |= {f"{name} {path.name}": path for path in ([found] if isinstance(found, Path) else found)}
 
     def work() -> list[Path]:
-        model = reward_from(stage_cfg.reward, device=str(choose_device(stage_cfg.device)))
-        run = finetune(stage_cfg, model)
-        return [run.snapshot, *(path for path in [folder / "trajectories.csv"] if path.is_file())]
+        device = str(choose_device(stage_cfg.device))
+        model, judge = reward_from(stage_cfg.reward, device=device), judge_from(stage_cfg, device=device)
+        run = finetune(stage_cfg, model, judge=judge)
+        best = [] if run.best is None else [run.best]
+        return [run.snapshot, *best, *(folder / name for name in RUN_FILES if (folder / name).is_file())]
 
     stage = _stage(cfg, arm, "eg3d.train_rlhf", words, stage_cfg, inputs, work, paths=paths, run_folder=folder)
-    return runner.run(stage)[0]
+    snapshot, *others_made = runner.run(stage)
+    if cfg.snapshot == "last" or arm != TUNED:
+        return snapshot
+    best = [path for path in others_made if path.name == BEST_SNAPSHOT]
+    if not best:
+        raise RuntimeError(
+            f"snapshot: {folder} has no {BEST_SNAPSHOT} of its judge; give redo=[{arm}], or snapshot=last"
+        )
+    return best[0]
+
+
+def check_judges(cfg: PipelineConfig) -> None:
+    """Raise ValueError, before any work, for a judge whose seeds a measure uses, or that snapshot=best lacks."""
+    nowhere: dict[str, str | Path] = dict.fromkeys(("data", "start", "out"), "none")
+    for arm in cfg.finetuning:
+        table = compose_config("finetune", FinetuneConfig, _finetune_words(cfg, arm, nowhere)).judge
+        if not JudgeConfig.callable_in(table):
+            if arm == TUNED and cfg.snapshot == "best":
+                raise ValueError("snapshot: best is what a judge likes best, and there is none; give judge=...")
+            continue
+        judged = set(JudgeConfig.of(table).all_seeds())
+        for name in cfg.measures:
+            own = cfg.of_measure(name)
+            first, count = getattr(own, "first_seed", None), getattr(own, "num_seeds", 0)
+            both = [] if first is None else [seed for seed in range(first, first + count) if seed in judged]
+            if both:
+                raise ValueError(
+                    f"judge.first_seed: {len(both)} seeds of the judge of {arm} are those of the measure {name}, "
+                    f"{both[0]} to {both[-1]}; give the judge seeds of its own"
+                )
 
 
 def run_folder(cfg: PipelineConfig, arm: str) -> Path:
@@ -299,6 +367,20 @@ def _word(key: str, value: str | Path) -> str:
     text = str(value)
     is_simple = all(character.isalnum() or character in "/._-" for character in text)
     return f"{key}={text}" if is_simple else f"{key}='{text}'"
+
+
+def _finetune_words(
+    cfg: PipelineConfig, arm: str, paths: Mapping[str, str | Path], *, num_images: int | None = None
+) -> list[str]:
+    """What follows the command of an arm."""
+    length = "" if num_images is None else f"total_kimg={kimg_of(num_images)!r}"
+    return _words(f"{cfg.finetuning[arm]} {cfg.judge} {length}", paths, device=cfg.device)
+
+
+def kimg_of(num_images: int) -> float:
+    """The length, in thousands of images, at which a run ends after so many and no step later."""
+    kimg = num_images / 1000
+    return kimg if 1000 * kimg <= num_images else math.nextafter(kimg, 0)
 
 
 def _rank_config(words: Sequence[str]) -> Any:

@@ -17,6 +17,7 @@ from tiny import tiny_discriminator_config, tiny_generator_config
 from eg3d.checkpoints.store import save_networks
 from eg3d.config_checks import faults_of
 from eg3d.finetuning.config import FinetuneConfig
+from eg3d.finetuning.judge import judge_from
 from eg3d.finetuning.loop import finetune
 from eg3d.generators.eg3d import GeneratorConfig, TriPlaneGenerator
 from eg3d.hydra_command import CONFIG_DIR, compose_config, experiments_for
@@ -159,6 +160,7 @@ def _toy(cfg: TrainConfig, out: Path, data: Path) -> Any:
         changes["reward"] = {"_target_": "toy_reward.load"}
         changes["consistency"] = dataclasses.replace(cfg.consistency, resolution=6)
         changes["tracking"] = dataclasses.replace(cfg.tracking, num_seeds=2)
+        changes["judge"] = cfg.judge | {"num_seeds": 2}
     return dataclasses.replace(cfg, **changes)
 
 
@@ -166,5 +168,8 @@ def _toy(cfg: TrainConfig, out: Path, data: Path) -> Any:
 def test_an_experiment_builds_and_steps_at_toy_size(path: Path, tmp_path: Path, toy_images: Path) -> None:
     cfg = _toy(_composed(path), tmp_path / "run", toy_images)
     assert faults_of(cfg) == []
-    run = finetune(cfg, ToyReward()) if isinstance(cfg, FinetuneConfig) else train(cfg)
+    if isinstance(cfg, FinetuneConfig):
+        run = finetune(cfg, ToyReward(), judge=judge_from(cfg, device="cpu"))
+    else:
+        run = train(cfg)
     assert run.num_images == 4

@@ -103,6 +103,17 @@ def test_the_same_run_goes_on_and_counts_its_sessions(config: _Config) -> None:
     assert OmegaConf.load(Path(config.out) / "config.yaml").length == 2.5
 
 
+def test_what_a_run_notes_stays_in_its_record(config: _Config) -> None:
+    with _claim(config) as run:
+        for value in ({"tick": 1}, {"tick": 2}):
+            run.note("judge", value)
+        with pytest.raises(RuntimeError, match=r"run\.json is gone, or has inputs already"):
+            run.note("inputs", {})
+    with _claim(config):
+        record = _record(config)
+    assert record["judge"] == {"tick": 2} and len(record["sessions"]) == 2
+
+
 def test_every_difference_is_listed_in_one_line(config: _Config, data: Path) -> None:
     _claim(config, facts={"alone": True}).release()
     data.with_name("b.zip").write_bytes(b"others")

@@ -80,6 +80,9 @@ def _items(name: str, value: Any) -> list[tuple[str, Any]]:
 
 
 def _word(value: Any) -> str:
+    """As Hydra's grammar writes it."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_word(item)}" for key, item in value.items()) + "}"
     return "null" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 

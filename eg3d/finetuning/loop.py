@@ -1,8 +1,9 @@
-"""Fine-tuning: the training loop with the geometry terms and the reward trajectories added."""
+"""Fine-tuning: the training loop with the geometry terms, the reward trajectories and a judge added."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from torch import nn
 
 from eg3d.checkpoints.manifest import resolve
 from eg3d.checkpoints.ship import REWARD_FILES
-from eg3d.finetuning.config import FinetuneConfig
+from eg3d.finetuning.config import FREE_OF_FINETUNING, FinetuneConfig, JudgeConfig
+from eg3d.finetuning.judge import RunJudge
 from eg3d.finetuning.objective import GeometryObjective, add_geometry_terms
 from eg3d.finetuning.rewards import NAMED, Reward
-from eg3d.finetuning.tracking import Trajectories
+from eg3d.finetuning.tracking import TRAJECTORIES, Trajectories
+from eg3d.finetuning.weighting import Weights
 from eg3d.training.loop import Trainer, TrainingRun
 from eg3d.training.objective import AdversarialObjective
 from eg3d.training.phases import Phase
@@ -23,35 +26,46 @@ from eg3d.training.recipe import adversarial_phases
 from eg3d.training.start import loaded_generator
 
 
-def finetune(cfg: FinetuneConfig, reward: Reward, *, given: Collection[str] = ()) -> TrainingRun:
+def finetune(
+    cfg: FinetuneConfig, reward: Reward, *, judge: Reward | None = None, given: Collection[str] = ()
+) -> TrainingRun:
     """Fine-tune the networks `cfg.start` with `reward`, or continue the run in `cfg.out`; `given` as Trainer takes it.
 
-    Raises ValueError when config, data set and networks do not fit together, or when `cfg.out` holds another run: of
-    other settings, networks, data, code, or another reward.
+    judge: the one that `cfg.judge` names (see judge_from). The run it returns says in `ended` why the judge ended it,
+    and in `best` where the networks lie that it liked best. Raises ValueError when config, data set and networks do
+    not fit together, or when `cfg.out` holds another run: of other settings, networks, data, code, reward or judge.
     """
     if is_launched():
         raise ValueError("fine-tuning runs in one process; start it without torchrun")
+    named = JudgeConfig.callable_in(cfg.judge)
+    if named and judge is None:
+        raise ValueError("judge: the config names one and none was given; load it with judge_from(cfg, device=...)")
     if isinstance(reward, nn.Module):
         reward.eval().requires_grad_(False)
 
     def phases(adversarial: AdversarialObjective) -> list[Phase]:
         generator, made = adversarial.generator, adversarial_phases(adversarial)
         frozen = loaded_generator(cfg, "G_ema").to(next(generator.parameters()).device).eval().requires_grad_(False)
-        objective = GeometryObjective(cfg, generator, frozen, reward, adversarial.stats, adversarial.counters)
+        objective = GeometryObjective(cfg, generator, frozen, reward, adversarial.stats, adversarial.counters, weights)
         average = adversarial.style_average
         average.is_per_pass = cfg.reward_term.average_moves == "published"
         add_geometry_terms(made, objective, cfg, average)
         return made
 
+    weights, run_judge = Weights(cfg), None if judge is None else RunJudge(cfg, judge, reward)
     trainer = Trainer(
         cfg,
         phases=phases,
-        tick_hooks=[_tracker(Trajectories(Path(cfg.out), cfg.tracking), reward)] if cfg.tracking.num_seeds > 0 else [],
-        inputs=reward_inputs(cfg.reward),
-        code=[str(cfg.reward.get("_target_", ""))],
+        tick_hooks=[_observer(cfg, reward, run_judge)],
+        state_hooks=[run_judge.settle] if run_judge else [],
+        kept=weights.kept() | ({"judge": run_judge.history} if run_judge else {}),
+        inputs=reward_inputs(cfg.reward) | reward_inputs(named, "judge."),
+        code=[str(source["_target_"]) for source in (cfg.reward, named) if source.get("_target_")],
+        free=FREE_OF_FINETUNING,
         given=given,
     )
-    return trainer.run()
+    run = trainer.run()
+    return run if run_judge is None else dataclasses.replace(run, best=run_judge.best_snapshot())
 
 
 def reward_inputs(source: Mapping[str, Any], prefix: str = "reward.") -> dict[str, Path | Sequence[Path]]:
@@ -74,10 +88,17 @@ def _named_files(value: str) -> Path | list[Path] | None:
     return path if path.exists() else None
 
 
-def _tracker(trajectories: Trajectories, reward: Reward) -> Callable[[Trainer], None]:
-    def record(trainer: Trainer) -> None:
-        counters = trainer.counters
-        scores = trajectories.record(trainer.average, reward, tick=counters.tick, num_images=counters.num_images)
-        trainer.stats.report("Reward/tracked_mean", float(scores.mean()))
+def _observer(cfg: FinetuneConfig, reward: Reward, judge: RunJudge | None) -> Callable[[Trainer], None]:
+    """What is done at every tick: the reward scores its tracked seeds, then the judge looks."""
+    trajectories = Trajectories(Path(cfg.out) / TRAJECTORIES, cfg.tracking, {"score": reward})
 
-    return record
+    def observe(trainer: Trainer) -> None:
+        counters, tracked = trainer.counters, None
+        if cfg.tracking.num_seeds > 0:
+            found = trajectories.record(trainer.average, tick=counters.tick, num_images=counters.num_images)
+            tracked = found["score"]
+            trainer.stats.report("Reward/tracked_mean", float(tracked.mean()))
+        if judge is not None:
+            judge.look(trainer, tracked)
+
+    return observe

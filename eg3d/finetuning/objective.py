@@ -4,6 +4,7 @@
     L_r = -clip(r, low, high) + 1e-6                r the mean score of a micro-batch, clip to [-10, 10]
     L_c = E_z mean_x |sigma_raw_G(x) - sigma_raw_G0(x)|     x the points of a 64^3 grid, G0 the frozen start
 
+lambda_r and lambda_c are fixed in the paper; weighting.py has what else can decide about them.
 In mode "separate", the reported run, lambda_r L_r + lambda_c L_c has an Adam and a step of its own, so that only the
 ratio lambda_r : lambda_c and the learning rate count. The offset 1e-6 is the released code's and has no gradient.
 Letters: N batch, D the consistency grid.
@@ -11,6 +12,7 @@ Letters: N batch, D the consistency grid.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from eg3d.finetuning.config import ConsistencyConfig, FinetuneConfig, RewardTermConfig
 from eg3d.finetuning.rewards import Reward, name_of, sampled_for, scores_of
 from eg3d.finetuning.score_watch import ScoreWatch
+from eg3d.finetuning.weighting import Norms, Weights, norm_reporter
 from eg3d.generators.protocol import Generator
 from eg3d.ops.density_grid.grid import GridSpec
 from eg3d.samples import SampleConfig, sample_latents, style_codes
@@ -42,9 +45,11 @@ class GeometryObjective:
         reward: Reward,
         stats: Stats,
         counters: Counters,
+        weights: Weights | None = None,
     ) -> None:
         self.cfg, self.generator, self.frozen = cfg, generator, frozen
-        self.reward_model, self.stats = reward, stats
+        self.reward_model, self.stats, self.counters = reward, stats, counters
+        self.weights = weights or Weights(cfg)
         self.watch = ScoreWatch(cfg.reward_term, name_of(reward), counters)
 
     def reward(self, draw: Draw) -> Tensor:
@@ -53,7 +58,7 @@ class GeometryObjective:
         scores = reward_scores(self.generator, self.reward_model, draw.z, term)
         self.watch.add(scores)
         self.stats.report("Reward/score", scores.mean())
-        return term.weight * clipped_reward_loss(scores, term)
+        return self.weights.of("reward") * clipped_reward_loss(scores, term)
 
     def reward_samples(self, draw: Draw) -> None:
         """The style codes of a micro-batch as the reward would be given them, for the truncation centre alone."""
@@ -64,7 +69,9 @@ class GeometryObjective:
         """lambda_c L_c, a scalar: L1 of raw density against the frozen generator."""
         difference = density_difference(self.generator, self.frozen, draw.z, self.cfg.consistency)
         self.stats.report("Reward/consistency", difference)
-        return self.cfg.consistency.weight * difference
+        if self.weights.drift is not None:
+            self.weights.drift.add(difference)
+        return self.weights.of("consistency") * difference
 
     def terms(self) -> list[Term]:
         """The terms whose weight is not 0, in the order of the log; a control's first one only moves the centre."""
@@ -74,8 +81,13 @@ class GeometryObjective:
         elif moves_without_weight(self.cfg):
             terms.append(Term("reward_samples", self.reward_samples, size))
         if self.cfg.consistency.weight > 0:
-            terms.append(Term("consistency", self.consistency, size))
+            terms.append(Term("consistency", self.consistency, size, self.weights.drift))
         return terms
+
+    def after_step(self) -> list[Callable[[Norms], None]]:
+        """What the phase of the terms calls after its step."""
+        mover = self.weights.mover(self.stats)
+        return [] if mover is None else [mover]
 
 
 def clipped_reward_loss(scores: Tensor, term: RewardTermConfig) -> Tensor:
@@ -130,6 +142,14 @@ def add_geometry_terms(
 
     average: the run's mean style code, which the samples of the reward move.
     """
+    _place_terms(phases, objective, cfg, average)
+    if cfg.gradient_norms.every_ticks > 0:
+        report = norm_reporter(cfg.gradient_norms, objective.stats, objective.counters)
+        for phase in (phase for phase in phases if phase.name in ("Gmain", "Ggeometry")):
+            phase.after.append(report)
+
+
+def _place_terms(phases: list[Phase], objective: GeometryObjective, cfg: FinetuneConfig, average: StyleAverage) -> None:
     terms = objective.terms()
     if not terms:
         return
@@ -137,10 +157,11 @@ def add_geometry_terms(
         main = next(phase for phase in phases if phase.name == "Gmain")
         main.terms += terms
         main.average = average
+        main.after += objective.after_step()
         return
     optimizer = torch.optim.Adam(objective.generator.parameters(), lr=cfg.reward_lr, betas=(0.0, 0.99), eps=1e-8)
     network = cast(nn.Module, objective.generator)
-    phases.append(Phase("Ggeometry", network, optimizer, terms, average=average))
+    phases.append(Phase("Ggeometry", network, optimizer, terms, average=average, after=objective.after_step()))
 
 
 def _consistency_grid(generator: Generator, z: Tensor, cfg: ConsistencyConfig) -> Tensor:

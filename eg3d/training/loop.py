@@ -7,7 +7,7 @@ import logging
 import signal
 import time
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from eg3d.training.shares import shared_batch
 from eg3d.training.skips import count_step
 from eg3d.training.snapshots import TrainingRun, save_snapshot, snapshot_path
 from eg3d.training.start import set_backends, starting_networks
-from eg3d.training.state import STATE_NAME, load_training_state, save_training_state
+from eg3d.training.state import STATE_NAME, Kept, load_training_state, save_training_state
 from eg3d.training.stats import Collected, Stats, StatsWriter
 from eg3d.training.status import report_status, status_line
 
@@ -43,11 +43,12 @@ log = logging.getLogger(__name__)
 class Trainer:
     """One training run, or one process's share of it.
 
-    phases: which phases the run has, given the adversarial objective. `tick_hooks` are called at every tick and
-    `snapshot_hooks` with the path of every snapshot just written (metrics go there), both in the first process only;
-    the others wait for it. `inputs` and `code` decide the result besides data set and start, as RunFolder takes them.
-    `given` are dotted names of settings that the user gave. `cfg` of the trainer has the configs of the networks as
-    they are, whatever they were loaded from.
+    phases: which phases the run has, given the adversarial objective. `tick_hooks` are called at every tick,
+    `state_hooks` whenever the state on disk is that of the run (just written, or read at the start) and
+    `snapshot_hooks` with the path of every snapshot just written (metrics go there), all in the first process only;
+    the others wait for it. A hook that sets `ended` to a reason ends the run there. `kept` is what the run keeps in its
+    state besides. `inputs`, `code` and `free` are as RunFolder takes them. `given` are dotted names of settings that
+    the user gave. `cfg` of the trainer has the configs of the networks as they are, whatever they were loaded from.
     """
 
     def __init__(
@@ -56,9 +57,12 @@ class Trainer:
         *,
         phases: Callable[[AdversarialObjective], list[Phase]] = adversarial_phases,
         tick_hooks: Sequence[Callable[[Trainer], None]] = (),
+        state_hooks: Sequence[Callable[[Trainer], None]] = (),
         snapshot_hooks: Sequence[Callable[[Trainer, Path], None]] = (),
+        kept: Mapping[str, Kept] | None = None,
         inputs: Inputs | None = None,
         code: Sequence[str] = (),
+        free: Sequence[str] = FREE,
         given: Collection[str] = (),
     ) -> None:
         if cfg.threads:
@@ -77,7 +81,9 @@ class Trainer:
             cfg, self.generator, self.discriminator, self.counters, self.stats, self.augment
         )
         self.phases = phases(self.objective)
-        self.tick_hooks, self.snapshot_hooks = tick_hooks, snapshot_hooks
+        self.tick_hooks, self.state_hooks, self.snapshot_hooks = tick_hooks, state_hooks, snapshot_hooks
+        self.kept, self.ended, self._is_over = kept or {}, "", False
+        self.claimed: RunFolder | None = None  # while the run is at work, in the first process
         self.share = shared_batch(
             cfg.batch, cfg.micro_batch, num_ranks=self.ranks.size, group=self.discriminator.cfg.mbstd_group_size
         )
@@ -87,22 +93,25 @@ class Trainer:
             self.folder, self.dataset, cfg.grid, z_dim=self.generator.cfg.z_dim, seed=cfg.seed
         )
         self._inputs: Inputs = {"data": cfg.data, "start": resolve(cfg.start) if cfg.start else None, **(inputs or {})}
-        self._code = code
+        self._code, self._free = code, free
 
     def run(self) -> TrainingRun:
         """Train to `total_kimg`, from the saved state where there is one.
 
         Raises ValueError when the folder holds another run, RuntimeError when another process is at work in it.
         """
-        with self._claimed():
+        with self._claimed() as self.claimed:
             self._resume()
             self.ranks.wait()  # the first process writes only when all have read
-            with self._stats_writer() as writer, HeldStops() as stops:
-                self._train(writer, stops)
+            if self._is_over:
+                log.info("%s: nothing is left to do, the run has ended: %s", self.folder, self.ended)
+            else:
+                with self._stats_writer() as writer, HeldStops() as stops:
+                    self._train(writer, stops)
             if self.ranks.is_first and not self.snapshot_path().exists():  # a run that was shortened ends between two
                 self._save_snapshot()
             self.ranks.leave()
-        return TrainingRun(self.folder, self.snapshot_path(), self.counters.num_images)
+        return TrainingRun(self.folder, self.snapshot_path(), self.counters.num_images, self.ended)
 
     def _train(self, writer: StatsWriter | None, stops: HeldStops) -> None:
         cfg, counters = self.cfg, self.counters
@@ -112,7 +121,7 @@ class Trainer:
         order: dict[str, Any] = {"seed": cfg.seed, "start": counters.num_images, "rows": rows}
         stream = batches(self.dataset, cfg.batch, workers=cfg.workers, **order)
         total, started, first = 1000 * cfg.total_kimg, time.monotonic(), counters.num_images
-        while counters.num_images < total:
+        while counters.num_images < total and not self._is_over:
             self.step(next(stream).to(self.device))
             is_last = counters.num_images >= total
             if counters.num_images - counters.tick_images >= 1000 * cfg.tick_kimg or is_last:
@@ -163,7 +172,7 @@ class Trainer:
             raise ValueError(f"out: {self.folder} has a {STATE_NAME}, but no record of its run; give another out")
         cfg, facts = self.cfg, {"one image a forward pass": self.share.is_alone}
         decides: dict[str, Any] = {"seed": cfg.seed, "inputs": self._inputs, "facts": facts, "code": self._code}
-        return RunFolder.claim(cfg.out, cfg, free=FREE, resume=cfg.resume, **decides)
+        return RunFolder.claim(cfg.out, cfg, free=self._free, resume=cfg.resume, **decides)
 
     def _resume(self) -> None:
         path = self.folder / STATE_NAME
@@ -173,13 +182,21 @@ class Trainer:
         if not self.ranks.is_first:  # the saved sums are those of all processes; the first one keeps them
             self.counters.forget_signs()
         log.info("resuming at %d images from %s", self.counters.num_images, path)
+        self._call_state_hooks()
+        self._is_over = self.ranks.any(bool(self.ended))
 
     def _save_state(self, pending: dict[str, Tensor] | None = None) -> None:
         save_training_state(self.folder / STATE_NAME, **self._state(), pending=pending)
+        self._call_state_hooks()
+
+    def _call_state_hooks(self) -> None:
+        for hook in self.state_hooks if self.ranks.is_first else ():
+            hook(self)
 
     def _state(self) -> dict[str, Any]:
         """What state.safetensors holds."""
-        return {"networks": self._saved_networks(), "optimizers": optimizers_of(self.phases), "counters": self.counters}
+        networks, optimizers = self._saved_networks(), optimizers_of(self.phases)
+        return {"networks": networks, "optimizers": optimizers, "counters": self.counters, "kept": self.kept}
 
     def _saved_networks(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module] = {"G": self.generator, "D": self.discriminator, "G_ema": self.average}
@@ -216,6 +233,7 @@ class Trainer:
         if writer is not None:
             counters.real_signs, counters.real_count = signs
             self._save_state()
+        self._is_over = self.ranks.any(bool(self.ended))
         self.ranks.wait()
 
     def _check_finite(self) -> None:
@@ -225,12 +243,16 @@ class Trainer:
 
     def _save_snapshot(self) -> None:
         """Networks and pictures of this moment."""
-        path, counters = self.snapshot_path(), self.counters
-        self._pictures.save_fakes(self.average, counters.num_images)
-        resolution = self.objective.neural_resolution
-        save_snapshot(path, self._saved_networks(), neural_resolution=resolution, num_images=counters.num_images)
+        path = self.snapshot_path()
+        self._pictures.save_fakes(self.average, self.counters.num_images)
+        self.save_networks(path)
         for hook in self.snapshot_hooks:
             hook(self, path)
+
+    def save_networks(self, path: Path, facts: Mapping[str, Any] | None = None) -> None:
+        """The networks of this moment as any command loads them; `facts` as save_snapshot takes them."""
+        how: dict[str, Any] = {"num_images": self.counters.num_images, "facts": facts}
+        save_snapshot(path, self._saved_networks(), neural_resolution=self.objective.neural_resolution, **how)
 
     def _write_statistics(self, writer: StatsWriter, collected: Collected, *, seconds: float, images: int) -> None:
         report_status(self.stats, self.counters, seconds=seconds, images=images, device=self.device)

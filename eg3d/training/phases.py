@@ -8,7 +8,7 @@ Losses and norms are read once, before the step: with one that is not finite not
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -118,6 +118,7 @@ class Phase:
     last_image: float = float("inf")
     lr: Callable[[int], float] | None = None  # of images shown; None = constant
     average: StyleAverage | None = None  # the mean style code that the terms move, which moves with the step or not
+    after: list[Callable[[Mapping[str, float]], None]] = field(default_factory=list)  # called with the norms of a step
     norms: dict[str, float] = field(default_factory=dict)  # gradient norm of each term at the last step
     faults: list[str] = field(default_factory=list)  # what was not finite at the last step, one text a term
 
@@ -150,6 +151,8 @@ class Phase:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.move(ranks)
+        for call in self.after:
+            call(self.norms)
 
     def _gradients(
         self, draw: Draw, micro_batch: int, ranks: Ranks, *, is_cleaned: bool

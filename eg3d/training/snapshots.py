@@ -24,6 +24,8 @@ class TrainingRun:
     folder: Path
     snapshot: Path
     num_images: int
+    ended: str = ""  # why it ended before its length; empty = it did not
+    best: Path | None = None  # the networks that a judge liked best, where there is one
 
 
 def snapshot_path(folder: Path, num_images: int) -> Path:
@@ -42,9 +44,20 @@ def newest_snapshot(folder: Path) -> Path | None:
     return None
 
 
-def save_snapshot(path: Path, networks: Mapping[str, nn.Module], *, neural_resolution: int, num_images: int) -> None:
-    """Write networks with their configs; generators get the neural resolution that they are trained to by now."""
+def save_snapshot(
+    path: Path,
+    networks: Mapping[str, nn.Module],
+    *,
+    neural_resolution: int,
+    num_images: int,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write networks with their configs; generators get the neural resolution that they are trained to by now.
+
+    facts: plain data that is worth keeping beside the number of images and the command.
+    """
     configs: dict[str, Any] = {name: network.cfg for name, network in networks.items()}
     for name in ("G", "G_ema"):
         configs[name] = dataclasses.replace(configs[name], neural_rendering_resolution=neural_resolution)
-    save_networks(path, networks, configs=configs, extra={"num_images": num_images, "command": command_line()})
+    extra = {"num_images": num_images, "command": command_line(), **(facts or {})}
+    save_networks(path, networks, configs=configs, extra=extra)

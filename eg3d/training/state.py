@@ -1,4 +1,5 @@
-"""Exact state of a training run in one safetensors file: networks, optimisers, counters, statistics, and a checksum.
+"""Exact state of a training run in one safetensors file: networks, optimisers, counters, statistics, and a checksum;
+what else a run keeps (the history of a judge, say) is there where it has any.
 
 All random numbers follow from the seed and the counters. No pickle: tensors by name, everything else as JSON metadata.
 """
@@ -10,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -30,12 +31,23 @@ Networks = Mapping[str, nn.Module]
 Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
+class Kept(Protocol):
+    """What a run knows besides networks, optimisers and counters."""
+
+    def state(self) -> dict[str, Any]:
+        """It as plain data, which JSON holds exactly."""
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """Go on from what `state` gave. Raises ValueError, KeyError or TypeError for anything else."""
+
+
 def save_training_state(
     path: str | Path,
     *,
     networks: Networks,
     optimizers: Optimizers,
     counters: Counters,
+    kept: Mapping[str, Kept] | None = None,
     pending: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write all that the next step depends on, and the statistics `pending` [processes, K] since the last tick."""
@@ -51,12 +63,19 @@ def save_training_state(
         "optimizers": json.dumps(sorted(optimizers)),  # one that has made no step yet has no tensors
         "counters": json.dumps(dataclasses.asdict(counters)),
     }
+    if kept:
+        facts["kept"] = json.dumps({name: part.state() for name, part in kept.items()}, allow_nan=False)
     with atomic_path(path) as temporary:
         save_file(tensors, str(temporary), metadata={**facts, "sha256": checksum(tensors, facts)})
 
 
 def load_training_state(
-    path: str | Path, *, networks: Networks, optimizers: Optimizers, counters: Counters
+    path: str | Path,
+    *,
+    networks: Networks,
+    optimizers: Optimizers,
+    counters: Counters,
+    kept: Mapping[str, Kept] | None = None,
 ) -> dict[str, Tensor]:
     """Put a saved state into the given objects; returns the statistics [processes, K] that were pending.
 
@@ -69,6 +88,7 @@ def load_training_state(
         _check_names("network", {key.split("/")[1] for key in tensors if key.startswith("network/")}, set(networks))
         _check_names("optimiser", set(json.loads(facts["optimizers"])), set(optimizers))
         counted = _counted(json.loads(facts["counters"]))
+        _restore(kept or {}, json.loads(facts.get("kept", "{}")))
         for name, network in networks.items():
             _load_network(name, network, _under(tensors, f"network/{name}/"))
         for name, optimizer in optimizers.items():
@@ -118,6 +138,16 @@ def _check_names(kind: str, found: set[str], wanted: set[str]) -> None:
         raise ValueError(f"has the {kind} {', '.join(sorted(found - wanted))} that this config lacks")
     if wanted - found:
         raise ValueError(f"lacks the {kind} {', '.join(sorted(wanted - found))}")
+
+
+def _restore(kept: Mapping[str, Kept], found: dict[str, dict[str, Any]]) -> None:
+    """Hand every part what the file has of it."""
+    _check_names("part", set(found), set(kept))
+    for name, part in kept.items():
+        try:
+            part.restore(found[name])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"its {name} cannot go on ({one_line(error)[:100]})") from None
 
 
 def _counted(values: dict[str, Any]) -> dict[str, Any]:

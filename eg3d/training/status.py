@@ -9,6 +9,8 @@ from eg3d.progress import duration
 from eg3d.training.counters import Counters
 from eg3d.training.stats import Collected, Stats
 
+SHOWN = ("Loss/", "Reward/", "Judge/", "Gradient/", "Weight/", "Drift/")  # statistics in the line, by their beginning
+
 
 def report_status(stats: Stats, counters: Counters, *, seconds: float, images: int, device: torch.device) -> None:
     """Report where the run is, how long its last `images` took and what it holds; names as in EG3D."""
@@ -34,7 +36,7 @@ def status_line(collected: Collected, total_kimg: float, *, nonfinite: str = "sk
     augment = f"  augment {mean['Progress/augment']:.3f}" if "Progress/augment" in mean else ""
     skips = f"  {'skipped' if nonfinite == 'skip' else 'cleaned'} {mean.get('Progress/skipped', 0):.0f}"
     skips = skips if mean.get("Progress/skipped") else ""
-    losses = "  ".join(_shown(name, stat) for name, stat in collected.items() if name.startswith(("Loss/", "Reward/")))
+    losses = "  ".join(_shown(name, stat) for name, stat in collected.items() if name.startswith(SHOWN))
     return (
         f"tick {mean['Progress/tick']:.0f}  kimg {kimg:.1f}/{total_kimg:g}  sec/kimg {speed:.1f}  "
         f"mem {mean['Resources/cpu_mem_gb']:.2f} GB  eta {duration(remaining)}{augment}{skips}  {losses}"

@@ -52,6 +52,34 @@ def draw_trajectories(tables: Tables, out: Path) -> Path:
     return save(figure, out)
 
 
+def draw_judged(tables: Tables, out: Path) -> Path:
+    """Reward and judge on the judge's seeds along each run, one above the other; a ring where the judge liked it best.
+
+    The band is the standard error of the judge's mean over seeds.
+    """
+    table = tables["judged"]
+    figure, axes = canvas(5.6, 4.6, rows=2)
+    above, below = axes[:, 0]
+    for arm, rows in table.groupby("arm", sort=False):
+        kimg, best = rows["num_images"] / 1000, rows[rows["is_best"]]
+        look = {"color": COLOURS[arm], "marker": "o", "markersize": 3}
+        above.plot(kimg, rows["reward_mean"], label=NAMES[arm], **look)
+        below.plot(kimg, rows["judge_mean"], **look)
+        low, high = (rows["judge_mean"] + sign * rows["judge_error"] for sign in (-1, 1))
+        below.fill_between(kimg, low, high, color=COLOURS[arm], alpha=0.15, linewidth=0)
+        ring = {"facecolors": "none", "edgecolors": COLOURS[arm], "s": 70, "linewidths": 1.2}
+        below.scatter(best["num_images"] / 1000, best["judge_mean"], **ring)
+    above.set_ylabel("reward")
+    below.set_ylabel("judge")
+    below.set_xlabel("images since the start of fine-tuning, thousands")
+    words = f"mean of {int(table['seeds'].max())} seeds that only the judge sees; ring: what it likes best"
+    above.set_title(words, fontsize=9)
+    above.legend(fontsize=8, frameon=False)
+    for panel in (above, below):
+        plain(panel)
+    return save(figure, out)
+
+
 def draw_preferences(tables: Tables, out: Path, *, wanted: float) -> Path:
     """Share of held-out seeds that the simulated annotator prefers after tuning, and whose reward rose, by arm.
 

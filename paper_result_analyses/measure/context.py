@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from reward_model_training.bundle import BundledReward
     from reward_model_training.preferences.annotators.protocol import Annotator, AnnotatorConfig
 
-RUN_FILES = ("trajectories.csv",)  # of a fine-tuning run: what measures may read there
+RUN_FILES = ("trajectories.csv", "judge.csv")  # of a fine-tuning run: what measures may read there
 
 
 @dataclass(frozen=True)

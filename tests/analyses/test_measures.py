@@ -15,6 +15,7 @@ from paper_result_analyses.measure import (
     before_after,
     image_change,
     intervals,
+    judged,
     reward_accuracy,
     trajectories,
     twin_geometry,
@@ -297,6 +298,27 @@ def test_trajectories_start_at_their_own_first_tick(tmp_path):
     (tmp_path / "trajectories.csv").write_text("tick,num_images,seed,score\n0,0,1,x\n")
     with pytest.raises(ValueError, match=r"trajectories\.csv: columns score hold something else.*do the run again"):
         trajectories.trajectories({"tuned": tmp_path / "trajectories.csv"})
+
+
+def test_judged_runs_say_what_the_judge_liked_best(tmp_path):
+    """Means and standard errors by hand; the earlier of two equal ticks is the best, as in the run."""
+    scores = {0: (1.0, 3.0), 1: (2.0, 6.0), 2: (4.0, 4.0)}
+    rows = [(tick, 16 * tick, seed, scores[tick][seed], 10.0 * tick) for tick in scores for seed in range(2)]
+    names = [*judged.RUN_COLUMNS, "reward"]
+    pd.DataFrame(rows, columns=names).to_csv(tmp_path / "judge.csv", index=False)
+    table = judged.judged({"tuned": tmp_path / "judge.csv"})
+    assert list(table.columns) == list(judged.COLUMNS) and list(table["is_best"]) == [False, True, False]
+    assert list(table["judge_mean"]) == [2.0, 4.0, 4.0] and list(table["judge_error"]) == [1.0, 2.0, 0.0]
+    assert list(table["reward_mean"]) == [0.0, 10.0, 20.0] and list(table["seeds"]) == [2, 2, 2]
+    (finding,) = judged.findings({judged.TABLE: table})
+    assert finding.measured == "after 16 of 32 images: 4 +- 2, 4 at the end"
+    nothing = judged.judged({})
+    assert list(nothing.columns) == list(judged.COLUMNS) and len(nothing) == 0
+    pd.DataFrame(rows, columns=names).drop(columns="reward").to_csv(tmp_path / "judge.csv", index=False)
+    assert judged.judged({"tuned": tmp_path / "judge.csv"})["reward_mean"].isna().all()
+    (tmp_path / "judge.csv").write_text("tick,num_images,seed,score\n0,0,1,x\n")
+    with pytest.raises(ValueError, match=r"judge\.csv: columns score hold something else.*do the run again"):
+        judged.judged({"tuned": tmp_path / "judge.csv"})
 
 
 def test_an_interval_that_does_not_know_batches_says_so(tmp_path):

@@ -23,6 +23,7 @@ SHORT = (
     "batch=4 total_kimg=0.008 tick_kimg=0.004 grid=[2,1] reward_term.micro_batch=4 consistency.resolution=8 "
     "consistency.grid=exact tracking.num_seeds=3 loss.blur_init_sigma=0"
 )
+JUDGE = "judge._target_=reward_model_training.preferences.simulated_judge.load judge.resolution=16 judge.num_seeds=3"
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,9 @@ def overrides(tmp_path_factory):
         f"heads='num_images=8 resolution={SIDE} workers=1'",
         f"++finetuning.tuned='{SHORT}'",
         f"++finetuning.control='{SHORT} reward_term.weight=0'",
+        f"judge='{JUDGE}'",
+        "snapshot=best",
+        "equal_length=true",
         "geometry.num_seeds=2",
         "geometry.grid_resolution=16",
         "before_after.num_seeds=3",
@@ -75,13 +79,13 @@ def test_the_report_stands_alone(report):
 def test_pictures_and_tables_lie_beside_it(report):
     assert {path.name for path in report.parent.glob("*.png")} == {
         "figure1_tuned.png", "figure2_control.png", "figure3_preferences.png", "figure4_rewards.png",
-        "figure5_scores.png", "figure6_trajectories.png", "figure7_stress.png",
+        "figure5_scores.png", "figure6_trajectories.png", "figure7_stress.png", "figure8_judged.png",
     }  # fmt: skip
     tables = {path.name for path in (report.parent / "tables").glob("*.csv")}
     assert tables == {
         "twin_geometry.csv", "before_after.csv", "before_after_summary.csv", "before_after_arms.csv",
         "reward_accuracy.csv", "image_pairs.csv", "image_sets.csv", "image_arms.csv", "trajectories.csv",
-        "pictures.csv", "reward_stress.csv", "reward_stress_scores.csv",
+        "pictures.csv", "reward_stress.csv", "reward_stress_scores.csv", "judged.csv", "before_after_faults.csv",
     }  # fmt: skip
     for name in tables:
         sidecar = json.loads((report.parent / "tables" / name).with_suffix(".json").read_text())
@@ -170,7 +174,7 @@ def test_a_pipeline_with_relative_paths_goes_on(overrides, settled, caplog, monk
     words = [*overrides[1], "out=run", "data=heads.zip"]
     for _ in range(2):
         run_pipeline(compose_config("pipeline", pipeline_schema(), words))
-    assert caplog.text.count("skipped") == 18
+    assert caplog.text.count("skipped") == 20
 
 
 def test_a_deleted_table_or_picture_is_made_again(overrides, settled, caplog):
@@ -180,7 +184,7 @@ def test_a_deleted_table_or_picture_is_made_again(overrides, settled, caplog):
     picture.unlink()
     (settled.parent / "tables" / "trajectories.csv").unlink()
     run_pipeline(compose_config("pipeline", pipeline_schema(), overrides[1]))
-    assert caplog.text.count("skipped") == 7 and picture.read_bytes() == before
+    assert caplog.text.count("skipped") == 8 and picture.read_bytes() == before
 
 
 def test_temporary_files_of_a_killed_run_are_removed(overrides, settled):
@@ -265,7 +269,7 @@ def test_a_new_measure_is_configured_run_and_reported(overrides, settled, toy, c
     page = run_pipeline(cfg).read_text(encoding="utf-8")
     assert caplog.text.count("skipped") == 9 and "toy: running" in caplog.text
     assert "toy: score of the start" in page and "Toys &amp; games" in page and "A toy." in page
-    assert "Not there." not in page and (settled.parent / "figure7_toys.png").is_file()
+    assert "Not there." not in page and (settled.parent / "figure8_toys.png").is_file()
     sidecar = json.loads((settled.parent / "tables" / "toy_table.json").read_text())
     assert sidecar["settings"]["gain"] == 3 and sidecar["settings"]["annotator"]["temperature"] == 0
     assert set(sidecar["inputs"]) == {"start", "tuned", "control"} and sidecar["columns"]["score"] == "no unit"

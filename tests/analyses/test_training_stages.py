@@ -9,10 +9,20 @@ from typing import Any
 import pytest
 
 from eg3d.file_hash import sha256_of_file_or_folder
+from eg3d.finetuning.judge import BEST_SNAPSHOT
 from eg3d.hydra_command import ConfigError, compose_config
 from paper_result_analyses.pipeline_config import PipelineConfig, pipeline_schema, stage_names
 from paper_result_analyses.stages import Stage, StageRunner, fingerprint_of
-from paper_result_analyses.training_stages import fine_tune, make_data, make_reward, pretrain, pretrained
+from paper_result_analyses.training_stages import (
+    check_judges,
+    fine_tune,
+    fine_tune_all,
+    kimg_of,
+    make_data,
+    make_reward,
+    pretrain,
+    pretrained,
+)
 from reward_model_training.bundle import CARD_FILE, WEIGHTS_FILE, load_reward
 from reward_model_training.ensemble import EnsembleReward
 from reward_model_training.stress import trained_kinds
@@ -222,3 +232,57 @@ def test_a_folder_of_images_is_an_input(tmp_path: Path) -> None:
     before = fingerprint_of(stage)
     (data / "dataset.json").write_text("[]")
     assert fingerprint_of(stage) != before and len(sha256_of_file_or_folder(data)) == 64
+
+
+JUDGE = "judge._target_=some.judge judge.path={folder}/other.bin"
+
+
+def test_a_judge_is_of_every_arm_and_an_input(files: Files) -> None:
+    words = ("++finetuning.control='batch=4 reward_term.weight=0'", f"judge='{JUDGE.format(folder=files.folder)}'")
+    before = {name: fingerprint_of(stage) for name, stage in stages_of(files, *words).items()}
+    files.other.write_text("changed")
+    after = {name: fingerprint_of(stage) for name, stage in stages_of(files, *words).items()}
+    assert set(before) == {"tuned", "control"} and all(after[arm] != before[arm] for arm in before)
+    plain = stages_of(files, words[0])
+    assert all(name not in stage.command for stage in plain.values() for name in ("judge.", "total_kimg"))
+
+
+def test_the_seeds_of_a_judge_are_no_measures_seeds(files: Files) -> None:
+    words = f"judge='{JUDGE.format(folder=files.folder)} judge.first_seed=200190'"
+    with pytest.raises(ValueError, match=r"10 seeds of the judge of tuned are those of the measure before_after, 2001"):
+        check_judges(files.pipeline(words))
+    check_judges(files.pipeline(words.replace("200190", "350000")))
+    check_judges(files.pipeline())
+    with pytest.raises(ValueError, match="snapshot: best is what a judge likes best, and there is none"):
+        check_judges(files.pipeline("snapshot=best"))
+    with pytest.raises(ConfigError, match="snapshot: 'lats' is not one of last, best"):
+        files.pipeline("snapshot=lats")
+
+
+@pytest.mark.parametrize("order", [("tuned", "control"), ("control", "tuned")])
+def test_arms_of_equal_length(files: Files, order: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control ends where the snapshot of the tuned arm was taken, in whatever order the arms are named."""
+    monkeypatch.chdir(files.folder)
+    best = save_tiny_networks(files.folder / BEST_SNAPSHOT, extra={"num_images": 176})
+
+    class Judged(Captured):
+        def run(self, stage: Stage) -> list[Path]:
+            return [*super().run(stage)[:1], best]
+
+    arms = {"tuned": "++finetuning.tuned='batch=16'", "control": "++finetuning.control='batch=16 total_kimg=9'"}
+    given = [f"out={files.folder}/run", f"data={files.data}", f"generator={files.start}", f"reward={files.bundle}"]
+    words = [*given, *(arms[arm] for arm in order), "snapshot=best", "equal_length=true"]
+    cfg, runner = compose_config("pipeline", pipeline_schema(), words), Judged()
+    snapshots = fine_tune_all(cfg, runner, files.data, files.start, files.bundle)  # type: ignore[arg-type]
+    assert list(snapshots) == list(order) and list(runner.stages) == ["tuned", "control"]
+    assert snapshots["tuned"] == best and snapshots["control"] == Path("control.0")
+    assert runner.stages["control"].settings["total_kimg"] == 0.176
+    assert runner.stages["tuned"].settings["total_kimg"] == 25000
+    with pytest.raises(ConfigError, match="equal_length: there is no arm tuned"):
+        compose_config("pipeline", pipeline_schema(), [*given, arms["control"], "equal_length=true"])
+
+
+def test_a_length_ends_after_its_images_and_no_step_later() -> None:
+    for num_images in [*range(0, 30_000, 7), 2_068_176]:
+        total = 1000 * kimg_of(num_images)
+        assert num_images - 1e-6 < total <= num_images

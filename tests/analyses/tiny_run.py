@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,10 +42,10 @@ def tiny_generator(seed: int = 0) -> TriPlaneGenerator:
     return G
 
 
-def save_tiny_networks(path: Path, seed: int = 0) -> Path:
+def save_tiny_networks(path: Path, seed: int = 0, *, extra: dict[str, Any] | None = None) -> Path:
     cfg = DiscriminatorConfig(img_resolution=SIDE, channel_base=64, channel_max=8, num_fp16_res=0, mapping_layers=1)
     G, D = tiny_generator(seed), DualDiscriminator(cfg)
-    save_networks(path, {"G": G, "D": D, "G_ema": G}, configs={"G": G.cfg, "D": cfg, "G_ema": G.cfg})
+    save_networks(path, {"G": G, "D": D, "G_ema": G}, configs={"G": G.cfg, "D": cfg, "G_ema": G.cfg}, extra=extra)
     return path
 
 

@@ -265,11 +265,12 @@ def test_trajectories_replace_the_rows_of_a_repeated_tick(finetune_config: Make)
     setup = Setup(finetune_config())
     folder = setup.trainer.folder
     folder.mkdir(parents=True)
-    trajectories = Trajectories(folder, setup.trainer.cfg.tracking)  # type: ignore[attr-defined]
+    tracking = setup.trainer.cfg.tracking  # type: ignore[attr-defined]
+    trajectories = Trajectories(folder / "trajectories.csv", tracking, {"score": setup.reward})
     whole = []
     for ticks in ((0, 1, 2), (0, 1, 2, 1, 2), (0, 0, 1, 2)):
         for tick in ticks:
-            trajectories.record(setup.generator, setup.reward, tick=tick, num_images=4 * tick)
+            trajectories.record(setup.generator, tick=tick, num_images=4 * tick)
         whole.append(trajectories.path.read_text(encoding="utf-8"))
     assert whole[0] == whole[1] == whole[2]
     assert whole[0].splitlines()[0] == "tick,num_images,seed,score"

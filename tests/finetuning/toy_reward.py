@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,3 +35,19 @@ def mean_density(slab: Tensor, gain: float = 1.0) -> Tensor:
 def of_another_shape(slab: Tensor) -> Tensor:
     """What no reward may give."""
     return slab.mean(dim=(2, 3))
+
+
+def moderate(slab: Tensor, wanted: float = 0.0) -> Tensor:
+    """A judge that likes one mean density [N] best: it goes along with ToyReward up to there, and no further."""
+    return -(slab.mean(dim=(1, 2, 3)) - wanted).abs()
+
+
+def moderate_one(volume: Tensor, wanted: float = 0.0) -> float:
+    """The same of one volume [X, Y, Z], by NumPy: a judge without gradients."""
+    return -abs(float(np.mean(volume.numpy())) - wanted)
+
+
+def nothing_after(slab: Tensor, limit: float = 0.0) -> Tensor:
+    """A judge that fails: NaN [N] from some mean density on."""
+    mean = slab.mean(dim=(1, 2, 3))
+    return torch.where(mean < limit, mean, torch.nan)

@@ -62,6 +62,52 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
     assert all(torch.equal(one[index][key], two[index][key]) for index in one for key in one[index])
 
 
+class _Memory:
+    """A part of a run's state that a test can look at."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        self.value = value
+
+    def state(self) -> dict[str, Any]:
+        return {"value": self.value}
+
+    def restore(self, values: dict[str, Any]) -> None:
+        self.value = float(values["value"])
+
+
+def test_what_a_run_keeps_besides_comes_back_to_the_last_bit(tmp_path: Path) -> None:
+    path, kept = tmp_path / "s.safetensors", {"judge": _Memory(0.1 + 0.2)}
+    save_training_state(path, **_stepped(), kept=kept)
+    other = _Memory()
+    load_training_state(path, **_stepped(), kept={"judge": other})
+    assert other.value == 0.1 + 0.2
+    save_training_state(path, **_stepped())
+    assert "kept" not in _parts(path)[1]
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ({}, "lacks the part judge"),
+        ({"judge": {"value": 1.0}, "jury": {}}, "has the part jury that this config lacks"),
+        ({"judge": {"verdict": 1.0}}, "its judge cannot go on .*verdict|its judge cannot go on .*value"),
+        ({"judge": {"value": "guilty"}}, "its judge cannot go on"),
+        ({"judge": [1.0]}, "its judge cannot go on"),
+        (["judge"], "its judge cannot go on"),
+        (7, "is not iterable"),
+    ],
+)
+def test_parts_that_do_not_fit_are_named(tmp_path: Path, kept: Any, message: str) -> None:
+    path = tmp_path / "s.safetensors"
+    save_training_state(path, **_stepped())
+    tensors, facts = _parts(path)
+    facts.pop("sha256")
+    _written(path, tensors, **facts | {"kept": json.dumps(kept)})
+    with pytest.raises(ValueError, match=rf"s\.safetensors: .*({message})") as error:
+        load_training_state(path, **_stepped(), kept={"judge": _Memory()})
+    assert "\n" not in str(error.value)
+
+
 def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
     """In the header and in the tensors; a state that is refused changes nothing."""
     path = tmp_path / "s.safetensors"
