@@ -3,7 +3,7 @@
     judge._target_=reward_model_training.preferences.simulated_judge.load
 
 It is a program, not a person, and has no gradients. A reward that learnt from its rankings stands in for it, so that it
-is what such a run is after; a report that asks it again, on other seeds, then asks the one by whom the length was chosen.
+is what such a run is after; a report that asks it again, on other seeds, asks the one by whom the length was chosen.
 Shape letters: N batch; X, Y, Z sides of the slab.
 """
 

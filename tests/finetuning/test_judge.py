@@ -415,7 +415,7 @@ def test_the_simulated_annotator_judges(finetune_config: Make) -> None:
     from reward_model_training.preferences.simulated_judge import load
 
     for settings, message in (
-        ({"annotator": {"levle": 1}}, r"judge\.annotator: .*'levle'"),
+        ({"annotator": {"levle": 1}}, r"judge\.annotator: .* has no field levle"),
         ({"annotator": {"reach": -1}}, "reach: must be above 0"),
         ({"annotator": {"name": "nobody"}}, r"judge\.annotator, name: 'nobody' is not one of"),
         ({"grid": "round"}, "judge: grid: 'round' is not one of"),
