@@ -1,0 +1,191 @@
+"""Triangles on a grid of pixels: which one each pixel's centre sees, and columns that pass through a closed surface.
+
+A triangle's pixels are all those of its bounding box; the nearest wins by one maximum over packed keys (nearness above,
+number of the triangle below), so that the result depends on no order of work. Everything is float64 inside.
+Shape letters: V vertices, F faces, R pixels a side, M covered pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+INSIDE = -1e-9  # least barycentric weight of a point inside: an edge belongs to both sides, so that none falls between
+CANDIDATES = 2_000_000  # (triangle, pixel) pairs looked at together
+TRIANGLE_BITS = 22
+NEARNESS_STEPS = float(2**40)  # of the range of one picture
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """The M pixels that see a triangle, in rising order."""
+
+    pixel: np.ndarray  # int64 [M] row * R + column
+    triangle: np.ndarray  # int64 [M]
+    weights: np.ndarray  # float64 [M, 3] of the triangle's corners, linear on the screen; they sum to 1
+
+    def select(self, keep: np.ndarray) -> Fragments:
+        """Some of them, by a mask or by numbers."""
+        return Fragments(self.pixel[keep], self.triangle[keep], self.weights[keep])
+
+    def interpolate(self, values: np.ndarray, faces: np.ndarray) -> np.ndarray:
+        """Mix what the corners of the faces [F, 3] hold, values [V, C] -> [M, C] in their type."""
+        corners = faces[self.triangle]
+        w = self.weights.astype(values.dtype)
+        mixed = values[corners[:, 0]] * w[:, :1]
+        mixed += values[corners[:, 1]] * w[:, 1:2]
+        mixed += values[corners[:, 2]] * w[:, 2:]
+        return mixed
+
+    def perspective(self, nearness: np.ndarray, faces: np.ndarray) -> tuple[Fragments, np.ndarray]:
+        """The same with weights linear on the surface, and the depth [M] of each; nearness [V] is one over the depth."""
+        weighted = self.weights * nearness[faces[self.triangle]]
+        total = weighted.sum(axis=1)
+        return Fragments(self.pixel, self.triangle, weighted / total[:, None]), 1.0 / total
+
+
+@dataclass(frozen=True)
+class _Planes:
+    """Linear functions over the pixels of T triangles' boxes: value + column * across + row * down."""
+
+    face: np.ndarray  # int64 [T]
+    left: np.ndarray  # int64 [T] first column of the box
+    top: np.ndarray  # int64 [T] first row
+    width: np.ndarray  # int64 [T]
+    height: np.ndarray  # int64 [T]
+    first: np.ndarray  # [T, 2] weights of the second and the third corner at the box's first pixel
+    across: np.ndarray  # [T, 2]
+    down: np.ndarray  # [T, 2]
+    sign: np.ndarray  # [T] of the area on the screen, with y downwards
+
+
+def project(vertices: np.ndarray, c2w: np.ndarray, *, focal: float, resolution: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels [V, 2] and one over the depth along the axis [V] of vertices [V, 3] seen from c2w [4, 4].
+
+    focal in image widths, principal point in the centre. Raises ValueError for a vertex that is not before the camera.
+    """
+    local = (vertices.astype(np.float64) - c2w[:3, 3]) @ c2w[:3, :3].astype(np.float64)
+    if not (local[:, 2] > 1e-6).all():
+        raise ValueError("a vertex lies behind the camera; give a camera outside the mesh that looks at it")
+    nearness = 1.0 / local[:, 2]
+    return (local[:, :2] * nearness[:, None] * focal + 0.5) * resolution, nearness
+
+
+def rasterize(
+    screen: np.ndarray, nearness: np.ndarray, faces: np.ndarray, resolution: int, *, two_sided: bool = False
+) -> Fragments:
+    """What the pixel centres of R x R pixels see: screen [V, 2] in pixels (right, down), faces [F, 3].
+
+    nearness [V] must be linear on the screen and larger for what is nearer: 1/depth in perspective, -depth without.
+    Only faces whose corners run against the clock as seen (in space: outwards) are drawn, unless `two_sided`.
+    """
+    planes = _planes(screen, faces, resolution, two_sided)
+    near = nearness[faces[planes.face]].astype(np.float64)
+    lowest, highest = (near.min(), near.max()) if near.size else (0.0, 1.0)
+    near = (near - lowest) * (NEARNESS_STEPS / max(highest - lowest, 1e-300))
+    change = near[:, 1:] - near[:, :1]  # [T, 2], along the two weights
+    table = np.concatenate(
+        [
+            planes.first, planes.across, planes.down,
+            (near[:, 0] + (planes.first * change).sum(1))[:, None],
+            (planes.across * change).sum(1)[:, None],
+            (planes.down * change).sum(1)[:, None],
+        ],
+        axis=1,
+    )  # fmt: skip
+    best = torch.full((resolution * resolution,), -1, dtype=torch.int64)
+    for triangle, column, row in _boxes(planes):
+        w1, w2, near_w = _inside(table, triangle, column, row)
+        keep = np.flatnonzero(np.minimum(np.minimum(w1, w2), 1.0 - w1 - w2) >= INSIDE)
+        triangle, column, row = triangle[keep], column[keep], row[keep]
+        key = (np.maximum(near_w[keep], 0.0).astype(np.int64) << TRIANGLE_BITS) | triangle
+        pixel = (planes.top[triangle] + row) * resolution + planes.left[triangle] + column
+        best.scatter_reduce_(0, torch.from_numpy(pixel), torch.from_numpy(key), "amax")
+    keys = best.numpy()
+    pixel = np.flatnonzero(keys >= 0)
+    triangle = keys[pixel] & ((1 << TRIANGLE_BITS) - 1)
+    row, column = pixel // resolution - planes.top[triangle], pixel % resolution - planes.left[triangle]
+    w1, w2, _ = _inside(table, triangle, column, row)
+    return Fragments(pixel, planes.face[triangle], np.stack([1.0 - w1 - w2, w1, w2], axis=1))
+
+
+def _inside(table: np.ndarray, triangle: np.ndarray, column: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Weights of the second and third corner, and the scaled nearness, of pixels of triangles' boxes, each [P]."""
+    rows = table[triangle].T
+    return tuple(rows[i] + rows[i + 2] * column + rows[i + 4] * row for i in (0, 1)) + (
+        rows[6] + rows[7] * column + rows[8] * row,
+    )
+
+
+def _planes(screen: np.ndarray, faces: np.ndarray, resolution: int, two_sided: bool) -> _Planes:
+    """The faces that may cover a pixel centre."""
+    if len(faces) >= 1 << TRIANGLE_BITS:
+        raise ValueError(f"a mesh to draw may have up to {(1 << TRIANGLE_BITS) - 1} faces, got {len(faces)}")
+    screen = screen.astype(np.float64)
+    x, y = screen[:, 0][faces], screen[:, 1][faces]  # [F, 3]
+    abx, aby, acx, acy = x[:, 1] - x[:, 0], y[:, 1] - y[:, 0], x[:, 2] - x[:, 0], y[:, 2] - y[:, 0]
+    area = abx * acy - aby * acx
+    left, right = _centres(x.min(1), x.max(1), resolution)
+    top, bottom = _centres(y.min(1), y.max(1), resolution)
+    keep = np.flatnonzero((right >= left) & (bottom >= top) & (area != 0 if two_sided else area < 0))
+    left, top, width, height = left[keep], top[keep], (right - left + 1)[keep], (bottom - top + 1)[keep]
+    inverse = 1.0 / area[keep]
+    across = np.stack([acy[keep] * inverse, -aby[keep] * inverse], axis=1)
+    down = np.stack([-acx[keep] * inverse, abx[keep] * inverse], axis=1)
+    first = across * (left + 0.5 - x[keep, 0])[:, None] + down * (top + 0.5 - y[keep, 0])[:, None]
+    return _Planes(keep, left, top, width, height, first, across, down, np.sign(area[keep]))
+
+
+def _centres(low: np.ndarray, high: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and last pixel whose centre lies between two coordinates."""
+    first = np.ceil(np.clip(low, -1.0, resolution + 1.0) - 0.5).astype(np.int64)
+    last = np.floor(np.clip(high, -1.0, resolution + 1.0) - 0.5).astype(np.int64)
+    return np.maximum(first, 0), np.minimum(last, resolution - 1)
+
+
+def _boxes(planes: _Planes):
+    """Every pixel of every box, some at a time: triangle [P], and column and row in its box [P]."""
+    counts = planes.width * planes.height
+    ends = np.cumsum(counts)
+    begin = 0
+    while begin < len(counts):
+        before = ends[begin - 1] if begin else 0
+        end = max(int(np.searchsorted(ends, before + CANDIDATES, side="right")), begin + 1)
+        triangle = np.repeat(np.arange(begin, end), counts[begin:end])
+        place = np.arange(len(triangle)) - (ends[triangle] - counts[triangle] - before)
+        row = place // planes.width[triangle]
+        yield triangle, place - row * planes.width[triangle], row
+        begin = end
+
+
+def occupancy(vertices: np.ndarray, faces: np.ndarray, resolution: int, *, half: float = 0.5) -> np.ndarray:
+    """Which points of the regular grid over [-half, half]^3 lie inside a closed surface: bool [R, R, R], order x, y, z.
+
+    A point is inside where faces turn around it more often outwards than not, so that closed parts may overlap and be
+    given together. vertices [V, 3], faces [F, 3], outwards; the grid's first and last points lie on the cube's sides.
+    """
+    step = 2.0 * half / (resolution - 1)
+    index = (vertices.astype(np.float64) + half) / step  # grid point k lies at k
+    nudge = np.array([1.234e-7, 2.718e-7])  # no column through a vertex or an edge, where it would count twice or never
+    screen = index[:, :2] + 0.5 + nudge
+    planes = _planes(screen, faces, resolution, True)
+    z = index[:, 2][faces[planes.face]]
+    turns = torch.zeros(resolution * resolution * (resolution + 1), dtype=torch.int32)
+    for triangle, column, row in _boxes(planes):
+        w1, w2 = (
+            planes.first[triangle, i] + planes.across[triangle, i] * column + planes.down[triangle, i] * row
+            for i in (0, 1)
+        )
+        keep = np.flatnonzero((w1 > 0) & (w2 > 0) & (w1 + w2 < 1))
+        triangle, w1, w2 = triangle[keep], w1[keep], w2[keep]
+        height = z[triangle, 0] * (1.0 - w1 - w2) + z[triangle, 1] * w1 + z[triangle, 2] * w2
+        first = np.clip(np.ceil(height), 0, resolution).astype(np.int64)
+        x, y = planes.left[triangle] + column[keep], planes.top[triangle] + row[keep]
+        # Seen along +z with y downwards: a face that looks towards -z, through which a column enters, has negative area
+        # when x is to the right and y is up, as here.
+        entering = torch.from_numpy(-planes.sign[triangle].astype(np.int32))
+        place = torch.from_numpy((x * resolution + y) * (resolution + 1) + first)
+        turns.scatter_add_(0, place, entering)
+    return (turns.reshape(resolution, resolution, resolution + 1).cumsum(2)[..., :-1] > 0).numpy()
