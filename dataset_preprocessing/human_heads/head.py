@@ -1,0 +1,95 @@
+"""The statistical head as the portraits use it: the average head's coordinates, masks and anchors, computed once.
+
+Shape letters: N heads, V vertices, F faces, A ways and T steps of the hair's anchors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from dataset_preprocessing.human_heads.codes import NUM_SHAPE
+from dataset_preprocessing.human_heads.hair import directions
+from eg3d.head_model import HeadModel, load_head_model
+
+NEIGHBOURS = 32  # faces that a direction is tested against
+
+
+@dataclass(frozen=True)
+class HeadTemplate:
+    """What all heads share. Coordinates on the surface of a head are those of the same vertex of the average head."""
+
+    model: HeadModel
+    rest: np.ndarray  # float64 [V, 3] the average head
+    faces: np.ndarray  # int64 [F, 3]
+    surface: np.ndarray  # float64 [V, 5] rest, then how much a vertex is lip, and eyeball (0 or 1)
+    eyes: np.ndarray  # int64 [2, E] vertices of the eyeballs, the one at -x first
+    ears: np.ndarray  # int64 [2, E] highest vertices of the ears, the one at -x first
+    centre: np.ndarray  # float64 [3] of the skull
+    anchor_faces: np.ndarray  # int64 [A, T] faces that the hair's anchors lie on
+    anchor_weights: np.ndarray  # float64 [A, T, 3]
+
+    def vertices(self, shape: np.ndarray) -> np.ndarray:
+        """Heads of shape codes [N, NUM_SHAPE]: float64 [N, V, 3] world units."""
+        return np.asarray(self.model.vertices(shape), dtype=np.float64)
+
+    def anchors(self, vertices: np.ndarray) -> np.ndarray:
+        """Where the hair's ways run on a head of vertices [V, 3]: [A, T, 3]."""
+        return (vertices[self.faces[self.anchor_faces]] * self.anchor_weights[..., None]).sum(axis=2)
+
+    def rest_eyes(self) -> np.ndarray:
+        """Centres [2, 3] of the average head's eyes."""
+        return self.rest[self.eyes].mean(axis=1)
+
+
+@cache
+def head_template() -> HeadTemplate:
+    """The template of the head model that the project ships."""
+    model = load_head_model()
+    rest = np.asarray(model.vertices(np.zeros((1, NUM_SHAPE)))[0], dtype=np.float64)
+    faces = np.asarray(model.faces, dtype=np.int64)
+    region = np.asarray(model.region)
+    eye = np.isin(region, ["eye_white", "iris", "pupil"])
+    ear = region == "ear"
+    sides = (-1.0, 1.0)
+    eyes = [np.flatnonzero(eye & (rest[:, 0] * s > 0)) for s in sides]
+    ears = [np.flatnonzero(ear & (rest[:, 0] * s > 0)) for s in sides]
+    tops = [ids[np.argsort(-rest[ids, 1], kind="stable")[:6]] for ids in ears]
+    least = min(len(ids) for ids in eyes)
+    centre = np.array([0.0, 0.085, 0.03])
+    bare = ~(eye | ear)[faces].any(axis=1)
+    found, weights = _anchors(rest, faces, np.flatnonzero(bare), centre)
+    surface = np.concatenate([rest, (region == "lips")[:, None], eye[:, None]], axis=1)
+    return HeadTemplate(
+        model, rest, faces, surface, np.stack([ids[:least] for ids in eyes]), np.stack(tops), centre, found, weights
+    )
+
+
+def _anchors(
+    rest: np.ndarray, faces: np.ndarray, allowed: np.ndarray, centre: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Faces [A, T] and weights [A, T, 3] where rays from the centre leave the head for good."""
+    rays = directions()
+    flat = rays.reshape(-1, 3)
+    corners = rest[faces[allowed]] - centre
+    middle = corners.mean(axis=1)
+    _, near = cKDTree(middle / np.linalg.norm(middle, axis=1, keepdims=True)).query(flat, NEIGHBOURS)
+    a, b, c = (corners[near, i] for i in range(3))  # [P, NEIGHBOURS, 3]
+    # A ray d meets a triangle at weights proportional to the volumes that it spans with the triangle's edges.
+    d = flat[:, None]
+    volumes = np.stack([(np.cross(p, q) * d).sum(-1) for p, q in ((b, c), (c, a), (a, b))], axis=-1)
+    total = volumes.sum(-1, keepdims=True)
+    weights = volumes / np.where(np.abs(total) < 1e-15, 1e-15, total)
+    reach = ((weights[..., None] * np.stack([a, b, c], axis=2)).sum(2) * d).sum(-1)
+    is_hit = (weights.min(-1) > -0.02) & (total[..., 0] > 0)
+    miss = -weights.min(-1)
+    score = np.where(is_hit, reach, -1.0 - miss)
+    best = score.argmax(axis=1)
+    rows = np.arange(len(flat))
+    chosen = np.clip(weights[rows, best], 0.0, None)
+    chosen /= chosen.sum(-1, keepdims=True)
+    shape = rays.shape[:2]
+    return allowed[near[rows, best]].reshape(shape), chosen.reshape(*shape, 3)

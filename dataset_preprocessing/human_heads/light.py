@@ -1,0 +1,101 @@
+"""Soft light on vertices: a sky of fixed directions and one key light, both with the shadows that the mesh casts.
+
+A shadow map is the mesh's own vertices dropped into cells seen from the light: meshes are dense against the cells, and
+the light of a vertex is smoothed over its neighbours afterwards, so that no triangle has to be drawn.
+Shape letters: V vertices, F faces, L directions of light.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from dataset_preprocessing.human_heads.codes import Looks
+
+CELLS, HALF = 72, 0.62  # cells a side of a shadow map, and half its side in world units
+BIAS, PENUMBRA = 0.010, 0.020  # world units: what lies less behind casts no shadow, what lies more than both, all of it
+SKY_LIGHTS, KEY_LIGHTS = 14, 5
+SMOOTHINGS = 2
+
+
+def sky_directions() -> np.ndarray:
+    """Unit vectors [L, 3] spread evenly over the sphere."""
+    i = np.arange(SKY_LIGHTS) + 0.5
+    y, turn = 1.0 - 2.0 * i / SKY_LIGHTS, i * math.pi * (3.0 - math.sqrt(5.0))
+    r = np.sqrt(1.0 - y * y)
+    return np.stack([r * np.sin(turn), y, r * np.cos(turn)], axis=1)
+
+
+def key_direction(look: Looks) -> np.ndarray:
+    """Unit vector [3] towards a head's main light: in front and above."""
+    azimuth, elevation = 0.48 * look.light_azimuth, 0.55 + 0.16 * look.light_elevation
+    return np.array([math.sin(azimuth) * math.cos(elevation), math.sin(elevation), math.cos(azimuth) * math.cos(elevation)])
+
+
+def irradiance(vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray, look: Looks) -> np.ndarray:
+    """Light that falls on vertices [V, 3] with unit normals [V, 3]: float64 [V, 2], from the sky and from the key light.
+
+    Each is 1 where it is met openly, head-on.
+    """
+    key = key_direction(look)
+    spread = 0.16 * (1.0 + 0.4 * look.light_softness)
+    side = np.cross(key, [0.0, 1.0, 0.0])
+    side /= np.linalg.norm(side)
+    above = np.cross(side, key)
+    angle = np.arange(KEY_LIGHTS) * (2.0 * math.pi / KEY_LIGHTS)
+    keys = key + spread * (np.cos(angle)[:, None] * side + np.sin(angle)[:, None] * above)
+    keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+    sky = sky_directions()
+    lights = np.concatenate([sky, keys])
+    cosine = normals @ lights.T
+    open_ = _visibility(vertices, lights)
+    brightness = 0.62 + 0.38 * sky[:, 1]
+    light_sky = (np.maximum(cosine[:, :SKY_LIGHTS] * 0.75 + 0.25, 0.0) * open_[:, :SKY_LIGHTS]) @ brightness
+    light_sky *= 4.0 / SKY_LIGHTS / 1.27
+    wrapped = np.maximum(cosine[:, SKY_LIGHTS:] * 0.9 + 0.1, 0.0)  # skin lets a little light around the edge
+    light_key = (wrapped * open_[:, SKY_LIGHTS:]).mean(axis=1)
+    return _smoothed(np.stack([light_sky, light_key], axis=1), faces)
+
+
+def _visibility(vertices: np.ndarray, lights: np.ndarray) -> np.ndarray:
+    """How much of each light [L, 3] reaches each vertex [V, 3]: [V, L] in [0, 1]."""
+    up = np.where(np.abs(lights[:, 1:2]) > 0.9, [[0.0, 0.0, 1.0]], [[0.0, 1.0, 0.0]])
+    right = np.cross(up, lights)
+    right /= np.linalg.norm(right, axis=1, keepdims=True)
+    above = np.cross(lights, right)
+    v = vertices.astype(np.float32)
+    across, along, height = (v @ axis.T.astype(np.float32) for axis in (right, above, lights))  # [V, L]
+    scale = CELLS / (2.0 * HALF)
+    column, row = (across + HALF) * scale, (along + HALF) * scale
+    base = np.arange(len(lights)) * CELLS * CELLS
+    limit = CELLS - 1
+    cell = base + np.clip(row, 0, limit).astype(np.int64) * CELLS + np.clip(column, 0, limit).astype(np.int64)
+    top = torch.full((len(lights) * CELLS * CELLS,), -10.0)
+    top.scatter_reduce_(0, torch.from_numpy(cell.reshape(-1)), torch.from_numpy(height.reshape(-1)), "amax")
+    tops = top.numpy()
+    low_c, low_r = np.clip(column - 0.5, 0, limit - 1), np.clip(row - 0.5, 0, limit - 1)
+    c0, r0 = low_c.astype(np.int64), low_r.astype(np.int64)
+    fc, fr = low_c - c0, low_r - r0
+    start = base + r0 * CELLS + c0
+    blocked = np.zeros_like(height)
+    for dr, dc in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        weight = (fr if dr else 1 - fr) * (fc if dc else 1 - fc)
+        behind = (tops[start + dr * CELLS + dc] - height - BIAS) * np.float32(1.0 / PENUMBRA)
+        blocked += weight * np.clip(behind, 0.0, 1.0)
+    return 1.0 - blocked
+
+
+def _smoothed(values: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Values [V, C] averaged with their neighbours', SMOOTHINGS times."""
+    count = np.bincount(faces.reshape(-1), minlength=len(values))
+    count = np.maximum(count, 1)[:, None]
+    for _ in range(SMOOTHINGS):
+        mean = values[faces].mean(axis=1)  # [F, C]
+        gathered = np.stack(
+            [sum(np.bincount(faces[:, i], mean[:, c], len(values)) for i in range(3)) for c in range(values.shape[1])],
+            axis=1,
+        )
+        values = 0.5 * values + 0.5 * gathered / count
+    return values
