@@ -22,7 +22,7 @@ from torch import Tensor
 
 from eg3d.cameras import mirrored_labels
 from eg3d.data_files import DataFiles, shown
-from eg3d.data_labels import LabelTable, check_depths, read_array, read_labelled
+from eg3d.data_labels import LabelTable, check_maps, read_array, read_labelled
 from eg3d.png import read_pixels
 
 _LOG = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class ImageDataset:
         """One of the optional arrays, from the order of dataset.json into that of `names`."""
         array = read_array(self._files, table, name)
         if name == "depths":
-            check_depths(self._files, array, self.resolution, self.resolution)
+            check_maps(self._files, name, array, self.resolution, self.resolution)
         return None if array is None else torch.from_numpy(array[rows])
 
     def _decode(self, name: str) -> np.ndarray:

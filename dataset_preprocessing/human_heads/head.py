@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import torch
 from scipy.spatial import cKDTree
 
 from dataset_preprocessing.human_heads.codes import NUM_SHAPE
 from dataset_preprocessing.human_heads.hair import directions
-from eg3d.head_model import HeadModel, load_head_model
+from eg3d.head_model import HeadModel, Region, load_head_model
 
 NEIGHBOURS = 32  # faces that a direction is tested against
 
@@ -34,7 +35,7 @@ class HeadTemplate:
 
     def vertices(self, shape: np.ndarray) -> np.ndarray:
         """Heads of shape codes [N, NUM_SHAPE]: float64 [N, V, 3] world units."""
-        return np.asarray(self.model.vertices(shape), dtype=np.float64)
+        return self.model.vertices(torch.from_numpy(shape).float()).double().numpy()
 
     def anchors(self, vertices: np.ndarray) -> np.ndarray:
         """Where the hair's ways run on a head of vertices [V, 3]: [A, T, 3]."""
@@ -49,20 +50,19 @@ class HeadTemplate:
 def head_template() -> HeadTemplate:
     """The template of the head model that the project ships."""
     model = load_head_model()
-    rest = np.asarray(model.vertices(np.zeros((1, NUM_SHAPE)))[0], dtype=np.float64)
-    faces = np.asarray(model.faces, dtype=np.int64)
-    region = np.asarray(model.region)
-    eye = np.isin(region, ["eye_white", "iris", "pupil"])
-    ear = region == "ear"
+    rest, faces, region = model.mean.double().numpy(), model.faces.numpy(), model.region.numpy()
+    eye = np.isin(region, [Region.EYE_WHITE, Region.IRIS, Region.PUPIL])
+    ear = region == Region.EAR
+    hidden = np.isin(region, [Region.MOUTH, Region.SOCKET, Region.BASE])
     sides = (-1.0, 1.0)
     eyes = [np.flatnonzero(eye & (rest[:, 0] * s > 0)) for s in sides]
     ears = [np.flatnonzero(ear & (rest[:, 0] * s > 0)) for s in sides]
     tops = [ids[np.argsort(-rest[ids, 1], kind="stable")[:6]] for ids in ears]
     least = min(len(ids) for ids in eyes)
     centre = np.array([0.0, 0.085, 0.03])
-    bare = ~(eye | ear)[faces].any(axis=1)
+    bare = ~(eye | ear | hidden)[faces].any(axis=1)
     found, weights = _anchors(rest, faces, np.flatnonzero(bare), centre)
-    surface = np.concatenate([rest, (region == "lips")[:, None], eye[:, None]], axis=1)
+    surface = np.concatenate([rest, (region == Region.LIPS)[:, None], eye[:, None]], axis=1)
     return HeadTemplate(
         model, rest, faces, surface, np.stack([ids[:least] for ids in eyes]), np.stack(tops), centre, found, weights
     )

@@ -89,13 +89,10 @@ def _visibility(vertices: np.ndarray, lights: np.ndarray) -> np.ndarray:
 
 def _smoothed(values: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Values [V, C] averaged with their neighbours', SMOOTHINGS times."""
-    count = np.bincount(faces.reshape(-1), minlength=len(values))
-    count = np.maximum(count, 1)[:, None]
+    corners = np.ascontiguousarray(faces.T)
+    count = np.maximum(np.bincount(corners.reshape(-1), minlength=len(values)), 1)[:, None]
     for _ in range(SMOOTHINGS):
-        mean = values[faces].mean(axis=1)  # [F, C]
-        gathered = np.stack(
-            [sum(np.bincount(faces[:, i], mean[:, c], len(values)) for i in range(3)) for c in range(values.shape[1])],
-            axis=1,
-        )
+        mean = sum(values[corner] for corner in corners) / 3.0  # [F, C]
+        gathered = np.stack([sum(np.bincount(i, m, len(values)) for i in corners) for m in mean.T], axis=1)
         values = 0.5 * values + 0.5 * gathered / count
     return values

@@ -26,10 +26,6 @@ class Fragments:
     triangle: np.ndarray  # int64 [M]
     weights: np.ndarray  # float64 [M, 3] of the triangle's corners, linear on the screen; they sum to 1
 
-    def select(self, keep: np.ndarray) -> Fragments:
-        """Some of them, by a mask or by numbers."""
-        return Fragments(self.pixel[keep], self.triangle[keep], self.weights[keep])
-
     def interpolate(self, values: np.ndarray, faces: np.ndarray) -> np.ndarray:
         """Mix what the corners of the faces [F, 3] hold, values [V, C] -> [M, C] in their type."""
         corners = faces[self.triangle]
@@ -55,10 +51,17 @@ class _Planes:
     top: np.ndarray  # int64 [T] first row
     width: np.ndarray  # int64 [T]
     height: np.ndarray  # int64 [T]
-    first: np.ndarray  # [T, 2] weights of the second and the third corner at the box's first pixel
-    across: np.ndarray  # [T, 2]
-    down: np.ndarray  # [T, 2]
+    first: tuple[np.ndarray, np.ndarray]  # [T] each: weights of the second and the third corner at the first pixel
+    across: tuple[np.ndarray, np.ndarray]  # [T] each
+    down: tuple[np.ndarray, np.ndarray]  # [T] each
     sign: np.ndarray  # [T] of the area on the screen, with y downwards
+
+    def weights(self, triangle: np.ndarray, column: np.ndarray, row: np.ndarray) -> list[np.ndarray]:
+        """Weights [P] of the second and of the third corner at pixels of triangles' boxes, [P] each."""
+        return [
+            first[triangle] + across[triangle] * column + down[triangle] * row
+            for first, across, down in zip(self.first, self.across, self.down, strict=True)
+        ]
 
 
 def project(vertices: np.ndarray, c2w: np.ndarray, *, focal: float, resolution: int) -> tuple[np.ndarray, np.ndarray]:
@@ -82,41 +85,24 @@ def rasterize(
     Only faces whose corners run against the clock as seen (in space: outwards) are drawn, unless `two_sided`.
     """
     planes = _planes(screen, faces, resolution, two_sided)
-    near = nearness[faces[planes.face]].astype(np.float64)
-    lowest, highest = (near.min(), near.max()) if near.size else (0.0, 1.0)
-    near = (near - lowest) * (NEARNESS_STEPS / max(highest - lowest, 1e-300))
-    change = near[:, 1:] - near[:, :1]  # [T, 2], along the two weights
-    table = np.concatenate(
-        [
-            planes.first, planes.across, planes.down,
-            (near[:, 0] + (planes.first * change).sum(1))[:, None],
-            (planes.across * change).sum(1)[:, None],
-            (planes.down * change).sum(1)[:, None],
-        ],
-        axis=1,
-    )  # fmt: skip
+    near = [nearness[corner].astype(np.float64) for corner in faces[planes.face].T]
+    lowest, highest = (min(n.min() for n in near), max(n.max() for n in near)) if len(planes.face) else (0.0, 1.0)
+    near = [(n - lowest) * (NEARNESS_STEPS / ((highest - lowest) or 1.0)) for n in near]
     best = torch.full((resolution * resolution,), -1, dtype=torch.int64)
     for triangle, column, row in _boxes(planes):
-        w1, w2, near_w = _inside(table, triangle, column, row)
+        w1, w2 = planes.weights(triangle, column, row)
         keep = np.flatnonzero(np.minimum(np.minimum(w1, w2), 1.0 - w1 - w2) >= INSIDE)
-        triangle, column, row = triangle[keep], column[keep], row[keep]
-        key = (np.maximum(near_w[keep], 0.0).astype(np.int64) << TRIANGLE_BITS) | triangle
+        triangle, column, row, w1, w2 = triangle[keep], column[keep], row[keep], w1[keep], w2[keep]
+        height = near[0][triangle] * (1.0 - w1 - w2) + near[1][triangle] * w1 + near[2][triangle] * w2
+        key = (np.maximum(height, 0.0).astype(np.int64) << TRIANGLE_BITS) | triangle
         pixel = (planes.top[triangle] + row) * resolution + planes.left[triangle] + column
         best.scatter_reduce_(0, torch.from_numpy(pixel), torch.from_numpy(key), "amax")
     keys = best.numpy()
     pixel = np.flatnonzero(keys >= 0)
     triangle = keys[pixel] & ((1 << TRIANGLE_BITS) - 1)
     row, column = pixel // resolution - planes.top[triangle], pixel % resolution - planes.left[triangle]
-    w1, w2, _ = _inside(table, triangle, column, row)
+    w1, w2 = planes.weights(triangle, column, row)
     return Fragments(pixel, planes.face[triangle], np.stack([1.0 - w1 - w2, w1, w2], axis=1))
-
-
-def _inside(table: np.ndarray, triangle: np.ndarray, column: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Weights of the second and third corner, and the scaled nearness, of pixels of triangles' boxes, each [P]."""
-    rows = table[triangle].T
-    return tuple(rows[i] + rows[i + 2] * column + rows[i + 4] * row for i in (0, 1)) + (
-        rows[6] + rows[7] * column + rows[8] * row,
-    )
 
 
 def _planes(screen: np.ndarray, faces: np.ndarray, resolution: int, two_sided: bool) -> _Planes:
@@ -124,25 +110,27 @@ def _planes(screen: np.ndarray, faces: np.ndarray, resolution: int, two_sided: b
     if len(faces) >= 1 << TRIANGLE_BITS:
         raise ValueError(f"a mesh to draw may have up to {(1 << TRIANGLE_BITS) - 1} faces, got {len(faces)}")
     screen = screen.astype(np.float64)
-    x, y = screen[:, 0][faces], screen[:, 1][faces]  # [F, 3]
-    abx, aby, acx, acy = x[:, 1] - x[:, 0], y[:, 1] - y[:, 0], x[:, 2] - x[:, 0], y[:, 2] - y[:, 0]
+    (ax, ay), (bx, by), (cx, cy) = (screen[corner].T for corner in faces.T)
+    abx, aby, acx, acy = bx - ax, by - ay, cx - ax, cy - ay
     area = abx * acy - aby * acx
-    left, right = _centres(x.min(1), x.max(1), resolution)
-    top, bottom = _centres(y.min(1), y.max(1), resolution)
+    left, right = _centres(ax, bx, cx, resolution)
+    top, bottom = _centres(ay, by, cy, resolution)
     keep = np.flatnonzero((right >= left) & (bottom >= top) & (area != 0 if two_sided else area < 0))
     left, top, width, height = left[keep], top[keep], (right - left + 1)[keep], (bottom - top + 1)[keep]
     inverse = 1.0 / area[keep]
-    across = np.stack([acy[keep] * inverse, -aby[keep] * inverse], axis=1)
-    down = np.stack([-acx[keep] * inverse, abx[keep] * inverse], axis=1)
-    first = across * (left + 0.5 - x[keep, 0])[:, None] + down * (top + 0.5 - y[keep, 0])[:, None]
+    across = (acy[keep] * inverse, -aby[keep] * inverse)
+    down = (-acx[keep] * inverse, abx[keep] * inverse)
+    dx, dy = left + 0.5 - ax[keep], top + 0.5 - ay[keep]
+    first = (across[0] * dx + down[0] * dy, across[1] * dx + down[1] * dy)
     return _Planes(keep, left, top, width, height, first, across, down, np.sign(area[keep]))
 
 
-def _centres(low: np.ndarray, high: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and last pixel whose centre lies between two coordinates."""
-    first = np.ceil(np.clip(low, -1.0, resolution + 1.0) - 0.5).astype(np.int64)
-    last = np.floor(np.clip(high, -1.0, resolution + 1.0) - 0.5).astype(np.int64)
-    return np.maximum(first, 0), np.minimum(last, resolution - 1)
+def _centres(a: np.ndarray, b: np.ndarray, c: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and last pixel whose centre lies between three coordinates."""
+    low, high = np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)
+    first = np.ceil(np.maximum(low - 0.5, 0.0)).astype(np.int64)
+    last = np.floor(np.minimum(high - 0.5, resolution - 1.0)).astype(np.int64)
+    return first, last
 
 
 def _boxes(planes: _Planes):
@@ -174,10 +162,7 @@ def occupancy(vertices: np.ndarray, faces: np.ndarray, resolution: int, *, half:
     z = index[:, 2][faces[planes.face]]
     turns = torch.zeros(resolution * resolution * (resolution + 1), dtype=torch.int32)
     for triangle, column, row in _boxes(planes):
-        w1, w2 = (
-            planes.first[triangle, i] + planes.across[triangle, i] * column + planes.down[triangle, i] * row
-            for i in (0, 1)
-        )
+        w1, w2 = planes.weights(triangle, column, row)
         keep = np.flatnonzero((w1 > 0) & (w2 > 0) & (w1 + w2 < 1))
         triangle, w1, w2 = triangle[keep], w1[keep], w2[keep]
         height = z[triangle, 0] * (1.0 - w1 - w2) + z[triangle, 1] * w1 + z[triangle, 2] * w2

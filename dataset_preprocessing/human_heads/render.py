@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dataset_preprocessing.human_heads.codes import head_codes
+from dataset_preprocessing.human_heads.light import key_direction
 from dataset_preprocessing.human_heads.paint import backdrop, frame_colour, hair_colours, head_colours
 from dataset_preprocessing.human_heads.portrait import KINDS, Portrait, portrait
 from dataset_preprocessing.human_heads.raster import Fragments, project, rasterize
@@ -52,8 +53,10 @@ def render(
     canvas = np.empty((side * side, 3), dtype=np.float32)
     canvas[:] = behind
     canvas[seen.pixel] = colour
-    image = canvas.reshape(resolution, SUBPIXELS, resolution, SUBPIXELS, 3).mean(axis=(1, 3))
-    depth, normals = _maps(subject, seen, along_axis, resolution, focal)
+    fine = canvas.reshape(side, side, 3)
+    rows = sum(fine[i::SUBPIXELS] for i in range(SUBPIXELS))
+    image = sum(rows[:, i::SUBPIXELS] for i in range(SUBPIXELS)) / SUBPIXELS**2
+    depth, normals = _maps(subject, *_at_centres(seen, along_axis, resolution), resolution, focal)
     return View((image * 255.0 + 0.5).astype(np.uint8), depth, normals)
 
 
@@ -79,8 +82,6 @@ def _shaded(subject: Portrait, seen: Fragments) -> np.ndarray:
 
 def _shine(normals: np.ndarray, kind: np.ndarray, key: np.ndarray, subject: Portrait) -> np.ndarray:
     """Highlights [P]: those that a viewer in front sees, from wherever they are seen, so that all views agree."""
-    from dataset_preprocessing.human_heads.light import key_direction
-
     half = key_direction(subject.look) + np.array([0.0, 0.0, 1.0])
     half = (half / np.linalg.norm(half)).astype(np.float32)
     cosine = np.clip(normals @ half, 0.0, 1.0)
@@ -88,21 +89,36 @@ def _shine(normals: np.ndarray, kind: np.ndarray, key: np.ndarray, subject: Port
     return strength * cosine**14 * key
 
 
+def depth_and_normals(
+    subject: Portrait, c2w: np.ndarray, resolution: int, *, focal: float = FFHQ_FOCAL
+) -> tuple[np.ndarray, np.ndarray]:
+    """Depth [R, R] and normals [R, R, 3] as in a `View`, without the picture. Raises ValueError as `render` does."""
+    screen, nearness = project(subject.vertices, c2w, focal=focal, resolution=resolution)
+    seen, along_axis = rasterize(screen, nearness, subject.faces, resolution).perspective(nearness, subject.faces)
+    return _maps(subject, seen, along_axis, resolution, focal)
+
+
 def _maps(
     subject: Portrait, seen: Fragments, along_axis: np.ndarray, resolution: int, focal: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Depth [R, R] and normals [R, R, 3] at the pixels' centres."""
-    side, middle = resolution * SUBPIXELS, SUBPIXELS // 2
-    row, column = seen.pixel // side, seen.pixel % side
-    keep = np.flatnonzero((row % SUBPIXELS == middle) & (column % SUBPIXELS == middle))
-    row, column = row[keep] // SUBPIXELS, column[keep] // SUBPIXELS
+    """Depth [R, R] and normals [R, R, 3] of what the pixels' centres see, at these depths [P] along the axis."""
+    row, column = seen.pixel // resolution, seen.pixel % resolution
     u, v = (((index + 0.5) / resolution - 0.5) / focal for index in (column, row))
     depth = np.zeros((resolution, resolution), dtype=np.float32)
-    depth[row, column] = along_axis[keep] * np.sqrt(1.0 + u * u + v * v)
-    normal = seen.select(keep).interpolate(subject.normals, subject.faces)
+    depth[row, column] = along_axis * np.sqrt(1.0 + u * u + v * v)
+    normal = seen.interpolate(subject.normals, subject.faces)
     normals = np.zeros((resolution, resolution, 3), dtype=np.float32)
     normals[row, column] = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
     return depth, normals
+
+
+def _at_centres(seen: Fragments, along_axis: np.ndarray, resolution: int) -> tuple[Fragments, np.ndarray]:
+    """What the pixels' centres see, from the points [P] of all sub-pixels."""
+    side, middle = resolution * SUBPIXELS, SUBPIXELS // 2
+    row, column = seen.pixel // side, seen.pixel % side
+    keep = np.flatnonzero((row % SUBPIXELS == middle) & (column % SUBPIXELS == middle))
+    pixel = row[keep] // SUBPIXELS * resolution + column[keep] // SUBPIXELS
+    return Fragments(pixel, seen.triangle[keep], seen.weights[keep]), along_axis[keep]
 
 
 def contact_sheet(

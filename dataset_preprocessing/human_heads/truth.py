@@ -1,0 +1,54 @@
+"""The true geometry of a portrait, by its code: surfaces, what a camera sees of them, which points lie inside.
+
+Shape letters: R pixels or points a side, K numbers, V vertices, F faces, P points.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dataset_preprocessing.human_heads.portrait import portrait, portrait_parts
+from dataset_preprocessing.human_heads.raster import occupancy
+from dataset_preprocessing.human_heads.render import FFHQ_FOCAL, depth_and_normals
+
+if TYPE_CHECKING:
+    import trimesh
+
+BOX_HALF = 0.5  # world units: half the side of the box that the generator can fill
+
+
+def true_mesh(codes: np.ndarray) -> list[trimesh.Trimesh]:
+    """The closed surfaces of the head with code [K], world units: the head with its bust, then hair and glasses.
+
+    They may overlap: the portrait is their union. Raises ValueError on another K.
+    """
+    import trimesh
+
+    return [trimesh.Trimesh(p.vertices, p.faces, process=False) for p in portrait_parts(codes)]
+
+
+def true_depth_normals(
+    codes: np.ndarray, c2w: np.ndarray, resolution: int, *, focal: float = FFHQ_FOCAL
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a camera c2w [4, 4] outside the head with code [K] sees through the centres of R x R pixels.
+
+    Returns depth along the rays, float32 [R, R] world units, 0 = background, and unit normals in the world, float32
+    [R, R, 3]. Raises ValueError on another K, or where a part of the head is not before the camera.
+    """
+    return depth_and_normals(portrait(codes), np.asarray(c2w), resolution, focal=focal)
+
+
+def true_occupancy(codes: np.ndarray, resolution: int) -> np.ndarray:
+    """Which points of the "exact" grid over the box lie inside the head with code [K]: bool [R, R, R], order x, y, z.
+
+    Raises ValueError on another K or a resolution below 2.
+    """
+    if resolution < 2:
+        raise ValueError(f"resolution: a grid needs at least 2 points per side, got {resolution}")
+    parts = portrait_parts(codes)
+    inside = np.zeros((resolution,) * 3, dtype=bool)
+    for each in parts:
+        inside |= occupancy(each.vertices, each.faces, resolution, half=BOX_HALF)
+    return inside
