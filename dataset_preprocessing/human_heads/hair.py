@@ -30,7 +30,7 @@ class Style:
 
     top: float  # thickness above the scalp
     side: float  # the same at the sides and the back
-    edge: float  # at the hairline
+    edge: float  # at the hairline; below 0 the shell dips into the skin, which hides its border
     fall_y: float | None = None  # the tips' height, where hair falls over the ears and the nape
     fall_grows: float = 0.0  # of the tips' depth with the length code
     fringe: float = 0.0  # how far the hairline comes down over the forehead
@@ -40,17 +40,17 @@ class Style:
 
 
 STYLES = {
-    "cropped": Style(top=0.007, side=0.005, edge=0.001),
-    "short": Style(top=0.024, side=0.011, edge=0.003),
-    "side parting": Style(top=0.030, side=0.013, edge=0.004, is_parted=True),
-    "bob": Style(top=0.026, side=0.030, edge=0.006, fall_y=-0.13, fall_grows=0.03, fringe=0.045),
-    "long": Style(top=0.022, side=0.026, edge=0.004, fall_y=-0.33, fall_grows=0.05, is_parted=True),
-    "curly": Style(top=0.055, side=0.050, edge=0.010, curl=0.011),
-    "bun": Style(top=0.012, side=0.009, edge=0.002, bun=True),
+    "cropped": Style(top=0.007, side=0.005, edge=-0.003),
+    "short": Style(top=0.024, side=0.011, edge=-0.004),
+    "side parting": Style(top=0.030, side=0.013, edge=-0.004, is_parted=True),
+    "bob": Style(top=0.026, side=0.030, edge=-0.003, fall_y=-0.13, fall_grows=0.03, fringe=0.045),
+    "long": Style(top=0.022, side=0.026, edge=-0.004, fall_y=-0.35, fall_grows=0.05, is_parted=True),
+    "curly": Style(top=0.055, side=0.050, edge=-0.003, curl=0.011),
+    "bun": Style(top=0.012, side=0.009, edge=-0.003, bun=True),
 }
 # The hairline of the average head: azimuth from the face (radians), height (world units).
-HAIRLINE_AZIMUTH = np.array([0.0, 0.45, 0.75, 0.95, 1.15, 1.35, 1.60, 1.95, 2.30, 2.70, math.pi])
-HAIRLINE_Y = np.array([0.172, 0.168, 0.140, 0.085, 0.035, 0.020, 0.070, 0.060, -0.030, -0.095, -0.115])
+HAIRLINE_AZIMUTH = np.array([0.0, 0.45, 0.75, 0.95, 1.15, 1.35, 1.60, 1.90, 2.15, 2.50, math.pi])
+HAIRLINE_Y = np.array([0.172, 0.168, 0.140, 0.085, 0.035, 0.020, 0.070, 0.055, -0.055, -0.100, -0.110])
 WIDEST_Y = 0.070  # where hair that falls leaves the head
 FACE_OPENING = (0.80, 1.10)  # azimuths between which hair goes over from the forehead to falling
 
@@ -70,14 +70,15 @@ def hair_parts(anchors: np.ndarray, rest: np.ndarray, centre: np.ndarray, look: 
     """The closed shells of one head's hair, none when it is bald.
 
     anchors [A, T, 3]: where the head's skin is in each direction; rest: the same on the average head; centre [3] of the
-    skull. Surface coordinates of a part: strand (radians around the crown), way from the root to the tip (0 to 1), 1.
+    skull. Surface coordinates of a part: strand (radians around the crown), way from the root to the tip (0 to 1), and
+    how near the hairline is (0 to 1).
     """
     style = STYLES.get(look.style)
     if style is None:
         return []
     end = _hairline(rest, style, look)
     shell = _shell(anchors, end, centre, style, look)
-    return [shell, _bun(anchors, look)] if style.bun else [shell]
+    return [shell, _bun(anchors, centre, look)] if style.bun else [shell]
 
 
 def _smooth(x: np.ndarray) -> np.ndarray:
@@ -100,7 +101,8 @@ def line_height(azimuth: np.ndarray, look: Looks, *, fringe: float = 0.0) -> np.
     forehead = _smooth((0.95 - np.abs(azimuth)) / 0.45)
     temples = np.exp(-(((np.abs(azimuth) - 0.62) / 0.22) ** 2))
     recession = 0.007 * look.hairline + max(look.hairline, 0.0) * 0.012 * temples
-    return height + forehead * (recession - fringe) + 0.002 * np.sin(9.0 * azimuth + look.hair_part)
+    locks = np.sin(9.0 * azimuth + look.hair_part) + np.sin(21.0 * azimuth - look.hair_strands) * (1.0 + 25.0 * fringe)
+    return height + forehead * (recession - fringe) + 0.0022 * locks
 
 
 def _azimuth() -> np.ndarray:
@@ -143,7 +145,7 @@ def _shell(anchors: np.ndarray, end: np.ndarray, centre: np.ndarray, style: Styl
     at_end = style.edge + (style.side * volume - style.edge) * falls
     thick = at_end + (full - at_end) * ramp
     thick = thick * _parting(skin, s, style, look)
-    thick = thick + _grooves(phi[:, None], s, style, look) * np.minimum(1.0, thick / 0.012)
+    thick = thick + _grooves(phi[:, None], s, style, look) * np.clip(thick / 0.012, 0.35, 1.0)
     outer = skin + normal * thick[..., None]
     outer = outer + _curls(outer, style) * ramp[..., None]
     tips = _fall(outer[:, -1], falls, phi, style, look)
@@ -156,9 +158,10 @@ def _shell(anchors: np.ndarray, end: np.ndarray, centre: np.ndarray, style: Styl
     points = np.concatenate([outer, tips, inner_end[:, None], back[:, rows]], axis=1)  # [A, B, 3]
     way = np.concatenate([s * (1.0 - 0.5 * style_falls(style)), np.linspace(0.5, 1.0, FALL_ROWS + 1)[1:]])
     way = np.concatenate([way, np.ones(1 + INNER_ROWS)])
+    border = np.concatenate([_smooth((s - 0.80) / 0.20), np.ones(FALL_ROWS + 1 + INNER_ROWS)])
     strand = np.broadcast_to(phi[:, None], points.shape[:2])
-    surface = np.stack([strand, np.broadcast_to(way, strand.shape)], axis=-1)
-    return revolved("hair", points, surface)
+    surface = np.stack([strand, np.broadcast_to(way, strand.shape), border * (1.0 - falls)], axis=-1)
+    return revolved("hair", points, surface, outer=SCALP_ROWS + FALL_ROWS)
 
 
 def style_falls(style: Style) -> float:
@@ -210,12 +213,14 @@ def _fall(start: np.ndarray, falls: np.ndarray, phi: np.ndarray, style: Style, l
     return np.stack([x * (1.0 + wave / length), y, z * (1.0 + wave / length)], axis=-1)
 
 
-def _bun(anchors: np.ndarray, look: Looks) -> Part:
+def _bun(anchors: np.ndarray, centre: np.ndarray, look: Looks) -> Part:
     """A ball of hair at the back of the crown."""
     at_back = np.flatnonzero(np.abs(_azimuth()) > math.pi - 0.1)
-    step = 9 + 3.0 * look.hair_part
-    centre = _along(anchors[at_back], np.full((len(at_back), 1), step)).mean(axis=(0, 1))
-    radius = 0.058 * (1.0 + 0.12 * look.hair_volume)
+    step = 5.0 + 2.5 * look.hair_part  # from the crown towards the nape
+    at = _along(anchors[at_back], np.full((len(at_back), 1), max(step, 0.0))).mean(axis=(0, 1))
+    radius = 0.062 * (1.0 + 0.12 * look.hair_volume)
+    outwards = at - centre
+    centre = at + outwards * (0.62 * radius / np.linalg.norm(outwards))
     theta = np.linspace(0.0, math.pi, 17)
     phi = _azimuth()[::3]
     x = np.sin(theta) * np.sin(phi)[:, None]

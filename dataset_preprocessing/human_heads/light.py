@@ -34,10 +34,12 @@ def key_direction(look: Looks) -> np.ndarray:
     return np.array([math.sin(azimuth) * math.cos(elevation), math.sin(elevation), math.cos(azimuth) * math.cos(elevation)])
 
 
-def irradiance(vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray, look: Looks) -> np.ndarray:
+def irradiance(
+    vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray, is_seen: np.ndarray, look: Looks
+) -> np.ndarray:
     """Light that falls on vertices [V, 3] with unit normals [V, 3]: float64 [V, 2], from the sky and from the key light.
 
-    Each is 1 where it is met openly, head-on.
+    Each is 1 where it is met openly, head-on. Vertices that are not seen [V] have that of those beside them.
     """
     key = key_direction(look)
     spread = 0.16 * (1.0 + 0.4 * look.light_softness)
@@ -56,7 +58,7 @@ def irradiance(vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray, loo
     light_sky *= 4.0 / SKY_LIGHTS / 1.27
     wrapped = np.maximum(cosine[:, SKY_LIGHTS:] * 0.9 + 0.1, 0.0)  # skin lets a little light around the edge
     light_key = (wrapped * open_[:, SKY_LIGHTS:]).mean(axis=1)
-    return _smoothed(np.stack([light_sky, light_key], axis=1), faces)
+    return _smoothed(np.stack([light_sky, light_key], axis=1), faces, is_seen)
 
 
 def _visibility(vertices: np.ndarray, lights: np.ndarray) -> np.ndarray:
@@ -66,33 +68,40 @@ def _visibility(vertices: np.ndarray, lights: np.ndarray) -> np.ndarray:
     right /= np.linalg.norm(right, axis=1, keepdims=True)
     above = np.cross(lights, right)
     v = vertices.astype(np.float32)
-    across, along, height = (v @ axis.T.astype(np.float32) for axis in (right, above, lights))  # [V, L]
-    scale = CELLS / (2.0 * HALF)
-    column, row = (across + HALF) * scale, (along + HALF) * scale
-    base = np.arange(len(lights)) * CELLS * CELLS
-    limit = CELLS - 1
-    cell = base + np.clip(row, 0, limit).astype(np.int64) * CELLS + np.clip(column, 0, limit).astype(np.int64)
-    top = torch.full((len(lights) * CELLS * CELLS,), -10.0)
-    top.scatter_reduce_(0, torch.from_numpy(cell.reshape(-1)), torch.from_numpy(height.reshape(-1)), "amax")
+    frames = np.stack([right, above, lights], axis=1).astype(np.float32)
+    return np.stack([_reached(*(frame @ v.T)) for frame in frames], axis=1)
+
+
+def _reached(across: np.ndarray, along: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """How much of one light reaches vertices [V] at these places of its shadow map: [V] in [0, 1]."""
+    scale, last = np.float32(CELLS / (2.0 * HALF)), np.float32(CELLS - 1.001)
+    column = np.clip((across + np.float32(HALF)) * scale, 0.0, last)
+    row = np.clip((along + np.float32(HALF)) * scale, 0.0, last)
+    cell = row.astype(np.int64) * CELLS + column.astype(np.int64)
+    top = torch.full((CELLS * CELLS,), -10.0)
+    top.scatter_reduce_(0, torch.from_numpy(cell), torch.from_numpy(height), "amax")
     tops = top.numpy()
-    low_c, low_r = np.clip(column - 0.5, 0, limit - 1), np.clip(row - 0.5, 0, limit - 1)
-    c0, r0 = low_c.astype(np.int64), low_r.astype(np.int64)
-    fc, fr = low_c - c0, low_r - r0
-    start = base + r0 * CELLS + c0
+    column, row = np.maximum(column - np.float32(0.5), 0.0), np.maximum(row - np.float32(0.5), 0.0)
+    left, upper = column.astype(np.int64), row.astype(np.int64)
+    right_share, lower_share = column - left.astype(np.float32), row - upper.astype(np.float32)
+    start, limit = upper * CELLS + left, height + np.float32(BIAS)
     blocked = np.zeros_like(height)
-    for dr, dc in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        weight = (fr if dr else 1 - fr) * (fc if dc else 1 - fc)
-        behind = (tops[start + dr * CELLS + dc] - height - BIAS) * np.float32(1.0 / PENUMBRA)
-        blocked += weight * np.clip(behind, 0.0, 1.0)
+    for down, down_share in ((0, 1.0 - lower_share), (CELLS, lower_share)):
+        for over, over_share in ((0, 1.0 - right_share), (1, right_share)):
+            behind = (tops[start + (down + over)] - limit) * np.float32(1.0 / PENUMBRA)
+            blocked += np.clip(behind, 0.0, 1.0) * (down_share * over_share)
     return 1.0 - blocked
 
 
-def _smoothed(values: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Values [V, C] averaged with their neighbours', SMOOTHINGS times."""
+def _smoothed(values: np.ndarray, faces: np.ndarray, is_seen: np.ndarray) -> np.ndarray:
+    """Values [V, C] averaged with those of neighbours that are seen, SMOOTHINGS times."""
     corners = np.ascontiguousarray(faces.T)
-    count = np.maximum(np.bincount(corners.reshape(-1), minlength=len(values)), 1)[:, None]
+    weight = is_seen.astype(np.float64)
     for _ in range(SMOOTHINGS):
-        mean = sum(values[corner] for corner in corners) / 3.0  # [F, C]
-        gathered = np.stack([sum(np.bincount(i, m, len(values)) for i in corners) for m in mean.T], axis=1)
-        values = 0.5 * values + 0.5 * gathered / count
+        weighted = np.concatenate([values * weight[:, None], weight[:, None]], axis=1)
+        total = sum(weighted[corner] for corner in corners)  # [F, C + 1]
+        around = np.stack([sum(np.bincount(i, m, len(values)) for i in corners) for m in total.T], axis=1)
+        mean = around[:, :-1] / np.maximum(around[:, -1:], 1e-9)
+        values = np.where(is_seen[:, None], 0.5 * values + 0.5 * mean, mean)
+        weight = np.maximum(weight, (around[:, -1] > 0) * 1e-3)  # light goes on to what lies deeper
     return values

@@ -178,8 +178,12 @@ def hair_colours(surface: np.ndarray, look: Looks) -> np.ndarray:
     fine = np.sin(157 * flow + 2.0 * np.sin(23 * flow)) * 0.5 + np.sin(71 * flow + a + 1.5 * way) * 0.6
     locks = np.sin(17 * flow + 2.0 * a + 1.5 * way) + 0.8 * np.sin(29 * flow - 3.0 * b - 2.0 * way)
     tone = 1.0 + 0.10 * fine + 0.09 * locks + 0.10 * (way - 0.4)
-    base = hair_colour(look).astype(np.float32)
-    return np.clip(base * tone[:, None], 0.03, 1.0).astype(np.float32)
+    colour = np.clip(hair_colour(look).astype(np.float32) * tone[:, None].astype(np.float32), 0.03, 1.0)
+    # At the hairline, skin shows between the strands.
+    single = 0.5 + 0.25 * (np.sin(131 * flow + 3.0 * np.sin(19 * flow)) + np.sin(83 * flow + 2.0 * np.sin(31 * flow)))
+    thin = _smooth((surface[:, 2] + 0.8 * single - 1.1) / 0.7)
+    _mix(colour, skin_colour(look).astype(np.float32), (0.7 * thin).astype(np.float32))
+    return colour
 
 
 def frame_colour(look: Looks) -> np.ndarray:

@@ -16,17 +16,31 @@ class Part:
     vertices: np.ndarray  # float64 [V, 3] world units
     faces: np.ndarray  # int64 [F, 3]
     surface: np.ndarray  # float64 [V, SURFACE] coordinates on the surface, which its colours depend on
+    normals: np.ndarray  # float64 [V, 3] unit length, for its light
+    is_hidden: np.ndarray  # bool [V] deep inside the head, where there is no light
 
 
-SURFACE = 6
+SURFACE = 5
 
 
-def part(name: str, vertices: np.ndarray, faces: np.ndarray, surface: np.ndarray | None = None) -> Part:
-    """A part from vertices [V, 3], faces [F, 3] and up to SURFACE coordinates [V, S]; those that lack are 0."""
+def part(
+    name: str,
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    surface: np.ndarray | None = None,
+    *,
+    normals: np.ndarray | None = None,
+    is_hidden: np.ndarray | None = None,
+) -> Part:
+    """A part from vertices [V, 3], faces [F, 3] and up to SURFACE coordinates [V, S]; those that lack are 0.
+
+    Normals [V, 3] are those of the faces and no vertex is hidden unless given.
+    """
     padded = np.zeros((len(vertices), SURFACE))
     if surface is not None:
         padded[:, : surface.shape[1]] = surface
-    return Part(name, vertices, faces, padded)
+    normals = vertex_normals(vertices, faces) if normals is None else normals
+    return Part(name, vertices, faces, padded, normals, np.zeros(len(vertices), bool) if is_hidden is None else is_hidden)
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -47,14 +61,25 @@ def is_closed(faces: np.ndarray) -> bool:
     return bool((forth == back).all() and (np.diff(forth) > 0).all())
 
 
-def revolved(name: str, points: np.ndarray, surface: np.ndarray) -> Part:
-    """A closed part from points [A, B, 3] around an axis; the first and the last row become one point each."""
+def revolved(name: str, points: np.ndarray, surface: np.ndarray, *, outer: int | None = None) -> Part:
+    """A closed part from points [A, B, 3] around an axis; the first and the last row become one point each.
+
+    Of B rows the first `outer` are seen (None: all); the others are hidden and have the light of those beside them.
+    """
     columns, rows = points.shape[:2]
-    inner, coordinates = points[:, 1:-1].reshape(-1, 3), surface[:, 1:-1].reshape(-1, surface.shape[2])
-    poles = np.stack([points[:, 0].mean(0), points[:, -1].mean(0)])
-    ends = np.stack([surface[0, 0], surface[0, -1]])
+    outer = rows if outer is None else outer
     faces = _revolved_faces(columns, rows - 2)
-    return part(name, np.concatenate([inner, poles]), faces, np.concatenate([coordinates, ends]))
+    vertices = _with_poles(points)
+    seen = np.broadcast_to((np.arange(rows) < outer)[None, :, None], (columns, rows, 1))
+    is_hidden = _with_poles(seen.astype(float))[:, 0] < 0.5
+    normals = vertex_normals(vertices, faces[~is_hidden[faces].any(axis=1)])
+    return part(name, vertices, faces, _with_poles(surface), normals=normals, is_hidden=is_hidden)
+
+
+def _with_poles(rows: np.ndarray) -> np.ndarray:
+    """Values [A, B, C] of the points between, way by way, then the mean of the first and of the last row."""
+    between = rows[:, 1:-1].reshape(-1, rows.shape[2])
+    return np.concatenate([between, rows[:, 0].mean(0, keepdims=True), rows[:, -1].mean(0, keepdims=True)])
 
 
 @cache

@@ -11,7 +11,7 @@ from dataset_preprocessing.human_heads.glasses import glasses_parts
 from dataset_preprocessing.human_heads.hair import hair_parts
 from dataset_preprocessing.human_heads.head import head_template
 from dataset_preprocessing.human_heads.light import irradiance
-from dataset_preprocessing.human_heads.parts import Part, part, vertex_normals
+from dataset_preprocessing.human_heads.parts import Part, part
 
 KINDS = ("head", "hair", "glasses")  # in the order of a Portrait's `kind`
 
@@ -51,9 +51,9 @@ def portrait(codes: np.ndarray) -> Portrait:
     faces = np.concatenate([p.faces + start for p, start in zip(parts, first[:-1], strict=True)])
     names = {"head": 0, "hair": 1, "bun": 1, "glasses": 2}
     kind = np.concatenate([np.full(len(p.faces), names[p.name]) for p in parts])
-    normals = vertex_normals(vertices, faces)
+    normals = np.concatenate([p.normals for p in parts])
     look = looks(codes)[0]
-    light = irradiance(vertices, normals, faces, look)
+    light = irradiance(vertices, normals, faces, ~np.concatenate([p.is_hidden for p in parts]), look)
     surface = np.concatenate([p.surface for p in parts])
     return Portrait(
         look, vertices, faces, kind, surface.astype(np.float32), normals.astype(np.float32), light.astype(np.float32)

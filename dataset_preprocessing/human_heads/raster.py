@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 INSIDE = -1e-9  # least barycentric weight of a point inside: an edge belongs to both sides, so that none falls between
-CANDIDATES = 2_000_000  # (triangle, pixel) pairs looked at together
+CANDIDATES = 30_000  # (triangle, pixel) pairs looked at together; larger temporaries leave the cache
 TRIANGLE_BITS = 22
 NEARNESS_STEPS = float(2**40)  # of the range of one picture
 
