@@ -192,8 +192,8 @@ def _curls(points: np.ndarray, style: Style) -> np.ndarray:
     if style.curl == 0.0:
         return np.zeros_like(points)
     x, y, z = (points * 62.0).transpose(2, 0, 1)
-    waves = [np.sin(y + 1.3 * np.sin(z)), np.sin(1.1 * z + 1.2 * np.sin(x) + 1.0), np.sin(0.9 * x + 1.1 * np.sin(y) + 2.0)]
-    return style.curl * np.stack(waves, axis=-1) / math.sqrt(1.5)
+    phases = (y + 1.3 * np.sin(z), 1.1 * z + 1.2 * np.sin(x) + 1.0, 0.9 * x + 1.1 * np.sin(y) + 2.0)
+    return style.curl * np.sin(np.stack(phases, axis=-1)) / math.sqrt(1.5)
 
 
 def _fall(start: np.ndarray, falls: np.ndarray, phi: np.ndarray, style: Style, look: Looks) -> np.ndarray:
@@ -206,7 +206,8 @@ def _fall(start: np.ndarray, falls: np.ndarray, phi: np.ndarray, style: Style, l
     y = start[:, 1:2] + falls * (tip_y[:, None] - start[:, 1:2]) * q
     drop = start[:, 1:2] - y
     is_back = _smooth((np.abs(phi) - 1.7) / 0.8)[:, None]
-    swing = 1.0 + 0.04 * np.sin(math.pi * q) + 0.03 * look.hair_volume * q * falls - 0.10 * q**2 - 0.16 * is_back * _smooth(drop / 0.2)
+    narrow = 0.10 * q**2 + 0.16 * is_back * _smooth(drop / 0.2)
+    swing = 1.0 + 0.04 * np.sin(math.pi * q) + 0.03 * look.hair_volume * q * falls - narrow
     wave = 0.004 * (1.0 + 0.5 * look.hair_strands) * np.sin(9.0 * phi[:, None] + 34.0 * drop) * _smooth(drop / 0.06)
     x, z = start[:, :1] * swing, start[:, 2:] * swing
     length = np.maximum(np.hypot(x, z), 1e-6)

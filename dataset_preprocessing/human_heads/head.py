@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from dataset_preprocessing.human_heads.codes import NUM_SHAPE
 from dataset_preprocessing.human_heads.hair import directions
 from eg3d.head_model import HeadModel, Region, load_head_model
 

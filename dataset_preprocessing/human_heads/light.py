@@ -31,7 +31,9 @@ def sky_directions() -> np.ndarray:
 def key_direction(look: Looks) -> np.ndarray:
     """Unit vector [3] towards a head's main light: in front and above."""
     azimuth, elevation = 0.48 * look.light_azimuth, 0.55 + 0.16 * look.light_elevation
-    return np.array([math.sin(azimuth) * math.cos(elevation), math.sin(elevation), math.cos(azimuth) * math.cos(elevation)])
+    return np.array(
+        [math.sin(azimuth) * math.cos(elevation), math.sin(elevation), math.cos(azimuth) * math.cos(elevation)]
+    )
 
 
 def irradiance(

@@ -40,7 +40,9 @@ def part(
     if surface is not None:
         padded[:, : surface.shape[1]] = surface
     normals = vertex_normals(vertices, faces) if normals is None else normals
-    return Part(name, vertices, faces, padded, normals, np.zeros(len(vertices), bool) if is_hidden is None else is_hidden)
+    return Part(
+        name, vertices, faces, padded, normals, np.zeros(len(vertices), bool) if is_hidden is None else is_hidden
+    )
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

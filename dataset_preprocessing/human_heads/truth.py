@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dataset_preprocessing.human_heads.distance import signed_distance
 from dataset_preprocessing.human_heads.portrait import portrait, portrait_parts
 from dataset_preprocessing.human_heads.raster import occupancy
 from dataset_preprocessing.human_heads.render import FFHQ_FOCAL, depth_and_normals
@@ -52,3 +53,12 @@ def true_occupancy(codes: np.ndarray, resolution: int) -> np.ndarray:
     for each in parts:
         inside |= occupancy(each.vertices, each.faces, resolution, half=BOX_HALF)
     return inside
+
+
+def true_distance(codes: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Signed distances [P] of points [P, 3] to the head with code [K], negative inside, world units.
+
+    The least of those to its parts: exact outside, a bound inside where parts overlap. Raises ValueError on another K.
+    """
+    found = [signed_distance(points, part.vertices, part.faces) for part in portrait_parts(codes)]
+    return np.min(found, axis=0)

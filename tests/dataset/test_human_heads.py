@@ -27,7 +27,7 @@ from dataset_preprocessing.human_heads.parts import is_closed
 from dataset_preprocessing.human_heads.portrait import portrait, portrait_parts
 from dataset_preprocessing.human_heads.render import FFHQ_FOCAL, contact_sheet, render
 from dataset_preprocessing.human_heads.run import HeadsConfig, head_cameras, head_seed, make_heads, pictures
-from dataset_preprocessing.human_heads.truth import true_depth_normals, true_mesh, true_occupancy
+from dataset_preprocessing.human_heads.truth import true_depth_normals, true_distance, true_mesh, true_occupancy
 from eg3d.cameras import intrinsics, lookat_c2w, split_label
 from eg3d.config_checks import faults_of
 from eg3d.ops.density_grid.grid import GridSpec, grid_points
@@ -143,15 +143,12 @@ def test_a_known_point_is_where_the_label_says():
 
 def test_depths_and_normals_are_those_of_the_meshes():
     """Walking along a ray by its depth ends on the surface; a little less is outside, a little more is inside."""
-    import trimesh
-
     codes, c2w = styled(2, "side parting"), lookat_c2w(0.4, -0.2)
     depth, normals = true_depth_normals(codes, c2w[0].numpy(), 48)
     rays = pixel_rays(c2w, intrinsics(FFHQ_FOCAL)[None], 48)
     hit = depth.reshape(-1) > 0
     points = (rays.rays_o + torch.from_numpy(depth).reshape(1, -1, 1) * rays.rays_d)[0].numpy()[hit]
-    distance = np.min([trimesh.proximity.closest_point(m, points[::7])[1] for m in true_mesh(codes)], axis=0)
-    assert distance.max() < 1e-4
+    assert np.abs(true_distance(codes, points)).max() < 1e-4
     length = np.linalg.norm(normals.reshape(-1, 3), axis=1)
     np.testing.assert_allclose(length[hit], 1.0, atol=1e-5)
     assert (length[~hit] == 0).all()
@@ -190,9 +187,7 @@ def test_hair_and_glasses_leave_the_eyes_free(style):
     for seed in range(6):
         codes = styled(seed, style, glasses=True)
         parts, c2w, size = portrait_parts(codes), front(), 256
-        alone, whole = (
-            true_depth_normals(changed, c2w, size)[0] for changed in (styled(seed, "bald"), codes)
-        )
+        alone, whole = (true_depth_normals(changed, c2w, size)[0] for changed in (styled(seed, "bald"), codes))
         for ids in head_template().eyes:
             local = (parts[0].vertices[ids].mean(0) - c2w[:3, 3]) @ c2w[:3, :3]
             column, row = np.floor((local[:2] / local[2] * FFHQ_FOCAL + 0.5) * size).astype(int)
