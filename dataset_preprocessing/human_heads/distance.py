@@ -1,43 +1,31 @@
-"""Signed distances to closed meshes. Shape letters: P points, V vertices, F faces, K faces looked at for each point."""
+"""Distances to meshes. Shape letters: P points, V vertices, F faces, K faces looked at for each point."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from dataset_preprocessing.human_heads.parts import vertex_normals
-
 NEAREST = 16  # faces whose middles lie nearest to a point: the nearest face is among them on meshes as fine as ours
 TOGETHER = 20_000  # points
 
 
-def signed_distance(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Distances [P] of points [P, 3] to a closed mesh, negative inside: vertices [V, 3], faces [F, 3] outwards.
-
-    The side is told by the vertices' normals, mixed where the nearest point lies, so that it may be wrong beside edges
-    sharper than a right angle.
-    """
-    normals = vertex_normals(vertices, faces)
-    tree = cKDTree(vertices[faces].mean(axis=1))
-    blocks = [points[i : i + TOGETHER] for i in range(0, len(points), TOGETHER)]
-    found = [_block(block, tree, vertices, faces, normals) for block in blocks]
-    return np.concatenate(found) if found else np.zeros(0)
-
-
-def _block(
-    points: np.ndarray, tree: cKDTree, vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray
+def surface_distance(
+    points: np.ndarray, vertices: np.ndarray, faces: np.ndarray, *, band: float = np.inf
 ) -> np.ndarray:
-    _, near = tree.query(points, min(NEAREST, len(faces)))
-    near = near.reshape(len(points), -1)
-    corners = vertices[faces[near]]  # [P, K, 3, 3]
-    weights = _nearest_weights(points[:, None], *(corners[:, :, i] for i in range(3)))  # [P, K, 3]
-    away = points[:, None] - (corners * weights[..., None]).sum(axis=2)
-    distance = np.linalg.norm(away, axis=-1)
-    best = distance.argmin(axis=1)
-    rows = np.arange(len(points))
-    normal = (normals[faces[near[rows, best]]] * weights[rows, best][..., None]).sum(axis=1)
-    side = np.where((away[rows, best] * normal).sum(axis=1) < 0, -1.0, 1.0)
-    return side * distance[rows, best]
+    """Distances [P] of points [P, 3] to a mesh: vertices [V, 3], faces [F, 3].
+
+    Exact for points whose nearest face has its middle within `band`; those beyond get the distance to that middle.
+    """
+    tree = cKDTree(vertices[faces].mean(axis=1))
+    distance, _ = tree.query(points)
+    near = np.flatnonzero(distance < band)
+    for block in (near[i : i + TOGETHER] for i in range(0, len(near), TOGETHER)):
+        _, found = tree.query(points[block], min(NEAREST, len(faces)))
+        corners = vertices[faces[found.reshape(len(block), -1)]]  # [P, K, 3, 3]
+        p = points[block][:, None]
+        weights = _nearest_weights(p, *(corners[:, :, i] for i in range(3)))  # [P, K, 3]
+        distance[block] = np.linalg.norm(p - (corners * weights[..., None]).sum(axis=2), axis=-1).min(axis=1)
+    return distance
 
 
 def _nearest_weights(p: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:

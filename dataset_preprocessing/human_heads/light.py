@@ -39,7 +39,7 @@ def key_direction(look: Looks) -> np.ndarray:
 def irradiance(
     vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray, is_seen: np.ndarray, look: Looks
 ) -> np.ndarray:
-    """Light that falls on vertices [V, 3] with unit normals [V, 3]: float64 [V, 2], from the sky and from the key light.
+    """Light on vertices [V, 3] with unit normals [V, 3]: float64 [V, 2], from the sky and from the key light.
 
     Each is 1 where it is met openly, head-on. Vertices that are not seen [V] have that of those beside them.
     """

@@ -46,7 +46,7 @@ def part(
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Unit normals [V, 3] of vertices [V, 3]: those of the faces [F, 3] around them, by area; 0 where there are none."""
+    """Unit normals [V, 3] of vertices [V, 3]: those of the faces [F, 3] around them, by area; 0 without any."""
     corners = vertices[faces]
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     total = np.stack(

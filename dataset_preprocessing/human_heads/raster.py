@@ -36,7 +36,7 @@ class Fragments:
         return mixed
 
     def perspective(self, nearness: np.ndarray, faces: np.ndarray) -> tuple[Fragments, np.ndarray]:
-        """The same with weights linear on the surface, and the depth [M] of each; nearness [V] is one over the depth."""
+        """The same with weights linear on the surface, and the depths [M]; nearness [V] is one over the depth."""
         weighted = self.weights * nearness[faces[self.triangle]]
         total = weighted.sum(axis=1)
         return Fragments(self.pixel, self.triangle, weighted / total[:, None]), 1.0 / total

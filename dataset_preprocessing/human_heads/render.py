@@ -54,8 +54,8 @@ def render(
     canvas[:] = behind
     canvas[seen.pixel] = colour
     fine = canvas.reshape(side, side, 3)
-    rows = sum(fine[i::SUBPIXELS] for i in range(SUBPIXELS))
-    image = sum(rows[:, i::SUBPIXELS] for i in range(SUBPIXELS)) / SUBPIXELS**2
+    rows = np.add.reduce([fine[i::SUBPIXELS] for i in range(SUBPIXELS)])
+    image = np.add.reduce([rows[:, i::SUBPIXELS] for i in range(SUBPIXELS)]) / SUBPIXELS**2
     depth, normals = _maps(subject, *_at_centres(seen, along_axis, resolution), resolution, focal)
     return View((image * 255.0 + 0.5).astype(np.uint8), depth, normals)
 

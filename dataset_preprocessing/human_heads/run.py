@@ -39,9 +39,9 @@ CAMERA_STREAM = 7  # separates the cameras' random numbers from the heads'
 class HeadsConfig:
     """Posed portraits of a head model with camera labels in the EG3D format.
 
-    A black background is exactly 0 and nothing else is, so that it marks the silhouette: generators without a background
-    of their own must paint a plain one as geometry, and `silhouette_weight` of their warm start asks for black. With
-    "plain" the silhouette is where depths are positive; give depths=true.
+    A black background is exactly 0 and nothing else is, so that it marks the silhouette: a generator without a
+    background of its own must paint a plain one as geometry, and `silhouette_weight` of its warm start asks for black.
+    With "plain" the silhouette is where depths are positive; give depths=true.
     """
 
     out: str = "data/heads64.zip"  # .zip or a new folder

@@ -8,16 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from dataset_preprocessing.human_heads.distance import signed_distance
+from dataset_preprocessing.human_heads.distance import surface_distance
 from dataset_preprocessing.human_heads.portrait import portrait, portrait_parts
 from dataset_preprocessing.human_heads.raster import occupancy
 from dataset_preprocessing.human_heads.render import FFHQ_FOCAL, depth_and_normals
+from eg3d.ops.density_grid.grid import GridSpec, grid_points
 
 if TYPE_CHECKING:
     import trimesh
 
 BOX_HALF = 0.5  # world units: half the side of the box that the generator can fill
+DISTANCE_BAND = 0.12  # world units
 
 
 def true_mesh(codes: np.ndarray) -> list[trimesh.Trimesh]:
@@ -46,19 +49,28 @@ def true_occupancy(codes: np.ndarray, resolution: int) -> np.ndarray:
 
     Raises ValueError on another K or a resolution below 2.
     """
-    if resolution < 2:
-        raise ValueError(f"resolution: a grid needs at least 2 points per side, got {resolution}")
-    parts = portrait_parts(codes)
-    inside = np.zeros((resolution,) * 3, dtype=bool)
-    for each in parts:
+    inside = np.zeros((_checked(resolution),) * 3, dtype=bool)
+    for each in portrait_parts(codes):
         inside |= occupancy(each.vertices, each.faces, resolution, half=BOX_HALF)
     return inside
 
 
-def true_distance(codes: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Signed distances [P] of points [P, 3] to the head with code [K], negative inside, world units.
+def true_distance(codes: np.ndarray, resolution: int) -> np.ndarray:
+    """Signed distances of the points of the "exact" grid over the box to the head with code [K], negative inside.
 
-    The least of those to its parts: exact outside, a bound inside where parts overlap. Raises ValueError on another K.
+    float64 [R, R, R], order x, y, z, world units: the least of those to its parts, exact outside and a bound inside,
+    where parts overlap; beyond DISTANCE_BAND only about right. Raises ValueError as `true_occupancy`.
     """
-    found = [signed_distance(points, part.vertices, part.faces) for part in portrait_parts(codes)]
-    return np.min(found, axis=0)
+    points = grid_points(GridSpec(_checked(resolution)), dtype=torch.float64).numpy()
+    least = np.full((resolution,) * 3, np.inf)
+    for each in portrait_parts(codes):
+        inside = occupancy(each.vertices, each.faces, resolution, half=BOX_HALF)
+        distance = surface_distance(points, each.vertices, each.faces, band=DISTANCE_BAND).reshape(inside.shape)
+        least = np.minimum(least, np.where(inside, -distance, distance))
+    return least
+
+
+def _checked(resolution: int) -> int:
+    if resolution < 2:
+        raise ValueError(f"resolution: a grid needs at least 2 points per side, got {resolution}")
+    return resolution

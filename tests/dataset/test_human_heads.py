@@ -23,6 +23,7 @@ from dataset_preprocessing.human_heads.codes import (
     looks,
     shape_codes,
 )
+from dataset_preprocessing.human_heads.distance import surface_distance
 from dataset_preprocessing.human_heads.parts import is_closed
 from dataset_preprocessing.human_heads.portrait import portrait, portrait_parts
 from dataset_preprocessing.human_heads.render import FFHQ_FOCAL, contact_sheet, render
@@ -148,7 +149,8 @@ def test_depths_and_normals_are_those_of_the_meshes():
     rays = pixel_rays(c2w, intrinsics(FFHQ_FOCAL)[None], 48)
     hit = depth.reshape(-1) > 0
     points = (rays.rays_o + torch.from_numpy(depth).reshape(1, -1, 1) * rays.rays_d)[0].numpy()[hit]
-    assert np.abs(true_distance(codes, points)).max() < 1e-4
+    distances = [surface_distance(points, part.vertices, part.faces) for part in portrait_parts(codes)]
+    assert np.min(distances, axis=0).max() < 1e-4
     length = np.linalg.norm(normals.reshape(-1, 3), axis=1)
     np.testing.assert_allclose(length[hit], 1.0, atol=1e-5)
     assert (length[~hit] == 0).all()
@@ -177,6 +179,14 @@ def test_occupancy_is_inside_out_of_the_depths():
     assert np.median((first - depth)[both]) < 0.02
     with pytest.raises(ValueError, match="at least 2"):
         true_occupancy(codes, 1)
+
+
+def test_distances_have_the_sign_of_the_occupancy_and_the_slope_of_a_distance():
+    codes = styled(4, "short", glasses=True)
+    distance, inside = true_distance(codes, 40), true_occupancy(codes, 40)
+    np.testing.assert_array_equal(distance < 0, inside)
+    steps = np.abs(np.diff(distance, axis=2))[np.abs(distance[..., 1:]) < 0.06]
+    assert steps.max() < 1 / 39 + 0.03 and np.quantile(steps, 0.999) < 1 / 39 + 1e-6
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import trimesh
 
-from dataset_preprocessing.human_heads.distance import signed_distance
+from dataset_preprocessing.human_heads.distance import surface_distance
 from dataset_preprocessing.human_heads.parts import is_closed, vertex_normals
 from dataset_preprocessing.human_heads.raster import occupancy, project, rasterize
 from eg3d.cameras import intrinsics, lookat_c2w
@@ -21,7 +21,7 @@ def rays_of(c2w: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def brute_force(origin, directions, vertices, faces, *, two_sided):
-    """Nearest triangle [P] (-1: none), distance [P] and barycentric weights [P, 3], from Moeller and Trumbore (1997)."""
+    """Nearest triangle [P] (-1: none), distance [P] and weights [P, 3]. Source: Moeller and Trumbore (1997)."""
     a, b, c = (vertices[faces[:, i]] for i in range(3))
     ab, ac, to = b - a, c - a, origin - a
     p = np.cross(directions[:, None], ac)
@@ -143,21 +143,15 @@ def test_closed_is_every_edge_twice():
     assert not is_closed(np.concatenate([faces[:1, ::-1], faces[1:]]))
 
 
-def test_signed_distance_to_a_box_is_its_formula():
+def test_distance_to_a_box_is_its_formula():
     box = trimesh.creation.box((0.5, 0.3, 0.4)).subdivide().subdivide().subdivide()
     vertices, faces = np.asarray(box.vertices), np.asarray(box.faces)
     points = np.random.RandomState(0).uniform(-0.5, 0.5, (3000, 3))
     beyond = np.abs(points) - np.array([0.25, 0.15, 0.2])
-    expected = np.linalg.norm(np.maximum(beyond, 0), axis=1) + np.minimum(beyond.max(axis=1), 0)
-    np.testing.assert_allclose(signed_distance(points, vertices, faces), expected, atol=1e-9)
-    assert len(signed_distance(points[:0], vertices, faces)) == 0
-
-
-def test_signed_distance_has_the_sign_of_the_columns():
-    ball = trimesh.creation.icosphere(subdivisions=3, radius=0.3)
-    vertices, faces = np.asarray(ball.vertices) * np.array([1.0, 1.3, 0.6]), np.asarray(ball.faces)
-    axis = np.linspace(-0.5, 0.5, 33)
-    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    distance = signed_distance(grid, vertices, faces)
-    sure = np.abs(distance) > 1e-6
-    np.testing.assert_array_equal(occupancy(vertices, faces, 33).reshape(-1)[sure], (distance < 0)[sure])
+    expected = np.abs(np.linalg.norm(np.maximum(beyond, 0), axis=1) + np.minimum(beyond.max(axis=1), 0))
+    np.testing.assert_allclose(surface_distance(points, vertices, faces), expected, atol=1e-9)
+    banded = surface_distance(points, vertices, faces, band=0.1)
+    near = expected < 0.06  # a face is smaller than 0.04
+    np.testing.assert_allclose(banded[near], expected[near], atol=1e-9)
+    np.testing.assert_allclose(banded, expected, atol=0.04)
+    assert len(surface_distance(points[:0], vertices, faces)) == 0
