@@ -1,1 +1,1 @@
-"""Posed portraits of a statistical head model with hair and glasses, whose true geometry is known."""
+"""The model of human head shapes, made from a parametric body, and posed portraits of it whose true geometry is known."""

@@ -2,7 +2,8 @@
 
 python -m eg3d.checkpoints.ship name=twin source=runs/twin/generator/network-snapshot-000005120.safetensors
 
-A source is a network file of `save_networks`, or the folder of a reward bundle (reward.safetensors and reward.yaml).
+A source is a network file of `save_networks`, the folder of a reward bundle (reward.safetensors and reward.yaml), or a
+head model (.npz), whose card says what made it.
 Everything shipped stays below LIMIT_BYTES together.
 """
 
@@ -19,13 +20,14 @@ from eg3d.checkpoints.store import read_metadata
 from eg3d.data_files import DataFiles
 from eg3d.data_labels import read_table
 from eg3d.file_hash import sha256_of
+from eg3d.head_model_file import MODEL_SUFFIX, read_head_arrays
 from eg3d.hydra_command import hydra_command
 from eg3d.plain_data import read_plain_table
 from eg3d.run_folder import code_version
 from eg3d.safe_write import atomic_path, write_json
 
 LIMIT_BYTES = 30_000_000
-SHIPPED_KINDS = ("networks", "reward")  # the manifest also lists files of others, which are not here
+SHIPPED_KINDS = ("networks", "reward", "head_model")  # the manifest also lists files of others, which are not here
 LICENCE = "Apache-2.0"
 REWARD_FILES = ("reward.safetensors", "reward.yaml")  # weights first
 OWN_SOURCE = "trained by this project on synthetic heads"
@@ -36,7 +38,7 @@ class ShipConfig:
     """What to ship, under which name, and what the manifest says about it."""
 
     name: str = ""  # of the manifest entry and the file
-    source: str = ""  # network file, or folder of a reward bundle
+    source: str = ""  # network file, folder of a reward bundle, or head model
     manifest: str = ""  # weights go beside it; empty = checkpoints/manifest.json of the repository
     command: str = ""  # that made it; empty = as the run folder of the source says
     data: str = ""  # data set behind it, for its SHA-256 and recipe; optional
@@ -63,7 +65,7 @@ def ship(cfg: ShipConfig) -> dict[str, Any]:
     source, manifest = Path(cfg.source), Path(cfg.manifest or MANIFEST)
     entries = read_manifest(manifest) if manifest.is_file() else {}
     files = shipped_files(cfg.name, source)
-    facts = _reward_facts(source) if source.is_dir() else _network_facts(source)
+    facts = _facts(source)
     made = Path(next(iter(files.values()))).parent
     size = sum(path.stat().st_size for path in files.values())
     others = (item for name, item in entries.items() if name != cfg.name and item.get("kind") in SHIPPED_KINDS)
@@ -87,7 +89,7 @@ def ship(cfg: ShipConfig) -> dict[str, Any]:
         "licence": cfg.licence,
         "source": cfg.origin,
         **facts,
-        "command": cfg.command or run_command(made) or same.get("command", ""),
+        "command": cfg.command or facts.get("command") or run_command(made) or same.get("command", ""),
         "data": data_facts(cfg.data) if cfg.data else same.get("data", {}),
         "warm_start": cfg.warm_start or warm_start_note(made) or same.get("warm_start", ""),
         "code_version": same.get("code_version", code_version()),
@@ -101,10 +103,10 @@ def shipped_files(name: str, source: Path) -> dict[str, Path]:
     """Where each file goes, relative to the manifest; the weights come first."""
     if not source.exists():
         raise FileNotFoundError(
-            f"source: {source} does not exist; give a network file or the folder of a reward bundle"
+            f"source: {source} does not exist; give a network file, the folder of a reward bundle or a head model"
         )
     if source.is_file():
-        return {f"{name}.safetensors": source}
+        return {f"{name}{MODEL_SUFFIX if source.suffix == MODEL_SUFFIX else '.safetensors'}": source}
     missing = [file for file in REWARD_FILES if not (source / file).is_file()]
     if missing:
         raise ValueError(f"source: the folder {source} is no reward bundle; it lacks {', '.join(missing)}")
@@ -144,6 +146,30 @@ def warm_start_note(folder: Path) -> str:
     if config.get("start"):
         parts.append(f"started from {Path(str(config['start'])).name}")
     return "; ".join(parts)
+
+
+def _facts(source: Path) -> dict[str, Any]:
+    """What a source of any kind says about itself."""
+    if source.is_dir():
+        return _reward_facts(source)
+    return _head_model_facts(source) if source.suffix == MODEL_SUFFIX else _network_facts(source)
+
+
+def _head_model_facts(path: Path) -> dict[str, Any]:
+    arrays, card = read_head_arrays(path)
+    recipe = {key: value for key, value in card["recipe"].items() if key not in ("maker", "out")}
+    words = "".join(f" {key}={value}" for key, value in recipe.items())
+    return {
+        "kind": "head_model",
+        "licence": card["licence"],
+        "source": card["sources"],
+        "num_vertices": len(arrays.mean),
+        "num_components": arrays.num_components,
+        "config": recipe,
+        "held_out": card["held_out"],
+        "made_with": f"anny {card['anny']}",
+        "command": f"python -m {card['recipe']['maker']} out={path.name}{words}",
+    }
 
 
 def _network_facts(path: Path) -> dict[str, Any]:
