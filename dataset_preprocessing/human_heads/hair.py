@@ -41,16 +41,16 @@ class Style:
 
 STYLES = {
     "cropped": Style(top=0.007, side=0.005, edge=-0.003),
-    "short": Style(top=0.024, side=0.011, edge=-0.004),
-    "side parting": Style(top=0.030, side=0.013, edge=-0.004, is_parted=True),
-    "bob": Style(top=0.026, side=0.030, edge=-0.003, fall_y=-0.13, fall_grows=0.03, fringe=0.045),
-    "long": Style(top=0.022, side=0.026, edge=-0.004, fall_y=-0.35, fall_grows=0.05, is_parted=True),
-    "curly": Style(top=0.055, side=0.050, edge=-0.003, curl=0.011),
+    "short": Style(top=0.021, side=0.010, edge=-0.004),
+    "side parting": Style(top=0.025, side=0.012, edge=-0.004, is_parted=True),
+    "bob": Style(top=0.021, side=0.030, edge=-0.003, fall_y=-0.13, fall_grows=0.03, fringe=0.045),
+    "long": Style(top=0.017, side=0.028, edge=-0.004, fall_y=-0.35, fall_grows=0.05, is_parted=True),
+    "curly": Style(top=0.044, side=0.050, edge=-0.003, curl=0.011),
     "bun": Style(top=0.012, side=0.009, edge=-0.003, bun=True),
 }
 # The hairline of the average head: azimuth from the face (radians), height (world units).
 HAIRLINE_AZIMUTH = np.array([0.0, 0.45, 0.75, 0.95, 1.15, 1.35, 1.60, 1.90, 2.15, 2.50, math.pi])
-HAIRLINE_Y = np.array([0.172, 0.168, 0.140, 0.085, 0.035, 0.020, 0.070, 0.055, -0.055, -0.100, -0.110])
+HAIRLINE_Y = np.array([0.186, 0.180, 0.148, 0.090, 0.035, 0.020, 0.070, 0.055, -0.055, -0.100, -0.110])
 WIDEST_Y = 0.070  # where hair that falls leaves the head
 FACE_OPENING = (0.80, 1.10)  # azimuths between which hair goes over from the forehead to falling
 
@@ -101,7 +101,7 @@ def line_height(azimuth: np.ndarray, look: Looks, *, fringe: float = 0.0) -> np.
     forehead = _smooth((0.95 - np.abs(azimuth)) / 0.45)
     temples = np.exp(-(((np.abs(azimuth) - 0.62) / 0.22) ** 2))
     recession = 0.007 * look.hairline + max(look.hairline, 0.0) * 0.012 * temples
-    locks = np.sin(9.0 * azimuth + look.hair_part) + np.sin(21.0 * azimuth - look.hair_strands) * (1.0 + 25.0 * fringe)
+    locks = np.sin(9.0 * azimuth + look.hair_part) + np.sin(21.0 * azimuth - look.hair_strands) * (0.4 + 35.0 * fringe)
     return height + forehead * (recession - fringe) + 0.0022 * locks
 
 
@@ -207,7 +207,7 @@ def _fall(start: np.ndarray, falls: np.ndarray, phi: np.ndarray, style: Style, l
     drop = start[:, 1:2] - y
     is_back = _smooth((np.abs(phi) - 1.7) / 0.8)[:, None]
     narrow = 0.10 * q**2 + 0.16 * is_back * _smooth(drop / 0.2)
-    swing = 1.0 + 0.04 * np.sin(math.pi * q) + 0.03 * look.hair_volume * q * falls - narrow
+    swing = 1.0 + falls * (0.04 * np.sin(math.pi * q) + 0.03 * look.hair_volume * q - narrow)
     wave = 0.004 * (1.0 + 0.5 * look.hair_strands) * np.sin(9.0 * phi[:, None] + 34.0 * drop) * _smooth(drop / 0.06)
     x, z = start[:, :1] * swing, start[:, 2:] * swing
     length = np.maximum(np.hypot(x, z), 1e-6)

@@ -16,6 +16,7 @@ from dataset_preprocessing.human_heads.hair import directions
 from eg3d.head_model import HeadModel, Region, load_head_model
 
 NEIGHBOURS = 32  # faces that a direction is tested against
+EAR_TOP = np.array([0.166, 0.052, 0.075])  # of the average head, where the temples of glasses rest
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class HeadTemplate:
     model: HeadModel
     rest: np.ndarray  # float64 [V, 3] the average head
     faces: np.ndarray  # int64 [F, 3]
-    surface: np.ndarray  # float64 [V, 5] rest, then how much a vertex is lip, and eyeball (0 or 1)
+    surface: np.ndarray  # float64 [V, 6] rest, then 1 where a vertex is of the lips, of an eyeball, of the mouth's inside
     eyes: np.ndarray  # int64 [2, E] vertices of the eyeballs, the one at -x first
-    ears: np.ndarray  # int64 [2, E] highest vertices of the ears, the one at -x first
+    ears: np.ndarray  # int64 [2, E] vertices about EAR_TOP, the one at -x first
     centre: np.ndarray  # float64 [3] of the skull
     anchor_faces: np.ndarray  # int64 [A, T] faces that the hair's anchors lie on
     anchor_weights: np.ndarray  # float64 [A, T, 3]
@@ -55,16 +56,21 @@ def head_template() -> HeadTemplate:
     hidden = np.isin(region, [Region.MOUTH, Region.SOCKET, Region.BASE])
     sides = (-1.0, 1.0)
     eyes = [np.flatnonzero(eye & (rest[:, 0] * s > 0)) for s in sides]
-    ears = [np.flatnonzero(ear & (rest[:, 0] * s > 0)) for s in sides]
-    tops = [ids[np.argsort(-rest[ids, 1], kind="stable")[:6]] for ids in ears]
+    tops = [_nearest(rest, np.flatnonzero(ear), np.array([s, 1.0, 1.0]) * EAR_TOP, 4) for s in sides]
     least = min(len(ids) for ids in eyes)
     centre = np.array([0.0, 0.085, 0.03])
     bare = ~(eye | ear | hidden)[faces].any(axis=1)
     found, weights = _anchors(rest, faces, np.flatnonzero(bare), centre)
-    surface = np.concatenate([rest, (region == Region.LIPS)[:, None], eye[:, None]], axis=1)
+    masks = np.stack([region == Region.LIPS, eye, region == Region.MOUTH], axis=1)
+    surface = np.concatenate([rest, masks], axis=1)
     return HeadTemplate(
         model, rest, faces, surface, np.stack([ids[:least] for ids in eyes]), np.stack(tops), centre, found, weights
     )
+
+
+def _nearest(rest: np.ndarray, ids: np.ndarray, point: np.ndarray, count: int) -> np.ndarray:
+    """Those `count` of some vertices that lie nearest to a point [3]."""
+    return ids[np.argsort(((rest[ids] - point) ** 2).sum(1), kind="stable")[:count]]
 
 
 def _anchors(

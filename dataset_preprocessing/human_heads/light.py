@@ -37,11 +37,12 @@ def key_direction(look: Looks) -> np.ndarray:
 
 
 def irradiance(
-    vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray, is_seen: np.ndarray, look: Looks
+    vertices: np.ndarray, normals: np.ndarray, faces: np.ndarray, look: Looks, *, is_seen: np.ndarray, casts: np.ndarray
 ) -> np.ndarray:
     """Light on vertices [V, 3] with unit normals [V, 3]: float64 [V, 2], from the sky and from the key light.
 
-    Each is 1 where it is met openly, head-on. Vertices that are not seen [V] have that of those beside them.
+    Each is 1 where it is met openly, head-on. Vertices that are not seen [V] have that of those beside them; only those
+    that cast shadows [V] do.
     """
     key = key_direction(look)
     spread = 0.16 * (1.0 + 0.4 * look.light_softness)
@@ -54,7 +55,7 @@ def irradiance(
     sky = sky_directions()
     lights = np.concatenate([sky, keys])
     cosine = normals @ lights.T
-    open_ = _visibility(vertices, lights)
+    open_ = _visibility(vertices, lights, casts)
     brightness = 0.62 + 0.38 * sky[:, 1]
     light_sky = (np.maximum(cosine[:, :SKY_LIGHTS] * 0.75 + 0.25, 0.0) * open_[:, :SKY_LIGHTS]) @ brightness
     light_sky *= 4.0 / SKY_LIGHTS / 1.27
@@ -63,25 +64,25 @@ def irradiance(
     return _smoothed(np.stack([light_sky, light_key], axis=1), faces, is_seen)
 
 
-def _visibility(vertices: np.ndarray, lights: np.ndarray) -> np.ndarray:
-    """How much of each light [L, 3] reaches each vertex [V, 3]: [V, L] in [0, 1]."""
+def _visibility(vertices: np.ndarray, lights: np.ndarray, casts: np.ndarray) -> np.ndarray:
+    """How much of each light [L, 3] reaches each vertex [V, 3] past those that cast shadows: [V, L] in [0, 1]."""
     up = np.where(np.abs(lights[:, 1:2]) > 0.9, [[0.0, 0.0, 1.0]], [[0.0, 1.0, 0.0]])
     right = np.cross(up, lights)
     right /= np.linalg.norm(right, axis=1, keepdims=True)
     above = np.cross(lights, right)
     v = vertices.astype(np.float32)
     frames = np.stack([right, above, lights], axis=1).astype(np.float32)
-    return np.stack([_reached(*(frame @ v.T)) for frame in frames], axis=1)
+    return np.stack([_reached(*(frame @ v.T), casts) for frame in frames], axis=1)
 
 
-def _reached(across: np.ndarray, along: np.ndarray, height: np.ndarray) -> np.ndarray:
+def _reached(across: np.ndarray, along: np.ndarray, height: np.ndarray, casts: np.ndarray) -> np.ndarray:
     """How much of one light reaches vertices [V] at these places of its shadow map: [V] in [0, 1]."""
     scale, last = np.float32(CELLS / (2.0 * HALF)), np.float32(CELLS - 1.001)
     column = np.clip((across + np.float32(HALF)) * scale, 0.0, last)
     row = np.clip((along + np.float32(HALF)) * scale, 0.0, last)
     cell = row.astype(np.int64) * CELLS + column.astype(np.int64)
     top = torch.full((CELLS * CELLS,), -10.0)
-    top.scatter_reduce_(0, torch.from_numpy(cell), torch.from_numpy(height), "amax")
+    top.scatter_reduce_(0, torch.from_numpy(cell[casts]), torch.from_numpy(height[casts]), "amax")
     tops = top.numpy()
     column, row = np.maximum(column - np.float32(0.5), 0.0), np.maximum(row - np.float32(0.5), 0.0)
     left, upper = column.astype(np.int64), row.astype(np.int64)

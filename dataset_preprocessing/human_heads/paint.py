@@ -17,7 +17,7 @@ from dataset_preprocessing.human_heads.hair import STYLES, line_height
 from dataset_preprocessing.human_heads.head import head_template
 
 Rgb = tuple[float, float, float]
-SKIN_DARK, SKIN_MIDDLE, SKIN_LIGHT = (0.36, 0.225, 0.165), (0.78, 0.56, 0.43), (0.97, 0.81, 0.72)
+SKIN_DARK, SKIN_MIDDLE, SKIN_LIGHT = (0.31, 0.19, 0.14), (0.80, 0.59, 0.47), (1.0, 0.86, 0.79)
 HAIR_DARK, HAIR_MIDDLE, HAIR_LIGHT = (0.10, 0.085, 0.08), (0.33, 0.21, 0.14), (0.86, 0.72, 0.48)
 HAIR_GREY = (0.66, 0.65, 0.64)
 EYE_BROWN, EYE_MIDDLE, EYE_BLUE = (0.28, 0.16, 0.09), (0.36, 0.36, 0.24), (0.34, 0.52, 0.68)
@@ -88,6 +88,7 @@ def head_colours(surface: np.ndarray, look: Looks) -> np.ndarray:
     _paint_brows(colour, x, y, z, look, marks)
     _paint_scalp(colour, surface, look)
     _paint_clothes(colour, x, y, z, look)
+    _paint_mouth(colour, x, y, z, surface[:, 5])
     eye = np.flatnonzero(surface[:, 4] > 0.5)
     colour[eye] = _eye_colours(x[eye], y[eye], look, marks)
     return colour
@@ -121,6 +122,13 @@ def _paint_lips(colour, lip, skin, look: Looks) -> None:
     _mix(colour, lips, _smooth((lip - 0.25) / 0.5))
 
 
+def _paint_mouth(colour, x, y, z, mouth) -> None:
+    """The inside of the mouth, and where upper teeth would show."""
+    _mix(colour, np.array([0.36, 0.12, 0.11], dtype=np.float32), _smooth((mouth - 0.4) / 0.3))
+    teeth = (mouth > 0.9) * _smooth((y + 0.121) / 0.003) * _smooth((z - 0.265) / 0.01) * (x < 0.04)
+    _mix(colour, np.array([0.93, 0.91, 0.86], dtype=np.float32), teeth)
+
+
 def _paint_lids(colour, x, y, z, marks: FaceMarks) -> None:
     dx, dy = x - marks.eye[0], y - marks.eye[1]
     arc = 0.0135 * (1.0 - (dx / 0.031) ** 2)
@@ -133,7 +141,7 @@ def _paint_brows(colour, x, y, z, look: Looks, marks: FaceMarks) -> None:
     arc = marks.eye[1] + 0.046 + 0.06 * dx - 4.2 * (dx - 0.012) ** 2
     thick = (0.0062 + 0.0011 * look.brow_strength) * (1.0 - 0.55 * _smooth((dx - 0.005) / 0.035))
     distance = np.maximum(np.abs(y - arc) - thick, np.abs(dx - 0.002) - 0.041)
-    hairs = 0.82 + 0.18 * np.sin(520.0 * dx - 380.0 * (y - arc))
+    hairs = 0.90 + 0.10 * np.sin(690.0 * dx - 400.0 * (y - arc))
     weight = np.clip(0.74 + 0.14 * look.brow_strength, 0.3, 0.97) * _inside(distance, 0.006) * hairs * (z > 0.12)
     brow = np.clip(hair_colour(look) * (0.78 + 0.10 * look.brow_tint), 0.05, 0.62)
     _mix(colour, brow.astype(np.float32), weight.astype(np.float32))
@@ -151,7 +159,8 @@ def _paint_scalp(colour, surface, look: Looks) -> None:
 
 
 def _paint_clothes(colour, x, y, z, look: Looks) -> None:
-    neckline = -0.315 - 0.25 * np.maximum(z, 0.0) - 0.015 * look.clothes_tone
+    # A collar around the neck, lower in front; it rises over the shoulders.
+    neckline = -0.252 - 0.22 * np.maximum(z, 0.0) - 0.012 * look.clothes_tone + 0.45 * np.maximum(x - 0.125, 0.0)
     clothes = palette(look.clothes_tone, CLOTHES_DARK, CLOTHES_MIDDLE, CLOTHES_LIGHT)
     _mix(colour, clothes.astype(np.float32), _inside(y - neckline, 0.006))
 
@@ -160,10 +169,10 @@ def _eye_colours(x, y, look: Looks, marks: FaceMarks) -> np.ndarray:
     dx, dy = x - marks.eye[0], y - marks.eye[1]
     radius = np.sqrt(dx * dx + dy * dy)
     colour = np.repeat(np.array([EYE_WHITE], dtype=np.float32), len(x), axis=0)
-    colour *= 1.0 - 0.35 * _smooth((radius - 0.012) / 0.02)[:, None]
+    colour *= 1.0 - 0.25 * _smooth((radius - 0.018) / 0.02)[:, None]
     iris = palette(look.eye_tint, EYE_BROWN, EYE_MIDDLE, EYE_BLUE).astype(np.float32)
-    ring = iris * (1.0 - 0.5 * _smooth((radius - 0.0085) / 0.004))[:, None]
-    _mix(colour, ring, _inside(radius - 0.0128, 0.002))
+    ring = iris * (1.0 - 0.5 * _smooth((radius - 0.0095) / 0.0045))[:, None]
+    _mix(colour, ring, _inside(radius - 0.0140, 0.002))
     _mix(colour, np.array(PUPIL, dtype=np.float32), _inside(radius - 0.0054, 0.002))
     glint = _inside(np.sqrt((dx + 0.004) ** 2 + (dy - 0.005) ** 2) - 0.0028, 0.002)
     _mix(colour, np.array([1.0, 1.0, 1.0], dtype=np.float32), 0.9 * glint)

@@ -20,7 +20,7 @@ class Part:
     is_hidden: np.ndarray  # bool [V] deep inside the head, where there is no light
 
 
-SURFACE = 5
+SURFACE = 6
 
 
 def part(

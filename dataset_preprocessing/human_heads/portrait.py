@@ -53,7 +53,9 @@ def portrait(codes: np.ndarray) -> Portrait:
     kind = np.concatenate([np.full(len(p.faces), names[p.name]) for p in parts])
     normals = np.concatenate([p.normals for p in parts])
     look = looks(codes)[0]
-    light = irradiance(vertices, normals, faces, ~np.concatenate([p.is_hidden for p in parts]), look)
+    is_seen = ~np.concatenate([p.is_hidden for p in parts])
+    casts = np.concatenate([np.full(len(p.vertices), p.name != "glasses") for p in parts])  # too thin for our maps
+    light = irradiance(vertices, normals, faces, look, is_seen=is_seen, casts=casts)
     surface = np.concatenate([p.surface for p in parts])
     return Portrait(
         look, vertices, faces, kind, surface.astype(np.float32), normals.astype(np.float32), light.astype(np.float32)
