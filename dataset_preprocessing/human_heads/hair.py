@@ -45,7 +45,7 @@ STYLES = {
     "side parting": Style(top=0.025, side=0.012, edge=-0.004, is_parted=True),
     "bob": Style(top=0.021, side=0.030, edge=-0.003, fall_y=-0.13, fall_grows=0.03, fringe=0.045),
     "long": Style(top=0.017, side=0.028, edge=-0.004, fall_y=-0.35, fall_grows=0.05, is_parted=True),
-    "curly": Style(top=0.044, side=0.050, edge=-0.003, curl=0.011),
+    "curly": Style(top=0.046, side=0.052, edge=-0.003, curl=0.015),
     "bun": Style(top=0.012, side=0.009, edge=-0.003, bun=True),
 }
 # The hairline of the average head: azimuth from the face (radians), height (world units).
@@ -142,7 +142,8 @@ def _shell(anchors: np.ndarray, end: np.ndarray, centre: np.ndarray, style: Styl
     volume = 1.0 + 0.22 * look.hair_volume
     full = (style.side + (style.top - style.side) * up) * volume
     ramp = _smooth((1.0 - s) / 0.30)
-    at_end = style.edge + (style.side * volume - style.edge) * falls
+    over_ears = 0.011 * np.exp(-(((np.abs(phi) - 1.62) / 0.32) ** 2))[:, None]
+    at_end = style.edge + (style.side * volume + over_ears - style.edge) * falls
     thick = at_end + (full - at_end) * ramp
     thick = thick * _parting(skin, s, style, look)
     thick = thick + _grooves(phi[:, None], s, style, look) * np.clip(thick / 0.012, 0.35, 1.0)
@@ -191,7 +192,7 @@ def _curls(points: np.ndarray, style: Style) -> np.ndarray:
     """Displacements [A, B, 3] of curly hair."""
     if style.curl == 0.0:
         return np.zeros_like(points)
-    x, y, z = (points * 62.0).transpose(2, 0, 1)
+    x, y, z = (points * 70.0).transpose(2, 0, 1)
     phases = (y + 1.3 * np.sin(z), 1.1 * z + 1.2 * np.sin(x) + 1.0, 0.9 * x + 1.1 * np.sin(y) + 2.0)
     return style.curl * np.sin(np.stack(phases, axis=-1)) / math.sqrt(1.5)
 

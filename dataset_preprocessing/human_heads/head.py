@@ -26,7 +26,7 @@ class HeadTemplate:
     model: HeadModel
     rest: np.ndarray  # float64 [V, 3] the average head
     faces: np.ndarray  # int64 [F, 3]
-    surface: np.ndarray  # float64 [V, 6] rest, then 1 where a vertex is of the lips, of an eyeball, of the mouth's inside
+    surface: np.ndarray  # float64 [V, 6] rest, then whether it is of lips, of an eyeball, of the mouth's inside
     eyes: np.ndarray  # int64 [2, E] vertices of the eyeballs, the one at -x first
     ears: np.ndarray  # int64 [2, E] vertices about EAR_TOP, the one at -x first
     centre: np.ndarray  # float64 [3] of the skull

@@ -16,7 +16,7 @@ from dataset_preprocessing.human_heads.codes import Looks
 
 CELLS, HALF = 72, 0.62  # cells a side of a shadow map, and half its side in world units
 BIAS, PENUMBRA = 0.010, 0.020  # world units: what lies less behind casts no shadow, what lies more than both, all of it
-SKY_LIGHTS, KEY_LIGHTS = 14, 5
+SKY_LIGHTS, KEY_LIGHTS = 12, 4
 SMOOTHINGS = 2
 
 
@@ -72,11 +72,16 @@ def _visibility(vertices: np.ndarray, lights: np.ndarray, casts: np.ndarray) -> 
     above = np.cross(lights, right)
     v = vertices.astype(np.float32)
     frames = np.stack([right, above, lights], axis=1).astype(np.float32)
-    return np.stack([_reached(*(frame @ v.T), casts) for frame in frames], axis=1)
+    every = np.flatnonzero(casts)
+    return np.stack([_reached(frame, v, every) for frame in frames], axis=1)
 
 
-def _reached(across: np.ndarray, along: np.ndarray, height: np.ndarray, casts: np.ndarray) -> np.ndarray:
-    """How much of one light reaches vertices [V] at these places of its shadow map: [V] in [0, 1]."""
+def _reached(frame: np.ndarray, vertices: np.ndarray, casts: np.ndarray) -> np.ndarray:
+    """How much of one light reaches vertices [V, 3] past some of them: [V] in [0, 1].
+
+    frame [3, 3]: the directions across and along its shadow map, and towards the light.
+    """
+    across, along, height = frame @ vertices.T
     scale, last = np.float32(CELLS / (2.0 * HALF)), np.float32(CELLS - 1.001)
     column = np.clip((across + np.float32(HALF)) * scale, 0.0, last)
     row = np.clip((along + np.float32(HALF)) * scale, 0.0, last)

@@ -1,12 +1,13 @@
 """Triangles on a grid of pixels: which one each pixel's centre sees, and columns that pass through a closed surface.
 
-A triangle's pixels are all those of its bounding box; the nearest wins by one maximum over packed keys (nearness above,
-number of the triangle below), so that the result depends on no order of work. Everything is float64 inside.
+A triangle's pixels are looked for in its bounding box; the nearest wins by one maximum over packed keys (nearness
+above, number of the triangle below), so that the result depends on no order of work. Everything is float64 inside.
 Shape letters: V vertices, F faces, R pixels a side, M covered pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch
 
 INSIDE = -1e-9  # least barycentric weight of a point inside: an edge belongs to both sides, so that none falls between
 CANDIDATES = 30_000  # (triangle, pixel) pairs looked at together; larger temporaries leave the cache
+LARGE = 40  # pixels of a box beyond which its rows are looked at one by one
+SLACK = 1e-6  # pixels that a row's span is widened by; what lies in it is tested as everywhere
 TRIANGLE_BITS = 22
 NEARNESS_STEPS = float(2**40)  # of the range of one picture
 
@@ -133,19 +136,47 @@ def _centres(a: np.ndarray, b: np.ndarray, c: np.ndarray, resolution: int) -> tu
     return first, last
 
 
-def _boxes(planes: _Planes):
-    """Every pixel of every box, some at a time: triangle [P], and column and row in its box [P]."""
-    counts = planes.width * planes.height
-    ends = np.cumsum(counts)
+def _boxes(planes: _Planes) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The pixels that triangles may cover, some at a time: triangle [P], and column and row in its box [P].
+
+    Small boxes come whole; of large ones, which are mostly empty, each row comes as far as the triangle spans it.
+    """
+    count = planes.width * planes.height
+    small, large = np.flatnonzero(count <= LARGE), np.flatnonzero(count > LARGE)
+    triangle, row, first, last = _spans(planes, large)
+    zero = np.zeros(len(small), dtype=np.int64)
+    triangle = np.concatenate([small, triangle])
+    left, top = np.concatenate([zero, first]), np.concatenate([zero, row])
+    width = np.concatenate([planes.width[small], last - first + 1])
+    count = np.concatenate([count[small], last - first + 1])
+    ends = np.cumsum(count)
     begin = 0
-    while begin < len(counts):
+    while begin < len(count):
         before = ends[begin - 1] if begin else 0
         end = max(int(np.searchsorted(ends, before + CANDIDATES, side="right")), begin + 1)
-        triangle = np.repeat(np.arange(begin, end), counts[begin:end])
-        place = np.arange(len(triangle)) - (ends[triangle] - counts[triangle] - before)
-        row = place // planes.width[triangle]
-        yield triangle, place - row * planes.width[triangle], row
+        box = np.repeat(np.arange(begin, end), count[begin:end])
+        place = np.arange(len(box)) - (ends[box] - count[box] - before)
+        down = place // width[box]
+        yield triangle[box], left[box] + place - down * width[box], top[box] + down
         begin = end
+
+
+def _spans(planes: _Planes, which: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of triangles' boxes: triangle [P], row [P], first and last column [P] that may lie inside."""
+    height = planes.height[which]
+    triangle = np.repeat(which, height)
+    row = np.arange(len(triangle)) - np.repeat(np.cumsum(height) - height, height)
+    low, high = np.zeros(len(row)), planes.width[triangle] - 1.0
+    at_left = planes.weights(triangle, np.zeros_like(row), row)
+    slopes = [across[triangle] for across in planes.across]
+    for weight, slope in zip((*at_left, 1.0 - sum(at_left)), (*slopes, -sum(slopes)), strict=True):
+        border = (INSIDE - weight) / np.where(slope == 0, 1.0, slope)
+        low = np.where(slope > 0, np.maximum(low, border), low)
+        high = np.where(slope < 0, np.minimum(high, border), high)
+    first = np.ceil(low - SLACK).astype(np.int64)
+    last = np.floor(high + SLACK).astype(np.int64)
+    keep = np.flatnonzero(first <= last)
+    return triangle[keep], row[keep], np.maximum(first[keep], 0), np.minimum(last, planes.width[triangle] - 1)[keep]
 
 
 def occupancy(vertices: np.ndarray, faces: np.ndarray, resolution: int, *, half: float = 0.5) -> np.ndarray:

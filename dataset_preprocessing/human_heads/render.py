@@ -21,7 +21,7 @@ from eg3d.cameras import lookat_c2w
 
 FFHQ_FOCAL = 2985.29 / 700.0  # normalised by the image side, as in the published labels
 SUBPIXELS = 3  # points per pixel side; odd, so that the middle one is the pixel's centre
-SKY_RGB, KEY_RGB = (0.76, 0.79, 0.84), (0.84, 0.80, 0.75)
+SKY_RGB, KEY_RGB = (0.76, 0.79, 0.84), (0.78, 0.74, 0.69)
 DARKEST = 0.055  # of a surface: darker would not be told from a black background
 BACKGROUNDS = ("black", "plain")
 
@@ -75,16 +75,16 @@ def _shaded(subject: Portrait, seen: Fragments) -> np.ndarray:
             colour[points] = hair_colours(surface[points], subject.look)
         else:
             colour[points] = frame_colour(subject.look)
-    light = _lit_eyes(light, surface, kind)
+    light = _lit_hollows(light, surface, kind)
     brightness = light[:, :1] * np.array(SKY_RGB, dtype=np.float32) + light[:, 1:] * np.array(KEY_RGB, dtype=np.float32)
     shine = _shine(normals, kind, light[:, 1], subject)
     return np.clip(colour * brightness + shine[:, None], DARKEST, 1.0)
 
 
-def _lit_eyes(light: np.ndarray, surface: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """Light [P, 2] in which eyeballs, which let it in, are never quite in the shadow of their lids."""
-    is_eye = (kind == 0) & (surface[:, 4] > 0.5)
-    return np.where(is_eye[:, None], 0.45 + 0.55 * light, light)
+def _lit_hollows(light: np.ndarray, surface: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """Light [P, 2] in which eyes behind their lids and the inside of the mouth are never quite dark."""
+    least = (0.35 * surface[:, 4] + 0.22 * surface[:, 5]) * (kind == 0)
+    return least[:, None] + (1.0 - least[:, None]) * light
 
 
 def _shine(normals: np.ndarray, kind: np.ndarray, key: np.ndarray, subject: Portrait) -> np.ndarray:
