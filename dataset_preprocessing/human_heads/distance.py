@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-NEAREST = 16  # faces whose middles lie nearest to a point: the nearest face is among them on meshes as fine as ours
+NEAREST = 16  # samples of faces nearest to a point: the nearest face is among theirs on meshes as fine as ours
+SPACING = 0.015  # world units between the samples of a large face
 TOGETHER = 20_000  # points
 
 
@@ -14,18 +15,34 @@ def surface_distance(
 ) -> np.ndarray:
     """Distances [P] of points [P, 3] to a mesh: vertices [V, 3], faces [F, 3].
 
-    Exact for points whose nearest face has its middle within `band`; those beyond get the distance to that middle.
+    Exact for points less than `band` away; those beyond get the distance to a point of the mesh nearby.
     """
-    tree = cKDTree(vertices[faces].mean(axis=1))
+    samples, owner = _samples(vertices[faces])
+    tree = cKDTree(samples)
     distance, _ = tree.query(points)
     near = np.flatnonzero(distance < band)
     for block in (near[i : i + TOGETHER] for i in range(0, len(near), TOGETHER)):
-        _, found = tree.query(points[block], min(NEAREST, len(faces)))
-        corners = vertices[faces[found.reshape(len(block), -1)]]  # [P, K, 3, 3]
+        _, found = tree.query(points[block], min(NEAREST, len(samples)))
+        corners = vertices[faces[owner[found.reshape(len(block), -1)]]]  # [P, K, 3, 3]
         p = points[block][:, None]
         weights = _nearest_weights(p, *(corners[:, :, i] for i in range(3)))  # [P, K, 3]
         distance[block] = np.linalg.norm(p - (corners * weights[..., None]).sum(axis=2), axis=-1).min(axis=1)
     return distance
+
+
+def _samples(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points of faces [F, 3, 3] and the face that each lies on: middles of small ones, a lattice on large ones."""
+    longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1)
+    parts = np.maximum(np.ceil(longest / SPACING), 1).astype(np.int64)
+    points, owner = [], []
+    for n in np.unique(parts):
+        u, v = (g.reshape(-1) for g in np.meshgrid(np.arange(n), np.arange(n), indexing="ij"))
+        u, v = u[u + v < n], v[u + v < n]
+        weights = (np.stack([u, v, n - 1 - u - v], axis=1) + 1 / 3) / n  # [L, 3]
+        which = np.flatnonzero(parts == n)
+        points.append((weights @ corners[which]).reshape(-1, 3))
+        owner.append(np.repeat(which, len(weights)))
+    return np.concatenate(points or [np.zeros((0, 3))]), np.concatenate(owner or [np.zeros(0, dtype=np.int64)])
 
 
 def _nearest_weights(p: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:

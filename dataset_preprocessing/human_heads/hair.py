@@ -51,6 +51,7 @@ STYLES = {
 # The hairline of the average head: azimuth from the face (radians), height (world units).
 HAIRLINE_AZIMUTH = np.array([0.0, 0.45, 0.75, 0.95, 1.15, 1.35, 1.60, 1.90, 2.15, 2.50, math.pi])
 HAIRLINE_Y = np.array([0.186, 0.180, 0.148, 0.090, 0.035, 0.020, 0.070, 0.055, -0.055, -0.100, -0.110])
+TOP_START, TOP_RANGE = 0.248, 0.042  # world units: higher hair is lowered, and stays below the sum
 WIDEST_Y = 0.070  # where hair that falls leaves the head
 FACE_OPENING = (0.80, 1.10)  # azimuths between which hair goes over from the forehead to falling
 
@@ -85,6 +86,11 @@ def _smooth(x: np.ndarray) -> np.ndarray:
     """0 below 0, 1 above 1, smooth between."""
     x = np.clip(x, 0.0, 1.0)
     return x * x * (3.0 - 2.0 * x)
+
+
+def _lowered(y: np.ndarray) -> np.ndarray:
+    """Heights of the hair, drawn in softly towards the upper edge of a picture."""
+    return np.where(y > TOP_START, TOP_START + TOP_RANGE * np.tanh((y - TOP_START) / TOP_RANGE), y)
 
 
 def _falls(azimuth: np.ndarray, style: Style) -> np.ndarray:
@@ -149,6 +155,7 @@ def _shell(anchors: np.ndarray, end: np.ndarray, centre: np.ndarray, style: Styl
     thick = thick + _grooves(phi[:, None], s, style, look) * np.clip(thick / 0.012, 0.35, 1.0)
     outer = skin + normal * thick[..., None]
     outer = outer + _curls(outer, style) * ramp[..., None]
+    outer[..., 1] = np.maximum(_lowered(outer[..., 1]), np.minimum(outer[..., 1], skin[..., 1] + 0.006))
     tips = _fall(outer[:, -1], falls, phi, style, look)
     inner_end = tips[:, -1].copy()
     inner_end[:, 0] *= 0.15
@@ -218,7 +225,7 @@ def _fall(start: np.ndarray, falls: np.ndarray, phi: np.ndarray, style: Style, l
 def _bun(anchors: np.ndarray, centre: np.ndarray, look: Looks) -> Part:
     """A ball of hair at the back of the crown."""
     at_back = np.flatnonzero(np.abs(_azimuth()) > math.pi - 0.1)
-    step = 5.0 + 2.5 * look.hair_part  # from the crown towards the nape
+    step = 9.0 + 2.5 * look.hair_part  # from the crown towards the nape
     at = _along(anchors[at_back], np.full((len(at_back), 1), max(step, 0.0))).mean(axis=(0, 1))
     radius = 0.062 * (1.0 + 0.12 * look.hair_volume)
     outwards = at - centre
