@@ -1,7 +1,8 @@
 """Shapes of human heads: a mean and its components, as one small file that the project ships.
 
-World frame as everywhere: y up, the face towards +z, the subject's left at +x, all inside the box [-0.5, 0.5]^3; eyes
-and mouth lie where FFHQ's crops put them. A code is in standard deviations: N(0, I) are people as the model knows them.
+World frame as everywhere: y up, the face towards +z, the subject's left at +x, in the box [-0.5, 0.5]^3 but for the
+ends of some shoulders; eyes and mouth lie where FFHQ's crops put them. A code is in standard deviations: N(0, I) are
+people as the model knows them, expressions included.
 Faces turn counter-clockwise seen from outside; skin with its wall and base is one closed part, each eyeball another.
 Shape letters: N heads, K components, V vertices, F triangles, M points.
 """
@@ -9,6 +10,7 @@ Shape letters: N heads, K components, V vertices, F triangles, M points.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eg3d.checkpoints.manifest import resolve
+from eg3d.checkpoints.manifest import MANIFEST, resolve
 from eg3d.head_fit import FitConfig, Motion, Shape, fit_points
 from eg3d.head_model_file import HeadArrays, read_head_arrays
 
@@ -128,7 +130,12 @@ class HeadModel:
         return code.float(), left.float()
 
     def fit_surface(
-        self, points: Tensor, normals: Tensor | None = None, cfg: FitConfig | None = None, *, regions: Any = None
+        self,
+        points: Tensor,
+        normals: Tensor | None = None,
+        cfg: FitConfig | None = None,
+        *,
+        regions: Iterable[int] | None = None,
     ) -> SurfaceFit:
         """Code and motion of the head nearest to an unordered point cloud, or to the points of depth maps.
 
@@ -143,8 +150,9 @@ class HeadModel:
         if not len(points) or not 1 <= cfg.num_components <= self.num_components:
             raise ValueError(f"fit_surface needs points, and 1 to {self.num_components} components")
         taking_part = tuple(sorted(set(Region) - set(NOT_FITTED) if regions is None else set(regions)))
-        there = [None if x is None else x.detach().cpu().double().numpy() for x in (points, normals)]
-        code, motion, distances, counts = fit_points(self._shape(taking_part, cfg.num_components), *there, cfg)
+        there, facing = (None if x is None else x.detach().cpu().double().numpy() for x in (points, normals))
+        assert there is not None
+        code, motion, distances, counts = fit_points(self._shape(taking_part, cfg.num_components), there, facing, cfg)
         residual = float(np.sqrt(np.square(distances[counts]).mean())) if counts.any() else float("inf")
         made = torch.from_numpy(code).float(), motion, torch.from_numpy(distances).float(), torch.from_numpy(counts)
         return SurfaceFit(*made, residual)
@@ -152,12 +160,17 @@ class HeadModel:
     def _shape(self, regions: tuple[int, ...], num_components: int) -> Shape:
         key = (regions, num_components)
         if key not in self._shapes:
+            import scipy.sparse
+
             kept = np.isin(self.region.numpy(), regions)
             place = np.cumsum(kept) - 1
             faces = self.faces.numpy()
             part = self.components[:num_components, torch.from_numpy(kept)].permute(1, 2, 0).contiguous().numpy()
             inside = place[faces[kept[faces].all(axis=1)]]
-            self._shapes[key] = Shape(self.mean.numpy()[kept], part, inside, self.mm_per_unit)
+            rows, columns = inside.ravel(), np.repeat(np.arange(len(inside)), 3)
+            ones = np.ones(len(rows), dtype=np.float32)
+            around = scipy.sparse.csr_matrix((ones, (rows, columns)), shape=(int(kept.sum()), len(inside)))
+            self._shapes[key] = Shape(self.mean.numpy()[kept], part, inside, around, self.mm_per_unit)
         return self._shapes[key]
 
     def _check(self, codes: Tensor) -> None:
@@ -173,9 +186,11 @@ def _ridge(basis: Tensor, wanted: Tensor, ridge: float) -> Tensor:
     return torch.linalg.solve(normal, basis.T @ wanted)
 
 
-def load_head_model(path: str | os.PathLike[str] | None = None) -> HeadModel:
+def load_head_model(
+    path: str | os.PathLike[str] | None = None, *, manifest: str | os.PathLike[str] = MANIFEST
+) -> HeadModel:
     """The head model of a file, or the one that the project ships, which is checked against its SHA-256.
 
     Raises FileNotFoundError or ValueError, one line each.
     """
-    return HeadModel(*read_head_arrays(resolve(SHIPPED_NAME if path is None else path)))
+    return HeadModel(*read_head_arrays(resolve(SHIPPED_NAME if path is None else path, manifest=manifest)))

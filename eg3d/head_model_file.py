@@ -18,13 +18,16 @@ import numpy as np
 
 from eg3d.array_files import npy_bytes, parse_npy
 from eg3d.one_line import one_line
+from eg3d.plain_data import refuse_code
 from eg3d.safe_write import atomic_path
 
 FORMAT = "head model 1"
+NUM_REGIONS = 13  # values of Region in head_model.py
 MODEL_SUFFIX = ".npz"
 MOST_BYTES = 64_000_000  # of one array or the whole file; far beyond any head model
 _DATE = (1980, 1, 1, 0, 0, 0)
 _CARD = "card.npy"
+_CARD_KEYS = ("mm_per_unit", "recipe", "sources", "licence", "anny", "held_out")
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class HeadArrays:
                 faults.append(f"{field.name} has NaN or infinite numbers")
             elif array.dtype == np.uint16 and array.size and int(array.max()) >= v:
                 faults.append(f"{field.name} names vertex {int(array.max())} of {v}")
+            elif field.name == "region" and array.size and int(array.max()) >= NUM_REGIONS:
+                faults.append(f"region has the value {int(array.max())}, the last is {NUM_REGIONS - 1}")
         return faults
 
 
@@ -88,7 +93,8 @@ _DTYPES = {
 def write_head_arrays(
     path: str | os.PathLike[str], arrays: HeadArrays, card: dict[str, Any], *, most_bytes: int = MOST_BYTES
 ) -> int:
-    """Write a head model atomically; the card is any JSON data (recipe, seed, sources, licences). Returns its bytes.
+    """Write a head model atomically; the card is JSON data: mm_per_unit, recipe, sources, licence, anny (its
+    version), held_out (figures). Returns the number of bytes.
 
     Raises ValueError, and writes nothing, where the arrays do not fit together or the file would be too large.
     """
@@ -126,6 +132,7 @@ def read_head_arrays(path: str | os.PathLike[str]) -> tuple[HeadArrays, dict[str
             arrays = HeadArrays(*(_array(archive, name) for name in _names()))
     except (zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError, EOFError, RuntimeError, OSError) as error:
         raise ValueError(f"{path}: not a head model ({one_line(error)}); make or get it again") from None
+    refuse_code(card, str(path))
     faults = arrays.faults()
     if faults:
         raise ValueError(f"{path}: not a head model ({'; '.join(faults)}); make or get it again")
@@ -163,4 +170,10 @@ def _read_card(content: bytes) -> dict[str, Any]:
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         found = card.get("format") if isinstance(card, dict) else None
         raise ValueError(f"its format is {found!r}, expected {FORMAT!r}")
+    missing = [key for key in _CARD_KEYS if key not in card]
+    if missing:
+        raise ValueError(f"its card lacks {', '.join(missing)}")
+    scale = card["mm_per_unit"]
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < 1e6:
+        raise ValueError(f"mm_per_unit of its card must be a positive number, found {str(scale)[:40]!r}")
     return card

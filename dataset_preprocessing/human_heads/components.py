@@ -17,6 +17,7 @@ from eg3d.head_model import Region
 # What a vertex counts in the analysis; those of the face count 1.
 WEIGHTS = {
     Region.SCALP: 0.5,
+    Region.EAR: 0.4,  # of many small triangles
     Region.EYE_WHITE: 0.7,
     Region.IRIS: 0.7,
     Region.PUPIL: 0.7,

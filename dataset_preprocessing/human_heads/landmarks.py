@@ -59,12 +59,11 @@ def find_landmarks(head: np.ndarray, surface: HeadSurface) -> Landmarks:
 
     def ring(upper: list[int], lower: list[int], middle: tuple[int, int]) -> list[int]:
         """Right corner and upper points, across to the left corner, and back below."""
-        return both(upper, [middle[0]]) + [int(other[i]) for i in lower] + [middle[1]] + lower[::-1]
+        return both(upper, [middle[0]]) + mirrored(lower) + [middle[1]] + lower
 
     def eyes(top: list[int], bottom: list[int]) -> list[int]:
         """Outer corner, above, inner corner, below; then the left eye from its inner corner."""
-        above = [int(other[i]) for i in reversed(top)]
-        return top + bottom + above + [int(other[i]) for i in reversed(bottom)]
+        return top + bottom + mirrored(top[1:] + bottom[:1]) + mirrored(bottom[1:] + top[:1])
 
     def mirrored(points: list[int]) -> list[int]:
         return [int(other[i]) for i in reversed(points)]

@@ -9,7 +9,7 @@ Shape letters: N heads, B vertices of the body, S of the skin, E of an eyeball, 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse
@@ -19,8 +19,9 @@ from scipy.spatial import cKDTree
 from eg3d.head_model import Region
 
 CUT_Y, CUT_X = -0.37, 0.42  # the skin of the default body is cut here
-BASE_Y = -0.47  # the wall ends and the base lies here
-LIMIT_START, LIMIT = 0.38, 0.49  # coordinates beyond the first are drawn in softly and stay below the second
+BASE_Y = -0.485  # the wall ends and the base lies here
+# Coordinates beyond the first are drawn in softly and stay below the second, so that shoulders end inside the box.
+LIMIT_START, LIMIT = np.array([0.36, 0.34, 0.36]), np.array([0.47, 0.455, 0.47])
 SEGMENTS = 12  # of an eyeball, around its axis
 RINGS_DEG = (7.0, 9.5, 16.0, 22.0, 24.5, 34.0, 48.0, 66.0, 90.0, 120.0, 150.0)  # from the axis
 PUPIL_DEG, IRIS_DEG = 8.0, 23.0
@@ -103,6 +104,7 @@ def make_surface(body: np.ndarray, faces: np.ndarray, parts: dict[str, np.ndarra
     points = refined.points(whole[None])[0]
     lip_ring = np.concatenate([_rings(faces, mouth), np.full(len(refined.sources), 99)])
     is_ear = np.concatenate([ears[skin], ears[skin][refined.sources[:, :2]].all(axis=1)])
+    is_ear &= _adjacency(refined.faces, len(points)) @ (~is_ear).astype(np.int64) == 0  # not the skin it grows from
     region = _regions(points, is_ear, lip_ring)
     region[np.flatnonzero(np.any(sockets, axis=0))] = Region.SOCKET
     region[np.concatenate(rims)] = Region.SKIN
@@ -113,7 +115,7 @@ def make_surface(body: np.ndarray, faces: np.ndarray, parts: dict[str, np.ndarra
     eyes = tuple(np.unique(body_faces[parts[name]]) for name in ("right_eye", "left_eye"))
     directions = (grid, grid * [-1.0, 1.0, 1.0])
     weights = tuple(_eye_weights(body[i], d) for i, d in zip(eyes, directions, strict=True))
-    all_faces, mirror = _assembled(refined.faces, _mirror(points), border[0], grid_faces, len(grid))
+    all_faces, mirror = _assembled(points, refined.faces, border[0], grid_faces, len(grid))
     base = np.full(len(border[0]) + 1, Region.BASE, dtype=np.uint8)
     region = np.concatenate([region, grid_region, grid_region, base])
     return HeadSurface(skin, refined, eyes, weights, border[0], all_faces, region, mirror, lip_ring, rims)
@@ -133,16 +135,18 @@ def _cut(body: np.ndarray, faces: np.ndarray, parts: dict[str, np.ndarray]) -> n
 
 
 def _assembled(
-    skin_faces: np.ndarray, skin_mirror: np.ndarray, border: np.ndarray, grid_faces: np.ndarray, num_eye: int
+    points: np.ndarray, skin_faces: np.ndarray, border: np.ndarray, grid_faces: np.ndarray, num_eye: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Triangles [F, 3] and mirror images [V] of skin, two eyeballs, wall and base."""
-    num_wall = len(border)
+    """Triangles [F, 3] and mirror images [V] of skin (points [S, 3]), two eyeballs, wall and base."""
+    num_wall, skin_mirror = len(border), _mirror(points)
     right = len(skin_mirror)
     left, wall = right + num_eye, right + 2 * num_eye
     top, below = border, wall + np.arange(num_wall)
     top_next, below_next = np.roll(top, -1), np.roll(below, -1)
     centre = np.full(num_wall, wall + num_wall)
-    triangles = [(top_next, top, below), (top_next, below, below_next), (below_next, below, centre)]
+    on_right = points[top, 0] + points[top_next, 0] < 0
+    corner, opposite = np.where(on_right, below, below_next), np.where(on_right, top_next, top)
+    triangles = [(top_next, top, corner), (opposite, below, below_next), (below_next, below, centre)]
     walls = np.concatenate([np.stack(corners, axis=1) for corners in triangles])
     faces = np.concatenate([skin_faces, grid_faces + right, grid_faces[:, ::-1] + left, walls])
     position = np.full(right, -1)
@@ -177,12 +181,14 @@ def _refined(points: np.ndarray, faces: np.ndarray, fixed: np.ndarray) -> Refine
         else:
             sources.append([a, b, c, d, *(int(w) for w in wings if w is not None)])
             weights.append([0.5, 0.5, 0.125, 0.125] + [-0.0625] * 4)
-    split = [triangle for face in faces for triangle in _split([int(v) for v in face], new)]
-    return Refined(np.array(split), np.array(sources), np.array(weights))
+    made = Refined(faces, np.array(sources), np.array(weights))
+    there = made.points(points[None])[0]
+    split = [triangle for face in faces for triangle in _split([int(v) for v in face], new, there)]
+    return replace(made, faces=np.array(split))
 
 
-def _split(face: list[int], new: dict[tuple[int, int], int]) -> list[list[int]]:
-    """A triangle cut at those of its edges that have a new vertex."""
+def _split(face: list[int], new: dict[tuple[int, int], int], points: np.ndarray) -> list[list[int]]:
+    """A triangle cut at those of its edges that have a new vertex; between two of them by the shorter diagonal."""
     marked = [(face[i], face[(i + 1) % 3]) in new for i in range(3)]
     if not any(marked):
         return [face]
@@ -192,7 +198,8 @@ def _split(face: list[int], new: dict[tuple[int, int], int]) -> list[list[int]]:
     if bc is None:
         return [[a, ab, c], [ab, b, c]]
     if ca is None:
-        return [[ab, b, bc], [a, ab, c], [ab, bc, c]]
+        is_first = np.linalg.norm(points[ab] - points[c]) < np.linalg.norm(points[a] - points[bc])
+        return [[ab, b, bc], *([[a, ab, c], [ab, bc, c]] if is_first else [[a, ab, bc], [a, bc, c]])]
     return [[a, ab, ca], [ab, b, bc], [ca, bc, c], [ab, bc, ca]]
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from eg3d.checkpoints import ship as shipping
-from eg3d.checkpoints.manifest import resolve
+from eg3d.checkpoints.manifest import MANIFEST, read_manifest, resolve
 from eg3d.checkpoints.ship import ShipConfig, ship
 from tests.analyses.tiny_run import save_tiny_networks, save_tiny_reward
 
@@ -47,6 +47,18 @@ def test_a_reward_bundle_is_found_by_name(tmp_path, network):
     assert entry["kind"] == "reward" and resolve("tiny_reward", manifest=manifest).name == "reward.safetensors"
     load_reward(manifest.parent / "tiny_reward")
     assert set(json.loads(manifest.read_text())["checkpoints"]) == {"tiny", "tiny_reward"}
+
+
+def test_a_head_model_is_listed_as_its_card_says(tmp_path):
+    manifest, shipped = tmp_path / "shipped" / "manifest.json", read_manifest()["head_model"]
+    source = MANIFEST.parent / shipped["file"]
+    entry = ship(ShipConfig(name="heads", source=str(source), manifest=str(manifest)))
+    assert entry["file"] == "heads.npz" and resolve("heads", manifest=manifest).read_bytes() == source.read_bytes()
+    same = ("sha256", "bytes", "licence", "source", "kind", "config", "held_out", "command", "made_with")
+    assert {key: entry[key] for key in same} == {key: shipped[key] for key in same}
+    (tmp_path / "broken.npz").write_bytes(source.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"broken\.npz: not a head model"):
+        ship(ShipConfig(name="heads", source=str(tmp_path / "broken.npz"), manifest=str(manifest)))
 
 
 def test_too_much_is_refused_and_nothing_written(tmp_path, network, monkeypatch):
