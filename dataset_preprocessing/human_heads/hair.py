@@ -45,13 +45,13 @@ STYLES = {
     "side parting": Style(top=0.025, side=0.012, edge=-0.004, is_parted=True),
     "bob": Style(top=0.021, side=0.030, edge=-0.003, fall_y=-0.13, fall_grows=0.03, fringe=0.045),
     "long": Style(top=0.017, side=0.028, edge=-0.004, fall_y=-0.35, fall_grows=0.05, is_parted=True),
-    "curly": Style(top=0.046, side=0.052, edge=-0.003, curl=0.015),
+    "curly": Style(top=0.042, side=0.044, edge=-0.003, curl=0.014),
     "bun": Style(top=0.012, side=0.009, edge=-0.003, bun=True),
 }
 # The hairline of the average head: azimuth from the face (radians), height (world units).
 HAIRLINE_AZIMUTH = np.array([0.0, 0.45, 0.75, 0.95, 1.15, 1.35, 1.60, 1.90, 2.15, 2.50, math.pi])
 HAIRLINE_Y = np.array([0.186, 0.180, 0.148, 0.090, 0.035, 0.020, 0.070, 0.055, -0.055, -0.100, -0.110])
-TOP_START, TOP_RANGE = 0.248, 0.042  # world units: higher hair is lowered, and stays below the sum
+TOP_START, TOP_RANGE = 0.245, 0.040  # world units: higher hair is lowered, and stays below the sum
 WIDEST_Y = 0.070  # where hair that falls leaves the head
 FACE_OPENING = (0.80, 1.10)  # azimuths between which hair goes over from the forehead to falling
 
