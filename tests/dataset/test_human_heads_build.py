@@ -179,9 +179,10 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path) -> None:
 @pytest.mark.slow
 def test_the_command_runs_as_a_user_runs_it(tmp_path) -> None:
     words = ["out=model.npz", "num_heads=30", "num_held_out=5", "num_components=8"]
+    found = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     run = subprocess.run(
         [sys.executable, "-m", "dataset_preprocessing.human_heads.build", *words],
-        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=900,
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": found}, timeout=900,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert "head model: model.npz" in run.stdout and "8 components" in run.stdout
