@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-NEAREST = 16  # samples of faces nearest to a point: the nearest face is among theirs on meshes as fine as ours
+NEAREST = 12  # samples of faces nearest to a point: the nearest face is among theirs on meshes as fine as ours
 SPACING = 0.015  # world units between the samples of a large face
 TOGETHER = 20_000  # points
 

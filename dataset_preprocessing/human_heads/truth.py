@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import trimesh
 
 BOX_HALF = 0.5  # world units: half the side of the box that the generator can fill
-DISTANCE_BAND = 0.12  # world units
+DISTANCE_BAND = 0.10  # world units
 
 
 def true_mesh(codes: np.ndarray) -> list[trimesh.Trimesh]:
@@ -55,17 +55,21 @@ def true_occupancy(codes: np.ndarray, resolution: int) -> np.ndarray:
     return inside
 
 
-def true_distance(codes: np.ndarray, resolution: int) -> np.ndarray:
-    """Signed distances of the points of the "exact" grid over the box to the head with code [K], negative inside.
+def true_distance(codes: np.ndarray, grid: int | GridSpec) -> np.ndarray:
+    """Signed distances of grid points over the box to the head with code [K], negative inside, world units.
 
-    float64 [R, R, R], order x, y, z, world units: the least of those to its parts, exact outside and a bound inside,
-    where parts overlap; beyond DISTANCE_BAND only about right. Raises ValueError as `true_occupancy`.
+    grid: points a side of the "exact" grid, or a part of it. Returns float64 [X, Y, Z]: the least of the distances to
+    its parts, exact outside and a bound inside, where parts overlap; beyond DISTANCE_BAND only about right. Raises
+    ValueError on another K or another grid.
     """
-    points = grid_points(GridSpec(_checked(resolution)), dtype=torch.float64).numpy()
-    least = np.full((resolution,) * 3, np.inf)
+    spec = GridSpec(_checked(grid)) if isinstance(grid, int) else grid
+    if spec.grid != "exact":
+        raise ValueError(f"grid: true distances are told on the exact grid, got {spec.grid!r}")
+    points = grid_points(spec, dtype=torch.float64).numpy()
+    least = np.full(spec.shape, np.inf)
     for each in portrait_parts(codes):
-        inside = occupancy(each.vertices, each.faces, resolution, half=BOX_HALF)
-        distance = surface_distance(points, each.vertices, each.faces, band=DISTANCE_BAND).reshape(inside.shape)
+        inside = occupancy(each.vertices, each.faces, spec.resolution, half=BOX_HALF)[spec.ranges]
+        distance = surface_distance(points, each.vertices, each.faces, band=DISTANCE_BAND).reshape(spec.shape)
         least = np.minimum(least, np.where(inside, -distance, distance))
     return least
 

@@ -190,6 +190,8 @@ def test_occupancy_is_inside_out_of_the_depths():
 def test_distances_have_the_sign_of_the_occupancy_and_the_slope_of_a_distance():
     codes = styled(4, "short", glasses=True)
     distance, inside = true_distance(codes, 40), true_occupancy(codes, 40)
+    part = (slice(3, 30), slice(10, 20), slice(0, 40))
+    np.testing.assert_array_equal(true_distance(codes, GridSpec(40, slices=part)), distance[part])
     np.testing.assert_array_equal(distance < 0, inside)
     steps = np.abs(np.diff(distance, axis=2))[np.abs(distance[..., 1:]) < 0.06]
     assert steps.max() < 1 / 39 + 0.03 and np.quantile(steps, 0.999) < 1 / 39 + 1e-6
