@@ -225,7 +225,7 @@ def _fall(start: np.ndarray, falls: np.ndarray, phi: np.ndarray, style: Style, l
 def _bun(anchors: np.ndarray, centre: np.ndarray, look: Looks) -> Part:
     """A ball of hair at the back of the crown."""
     at_back = np.flatnonzero(np.abs(_azimuth()) > math.pi - 0.1)
-    step = 9.0 + 2.5 * look.hair_part  # from the crown towards the nape
+    step = 7.5 + 2.5 * look.hair_part  # from the crown towards the nape
     at = _along(anchors[at_back], np.full((len(at_back), 1), max(step, 0.0))).mean(axis=(0, 1))
     radius = 0.062 * (1.0 + 0.12 * look.hair_volume)
     outwards = at - centre

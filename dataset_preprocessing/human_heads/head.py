@@ -6,7 +6,7 @@ Shape letters: N heads, V vertices, F faces, A ways and T steps of the hair's an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -40,6 +40,11 @@ class HeadTemplate:
     def anchors(self, vertices: np.ndarray) -> np.ndarray:
         """Where the hair's ways run on a head of vertices [V, 3]: [A, T, 3]."""
         return (vertices[self.faces[self.anchor_faces]] * self.anchor_weights[..., None]).sum(axis=2)
+
+    @cached_property
+    def rest_anchors(self) -> np.ndarray:
+        """The same on the average head."""
+        return self.anchors(self.rest)
 
     def rest_eyes(self) -> np.ndarray:
         """Centres [2, 3] of the average head's eyes."""

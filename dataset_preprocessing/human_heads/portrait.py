@@ -35,10 +35,9 @@ def portrait_parts(codes: np.ndarray) -> list[Part]:
     template, look = head_template(), looks(codes)[0]
     vertices = template.vertices(shape_codes(codes))[0]
     eyes, ears = (vertices[ids].mean(axis=1) for ids in (template.eyes, template.ears))
-    anchors, rest = template.anchors(vertices), template.anchors(template.rest)
     return [
         part("head", vertices, template.faces, template.surface),
-        *hair_parts(anchors, rest, template.centre, look),
+        *hair_parts(template.anchors(vertices), template.rest_anchors, template.centre, look),
         *glasses_parts(vertices, eyes, ears, look),
     ]
 
