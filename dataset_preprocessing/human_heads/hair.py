@@ -45,7 +45,7 @@ STYLES = {
     "side parting": Style(top=0.025, side=0.012, edge=-0.004, is_parted=True),
     "bob": Style(top=0.021, side=0.030, edge=-0.003, fall_y=-0.13, fall_grows=0.03, fringe=0.045),
     "long": Style(top=0.017, side=0.028, edge=-0.004, fall_y=-0.35, fall_grows=0.05, is_parted=True),
-    "curly": Style(top=0.042, side=0.044, edge=-0.003, curl=0.014),
+    "curly": Style(top=0.042, side=0.039, edge=-0.003, curl=0.014),
     "bun": Style(top=0.012, side=0.009, edge=-0.003, bun=True),
 }
 # The hairline of the average head: azimuth from the face (radians), height (world units).
