@@ -2,8 +2,9 @@
 
 Names are DDDDD/imgDDDDDDDD.png; `dataset.json` holds `labels`, a list of [name, 25 numbers], and `recipe`, how the set
 was made. Optional arrays in the order of `labels`: `codes.npy`, float32 [num_images, K], the numbers that made each
-head, and `depths.npy`, float32 [num_images, R, R], its true distances in world units (0 = background). The same content
-gives the same bytes: fixed time stamps, fixed PNG settings, fixed order. `eg3d.data.ImageDataset` reads it.
+head, `depths.npy`, float32 [num_images, R, R], its true distances in world units (0 = background), and `normals.npy`,
+float32 [num_images, R, R, 3], its true normals in the world (0 = background). The same content gives the same bytes:
+fixed time stamps, fixed PNG settings, fixed order. `eg3d.data.ImageDataset` reads it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import PIL.Image
 
 from eg3d.array_files import npy_bytes
 from eg3d.data_files import DataFiles, shown
-from eg3d.data_labels import LABEL_SIZE, OPTIONAL_ARRAYS, check_depths, read_array, read_labelled
+from eg3d.data_labels import LABEL_SIZE, OPTIONAL_ARRAYS, check_maps, read_array, read_labelled
 from eg3d.leftovers import without_leftovers
 from eg3d.png import read_pixels
 from eg3d.safe_write import atomic_path, naming_disk_faults
@@ -82,13 +83,18 @@ class ArchiveWriter:
         return name
 
     def finish(
-        self, *, recipe: dict[str, Any], codes: np.ndarray | None = None, depths: np.ndarray | None = None
+        self,
+        *,
+        recipe: dict[str, Any],
+        codes: np.ndarray | None = None,
+        depths: np.ndarray | None = None,
+        normals: np.ndarray | None = None,
     ) -> None:
         """Write the table of labels, null unless every image has one, and the optional arrays.
 
-        codes [num_images, K]; depths [num_images, R, R] world units.
+        codes [num_images, K]; depths [num_images, R, R] world units; normals [num_images, R, R, 3].
         """
-        for name, array in (("codes", codes), ("depths", depths)):
+        for name, array in (("codes", codes), ("depths", depths), ("normals", normals)):
             if array is None:
                 continue
             sides = OPTIONAL_ARRAYS[name]
@@ -159,6 +165,7 @@ class ArchiveSummary:
     resolution: int
     codes: np.ndarray | None  # float32 [num_images, K]
     depths: np.ndarray | None  # float32 [num_images, R, R] world units, 0 = background
+    normals: np.ndarray | None  # float32 [num_images, R, R, 3] unit length in the world, 0 = background
     recipe: dict[str, Any]
 
 
@@ -167,7 +174,7 @@ def check_archive(path: str | Path) -> ArchiveSummary:
 
     Raises FileNotFoundError if there is none, ValueError with one line about the first thing that is wrong.
     """
-    make = f"make it with 'python -m dataset_preprocessing.synthetic_heads out={path}'"
+    make = f"make it with 'python -m dataset_preprocessing.human_heads out={path}'"
     files = DataFiles(path, what="", hint=make)
     packed = next((name for name in files.names if files.is_packed(name)), None)
     if packed is not None:
@@ -177,7 +184,8 @@ def check_archive(path: str | Path) -> ArchiveSummary:
     found = read_labelled(files)
     arrays = {name: read_array(files, found.table, name) for name in OPTIONAL_ARRAYS}
     rows, resolution = np.array(list(found.rows.values())), _check_images(files, list(found.rows))
-    check_depths(files, arrays["depths"], resolution, resolution)
+    for name in ("depths", "normals"):
+        check_maps(files, name, arrays[name], resolution, resolution)
     return ArchiveSummary(
         names=tuple(found.rows),
         labels=found.table.labels[rows].astype(np.float32),

@@ -26,7 +26,7 @@ from eg3d.data_labels import (
     LabelTable,
     MatchedLabels,
     check_cameras,
-    check_depths,
+    check_maps,
     counted,
     match_labels,
     read_array,
@@ -161,7 +161,8 @@ def convert_images(
             raise ValueError(f"{opened.path}: all {len(names)} images are smaller than the crop; lower --resolution")
         written = [names[index] for index in kept]
         arrays, left_out = _kept_arrays(opened, labels, written, cfg, is_unchanged=is_unchanged)
-        check_depths(opened, arrays.get("depths"), *first[1][:2])
+        for name in ("depths", "normals"):
+            check_maps(opened, name, arrays.get(name), *first[1][:2])
         archive.finish(recipe=_recipe(cfg, labels), **arrays)
     return Report(
         num_images=len(kept) * (2 if cfg.is_mirrored else 1),
@@ -368,7 +369,8 @@ def _kept_arrays(
     if labels is None:
         return {}, []
     table, rows = labels.table, labels.matched.rows
-    fits = {"codes": not cfg.is_mirrored, "depths": is_unchanged and not cfg.is_mirrored}
+    is_same = is_unchanged and not cfg.is_mirrored
+    fits = {"codes": not cfg.is_mirrored, "depths": is_same, "normals": is_same}
     there = [name for name in OPTIONAL_ARRAYS if f"{table.folder}{name}.npy" in source]
     found = {}
     for name in there:

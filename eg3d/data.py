@@ -22,7 +22,7 @@ from torch import Tensor
 
 from eg3d.cameras import mirrored_labels
 from eg3d.data_files import DataFiles, shown
-from eg3d.data_labels import LabelTable, check_depths, read_array, read_labelled
+from eg3d.data_labels import LabelTable, check_maps, read_array, read_labelled
 from eg3d.png import read_pixels
 
 _LOG = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class ImageDataset:
         if max_images is not None and max_images < 1:
             raise ValueError(f"max_images: {max_images} is below 1")
         self.path = Path(path)
-        make = f"make the synthetic heads with 'python -m dataset_preprocessing.synthetic_heads out={self.path}'"
+        make = f"make portraits of a head model with 'python -m dataset_preprocessing.human_heads out={self.path}'"
         self._files = DataFiles(path, what="data: ", hint=make)
         found = read_labelled(self._files)
         for line in found.warnings:
@@ -87,7 +87,7 @@ class ImageDataset:
         """One of the optional arrays, from the order of dataset.json into that of `names`."""
         array = read_array(self._files, table, name)
         if name == "depths":
-            check_depths(self._files, array, self.resolution, self.resolution)
+            check_maps(self._files, name, array, self.resolution, self.resolution)
         return None if array is None else torch.from_numpy(array[rows])
 
     def _decode(self, name: str) -> np.ndarray:

@@ -27,7 +27,8 @@ from eg3d.data_files import DataFiles, plain_name, shown
 from eg3d.plain_data import refuse_code
 
 TABLE = "dataset.json"
-OPTIONAL_ARRAYS = {"codes": ("K",), "depths": ("H", "H")}  # NAME.npy: the names of its sides after the number of images
+# NAME.npy: the names of its sides after the number of images.
+OPTIONAL_ARRAYS = {"codes": ("K",), "depths": ("H", "H"), "normals": ("H", "H", "3")}
 _MOST_TABLE_BYTES = 2**24  # of a table, and for every file of the set another
 _MOST_ENTRY_BYTES = 2**11
 _MOST_ARRAY_BYTES = {False: 2**40, True: 2**30}  # stored, and packed, which may be a thousandth of it on disk
@@ -168,11 +169,13 @@ def read_array(files: DataFiles, table: LabelTable, name: str) -> np.ndarray | N
     return array
 
 
-def check_depths(files: DataFiles, depths: np.ndarray | None, height: int, width: int) -> None:
-    """Raise ValueError for depth maps [N, H, H] that have not the pixels of the images."""
-    if depths is not None and depths.shape[1:] != (height, width):
-        sides = f"{depths.shape[2]} by {depths.shape[1]}"
-        raise ValueError(f"{files.path}: depths.npy has {sides} pixels, the images have {width} by {height}")
+def check_maps(files: DataFiles, name: str, maps: np.ndarray | None, height: int, width: int) -> None:
+    """Raise ValueError for depth maps [N, H, H] or normals [N, H, H, 3] that have not the pixels of the images."""
+    if maps is not None and maps.shape[1:3] != (height, width):
+        sides = f"{maps.shape[2]} by {maps.shape[1]}"
+        raise ValueError(f"{files.path}: {name}.npy has {sides} pixels, the images have {width} by {height}")
+    if maps is not None and maps.ndim == 4 and maps.shape[3] != 3:
+        raise ValueError(f"{files.path}: {name}.npy has {maps.shape[3]} numbers a pixel, expected 3")
 
 
 def counted(names: Sequence[str], *, most: int = 3) -> str:

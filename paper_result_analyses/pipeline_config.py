@@ -23,7 +23,7 @@ class PipelineConfig:
     device: str = "auto"
     generator: str = "twin"  # networks to fine-tune: a file or manifest name; not read when pretraining has stages
     reward: str = "twin_reward"  # bundle folder or manifest name; not read when reward_training has words
-    heads: str = ""  # after python -m dataset_preprocessing.synthetic_heads
+    heads: str = ""  # after python -m dataset_preprocessing.human_heads
     # by name, after python -m eg3d.train; each continues the last
     pretraining: dict[str, str] = field(default_factory=dict)
     ranking: str = ""  # after python -m reward_model_training.rank

@@ -100,6 +100,13 @@ def codes_to_latents(codes: Tensor, z_dim: int, rng: Rng) -> Tensor:
     return torch.cat([codes, rest], dim=1) @ latent_rotation(z_dim).to(codes)
 
 
+def latents_to_codes(latents: Tensor, num_codes: int) -> Tensor:
+    """Head parameters [N, K] of latents [N, z_dim]: what `codes_to_latents` was given. ValueError when z_dim < K."""
+    if latents.shape[1] < num_codes:
+        raise ValueError(f"latents of {latents.shape[1]} numbers hold no {num_codes} head parameters")
+    return (latents @ latent_rotation(latents.shape[1]).to(latents).T)[:, :num_codes]
+
+
 def latent_rotation(z_dim: int) -> Tensor:
     """The fixed orthogonal matrix of `codes_to_latents`, [z_dim, z_dim]."""
     rng = torch.Generator().manual_seed(LATENT_ROTATION_SEED)

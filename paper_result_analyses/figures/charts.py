@@ -125,3 +125,24 @@ def draw_scores(tables: Tables, out: Path) -> Path:
         panel.set(xlim=(low - 0.2, high + 0.2), ylim=(low - 0.2, high + 0.2), box_aspect=1)
         plain(panel)
     return save(figure, out)
+
+
+def draw_truth(tables: Tables, out: Path) -> Path:
+    """Errors against the true heads before (across) and after (up), one point a held-out seed; normals above depth."""
+    table = tables["truth"]
+    arms = [arm for arm in table["arm"].unique() if arm != START]
+    kinds = (("normal_deg", "normal error, degrees"), ("depth", "depth error, world units"))
+    figure, axes = canvas(3.2 * len(arms), 6.6, columns=len(arms), rows=2)
+    for row, (name, label) in enumerate(kinds):
+        values = table.pivot(index="seed", columns="arm", values=name)
+        low, high = float(values.min().min()), float(values.max().max())
+        edge = 0.03 * (high - low) or 1e-3
+        for panel, arm in zip(axes[row], arms, strict=True):
+            panel.plot([low, high], [low, high], color="black", linewidth=0.8, linestyle=":")
+            panel.scatter(values[START], values[arm], s=9, color=COLOURS[arm], alpha=0.7, linewidths=0)
+            panel.set_xlabel(f"{label}: before", fontsize=8)
+            panel.set_ylabel("after", fontsize=8)
+            panel.set_title(NAMES[arm], fontsize=9)
+            panel.set(xlim=(low - edge, high + edge), ylim=(low - edge, high + edge), box_aspect=1)
+            plain(panel)
+    return save(figure, out)

@@ -1,6 +1,6 @@
-"""Intervals of differences of paired shares (bootstrap); those of shares and of means are with the rewards.
+"""Bootstrap intervals of differences of paired shares and of changes of medians.
 
-Source of the others: reward_model_training.intervals.
+Those of shares and of means: reward_model_training.intervals.
 """
 
 from __future__ import annotations
@@ -26,6 +26,15 @@ def paired_share_difference(first: np.ndarray, second: np.ndarray, *, confidence
     means = rng.choice(difference, size=(RESAMPLES, len(difference))).mean(1)
     low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return Estimate(float(difference.mean()), float(low), float(high))
+
+
+def median_change(values: np.ndarray, start: np.ndarray, *, confidence: float = CONFIDENCE) -> Estimate:
+    """Median of `values` / that of `start` - 1, both [n] of the same items; percentile bootstrap over items."""
+    values, start = np.asarray(values, dtype=np.float64), np.asarray(start, dtype=np.float64)
+    drawn = np.random.default_rng(BOOTSTRAP_SEED).integers(len(values), size=(RESAMPLES, len(values)))
+    changes = np.median(values[drawn], axis=1) / np.median(start[drawn], axis=1) - 1
+    low, high = np.quantile(changes, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Estimate(float(np.median(values) / np.median(start) - 1), float(low), float(high))
 
 
 def for_people(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

@@ -4,10 +4,10 @@ The generator began as a reconstruction of heads whose codes are directions of i
 says which head it was meant to be: `true_codes`. With truncation, whose codes shrink with psi towards the average head,
 the head of psi times the code is taken. Surfaces are compared from the cameras of `yaws`, where both have one:
 
-- normals: mean angle between the surfaces over face and sides (skin, lips, brows, eyes, ears of the true head; not hair,
-  glasses, neck), degrees.
-- depth: mean difference along the rays over the whole head but the neck, each bounded; a missing surface is as bad as the
-  bound.
+- normals: mean angle between the surfaces over face and sides (skin, lips, brows, eyes, ears of the true head; no hair,
+  glasses or neck), degrees.
+- depth: mean difference along the rays over the whole head but the neck, each bounded; a missing surface is as bad as
+  the bound.
 - volume: intersection over union of the solids, above the shoulders.
 
 Shape letters: R pixels a side, D points of the grid a side, K numbers of a code.
@@ -15,6 +15,7 @@ Shape letters: R pixels a side, D points of the grid a side, K numbers of a code
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,24 +24,37 @@ import numpy as np
 import pandas as pd
 import torch
 
+from dataset_preprocessing.human_heads.codes import CODE_NAMES
+from dataset_preprocessing.human_heads.portrait import portrait
+from dataset_preprocessing.human_heads.truth import NOTHING, true_occupancy, true_parts
 from eg3d.cameras import split_label
+from eg3d.config_checks import at_least
+from eg3d.head_model import Region
 from eg3d.ops.density_grid.grid import GridSpec
 from eg3d.progress import Advance, ignore, progress_bar
+from eg3d.raster import vertex_normals
 from eg3d.representations.mesh import LEVEL, NoSurface, extract_mesh
 from eg3d.samples import SampleConfig, sample_seeds, seed_latents
 from eg3d.training.warm_start import latents_to_codes
-from paper_result_analyses.arms import CONTROL, START
+from paper_result_analyses.arms import START
+from paper_result_analyses.figures import charts
 from paper_result_analyses.measure.before_after import by_seed
 from paper_result_analyses.measure.context import Context
-from paper_result_analyses.measure.intervals import bootstrap, paired_share_difference
+from paper_result_analyses.measure.intervals import median_change
 from paper_result_analyses.measure.protocol import Figure, Finding, Input, Measure, Table
 from paper_result_analyses.measure.tables import Tables
-from reward_model_training.intervals import wilson
+from reward_model_training.intervals import Share, wilson
+from reward_model_training.preferences.annotators.pieces import outer_solid
 
 if TYPE_CHECKING:
     from eg3d.generators.protocol import Generator
 
 SEEDS, SUMMARY = "truth", "truth_summary"
+NECK_AND_BELOW = (Region.NECK, Region.BUST, Region.BASE)
+FACE_AND_SIDES = (
+    *(Region.SKIN, Region.LIPS, Region.BROW, Region.EAR),
+    *(Region.EYE_WHITE, Region.IRIS, Region.PUPIL),
+)
 REQUIRED_NORMALS, REQUIRED_DEPTH, REQUIRED_OTHERS = 0.20, 0.80, 0.25
 METRICS = ("normal_deg", "depth", "iou")
 COLUMNS = {
@@ -112,22 +126,22 @@ def true_codes(G: Generator, seeds: Sequence[int], *, num_codes: int) -> np.ndar
     return latents_to_codes(seed_latents(G, seeds).cpu(), num_codes).numpy()
 
 
-def true_head(codes: np.ndarray, cameras: Sequence[np.ndarray], cfg: TruthConfig) -> TrueHead:
+def true_head(codes: np.ndarray, cameras: Sequence[np.ndarray], cfg: TruthConfig, *, focal: float) -> TrueHead:
     """Views from cameras c2w [4, 4] each, and the solid, of the head with code [K]."""
     subject = portrait(codes)
     views, faces, heads = [], [], []
     for c2w in cameras:
-        view, part = seen_parts(subject, c2w, cfg.resolution)
-        views.append(SurfaceView(*view))
+        depth, normals, part = true_parts(subject, c2w, cfg.resolution, focal=focal)
+        views.append(SurfaceView(depth, normals))
         faces.append(np.isin(part, FACE_AND_SIDES))
-        heads.append((part >= 0) & ~np.isin(part, NECK_AND_BELOW))
+        heads.append((part != NOTHING) & ~np.isin(part, NECK_AND_BELOW))
     return TrueHead(views, faces, heads, true_occupancy(codes, cfg.grid_resolution))
 
 
 def made_head(
-    volume: np.ndarray, cameras: Sequence[np.ndarray], cfg: TruthConfig, *, box_warp: float
+    volume: np.ndarray, cameras: Sequence[np.ndarray], cfg: TruthConfig, *, box_warp: float, focal: float
 ) -> tuple[list[SurfaceView], np.ndarray]:
-    """The same views and the solid of a whole grid of raw density [D, D, D]; nothing where nothing crosses the level."""
+    """The same views and the solid of a whole grid of raw density [D, D, D]; nothing if nothing crosses the level."""
     blank = SurfaceView(np.zeros((cfg.resolution,) * 2), np.zeros((cfg.resolution, cfg.resolution, 3)))
     solid = outer_solid(volume, LEVEL)
     try:
@@ -137,7 +151,7 @@ def made_head(
     vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
     normals = vertex_normals(vertices, faces)
     return [
-        SurfaceView(*surface_view(vertices, faces, normals, c2w, cfg.resolution)) for c2w in cameras
+        SurfaceView(*depth_and_normals(vertices, faces, normals, c2w, cfg.resolution, focal=focal)) for c2w in cameras
     ], solid
 
 
@@ -174,10 +188,11 @@ def truth(
         known = None
         for arm, G in networks.items():
             cameras = [split_label(G.camera.label(yaw))[0][0].double().numpy() for yaw in cfg.yaws]
-            known = true_head(code, cameras, cfg) if known is None else known
+            focal = float(G.camera.focal)
+            known = true_head(code, cameras, cfg, focal=focal) if known is None else known
             sample = sample_seeds(G, [seed], SampleConfig(psi=cfg.psi))
             volume = sample.field.density_grid(GridSpec(cfg.grid_resolution))[0].float().cpu().numpy()
-            made, solid = made_head(volume, cameras, cfg, box_warp=sample.field.box_warp)
+            made, solid = made_head(volume, cameras, cfg, box_warp=sample.field.box_warp, focal=focal)
             rows.append({"arm": arm, "seed": seed, "psi": cfg.psi, **errors(known, made, solid, cfg)})
             advance()
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -227,10 +242,10 @@ def findings(tables: Tables) -> list[Finding]:
 
 def run(context: Context) -> dict[str, pd.DataFrame]:
     cfg: TruthConfig = context.cfg
-    names = context.dataset.recipe.get("code_names")
+    names = context.dataset.table.recipe.get("code_names")
     if names != list(CODE_NAMES):
         raise ValueError(
-            f"truth: the data set {context.dataset.path} does not hold portraits of the head model, whose codes say which "
+            f"truth: the data set {context.dataset.path} holds no portraits of the head model, whose codes say which "
             "head a seed is; leave this measure out"
         )
     with progress_bar("shapes compared with true heads", len(context.networks) * cfg.num_seeds) as advance:
@@ -247,8 +262,8 @@ MEASURE = Measure(
     figures=(
         Figure(
             "truth",
-            "Error of the surface against the true head behind each held-out seed, before and after, one point a seed; "
-            "below the line = nearer to the truth. Left: normals over face and sides, degrees. Right: depth, world units.",
+            "Error of the surface against the true head behind each held-out seed, before and after, one point a "
+            "seed; below the line = nearer to the truth. Above: normals over face and sides. Below: depth.",
             tables=(SEEDS,),
             draw=charts.draw_truth,
         ),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from eg3d.cameras import CameraConfig
-from paper_result_analyses.measure.shading import shade_mesh, vertex_normals
+from eg3d.raster import vertex_normals
+from paper_result_analyses.measure.shading import shade_mesh
 
 trimesh = pytest.importorskip("trimesh")
 

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from eg3d.head_model import HeadModel, Region, load_head_model
+from eg3d.raster import area_normals
 from eg3d.representations.sigma_field import SlabFrame
 from reward_model_training.preferences.annotators.pieces import outer_surface
 from reward_model_training.preferences.annotators.protocol import (
@@ -269,7 +270,7 @@ class _Basis:
         Normals are those of a patch as wide as a slab's voxels. What bends within one (creases, open lips, nostrils) or
         looks away from VIEWS, is seen less.
         """
-        normals = _area_normals(vertices, self.faces)
+        normals = area_normals(vertices, self.faces)
         mean, area = self.around @ normals, self.around @ np.linalg.norm(normals, axis=1)
         flatness = np.linalg.norm(mean, axis=1) / np.maximum(area, 1e-12)
         normals = _unit(mean)
@@ -283,7 +284,7 @@ def _basis(num_codes: int) -> _Basis:
     with torch.no_grad():
         heads = model.vertices(torch.cat([torch.zeros(1, num_codes), torch.eye(num_codes)])).double().numpy()
     mean, faces = heads[0], np.asarray(model.faces)
-    area = np.linalg.norm(_area_normals(mean, faces), axis=1)
+    area = np.linalg.norm(area_normals(mean, faces), axis=1)
     weights = area * _part_weights(model, mean)
     looked_at = np.nonzero(weights)[0]
     hidden = _may_be_hidden(mean[looked_at], mean[np.asarray(model.landmarks(68))])
@@ -322,15 +323,6 @@ def _part_weights(model: HeadModel, mean: np.ndarray) -> np.ndarray:
 def _may_be_hidden(points: np.ndarray, marks: np.ndarray) -> np.ndarray:
     """bool [R]: points [R, 3] of the average head outside the core of the face, whose landmarks are marks [68, 3]."""
     return (points[:, 1] > marks[17:27, 1].min()) | (np.abs(points[:, 0]) > CORE_X * np.abs(marks[[0, 16], 0]).mean())
-
-
-def _area_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Sum of the normals of the faces around each vertex, each as long as its face's area / 3, [V, 3]."""
-    a, b, c = (vertices[faces[:, i]] for i in range(3))
-    cross = np.cross(b - a, c - a) / 6
-    corners = faces.reshape(-1)
-    sums = [np.bincount(corners, np.repeat(cross[:, i], 3), minlength=len(vertices)) for i in range(3)]
-    return np.stack(sums, axis=1)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Making the data set of synthetic heads: seeds -> heads and cameras -> pictures -> an archive.
+"""Making the data set of portraits: seeds -> heads and cameras -> pictures -> an archive.
 
 The bytes depend on the seed and the sizes only, never on the number of workers: a task is a fixed group of heads, each
 with its own random streams, and the writer takes the tasks in order.
@@ -19,16 +19,18 @@ import PIL.Image
 import torch
 
 from dataset_preprocessing.archive import create_archive, encode_png
-from dataset_preprocessing.synthetic_heads.render import FFHQ_FOCAL, contact_sheet, depth_views, render_views
-from dataset_preprocessing.synthetic_heads.shape import CODE_NAMES, head_codes, head_parameters
+from dataset_preprocessing.human_heads.codes import CODE_NAMES, head_codes
+from dataset_preprocessing.human_heads.portrait import portrait
+from dataset_preprocessing.human_heads.render import BACKGROUNDS, FFHQ_FOCAL, View, contact_sheet, render
 from eg3d.cameras import camera_label, intrinsics, lookat_c2w
 from eg3d.child_processes import in_processes, worker_faults
 from eg3d.config_checks import faults_of, in_range
 from eg3d.progress import Advance, ignore
 from eg3d.safe_write import atomic_path
 
+MAKER = "dataset_preprocessing.human_heads"
 HEADS_PER_SEED = 1_000_000  # head i of data set s has the head seed s * HEADS_PER_SEED + i
-GROUP = 16  # heads rendered together; part of the recipe, since rounding may depend on it
+GROUP = 8  # heads that travel together between processes; each is rendered by itself
 MOST_RESOLUTION = 1024  # pixels a side
 LEAST_SHARE = 0.01  # of a camera's normal draws that must lie within its maximum, or drawing one might never end
 CAMERA_STREAM = 7  # separates the cameras' random numbers from the heads'
@@ -36,13 +38,20 @@ CAMERA_STREAM = 7  # separates the cameras' random numbers from the heads'
 
 @dataclass
 class HeadsConfig:
-    """Synthetic heads: posed portraits with camera labels in the EG3D format."""
+    """Posed portraits of a head model with camera labels in the EG3D format.
+
+    A black background is exactly 0 and nothing else is, so that it marks the silhouette: a generator without a
+    background of its own must paint a plain one as geometry, and `silhouette_weight` of its warm start asks for black.
+    With "plain" the silhouette is where depths are positive; give depths=true.
+    """
 
     out: str = "data/heads64.zip"  # .zip or a new folder
     num_images: int = 10_000
     views_per_head: int = 2
     resolution: int = 64  # pixels a side, a power of two
+    background: str = "black"  # "black" | "plain": a colour of each portrait's own
     depths: bool = False  # also write the true distances of every image (the twin's warm start reads them)
+    normals: bool = False  # also write the true normals of every image, in the world: 12 bytes a pixel
     seed: int = 0
     workers: int = 2  # processes; the bytes do not depend on it
     yaw_std: float = 0.30  # radians
@@ -64,6 +73,8 @@ class HeadsConfig:
             faults.append(f"num_images: {self.num_images} must be from 1 to {most}, or 0 with a contact_sheet only")
         if not 8 <= self.resolution <= MOST_RESOLUTION or self.resolution & (self.resolution - 1):
             faults.append(f"resolution: {self.resolution} must be a power of two, 8 to {MOST_RESOLUTION}")
+        if self.background not in BACKGROUNDS:
+            faults.append(f"background: {self.background!r} is not one of {', '.join(BACKGROUNDS)}")
         if not 0 <= self.seed < 2**32 // HEADS_PER_SEED:
             faults.append(f"seed: {self.seed} must be from 0 to {2**32 // HEADS_PER_SEED - 1}")
         return (
@@ -82,7 +93,7 @@ def _angle_faults(name: str, std: float, limit: float) -> list[str]:
 
 
 def head_seed(seed: int, head: int) -> int:
-    """The seed of head number `head` in data set `seed`; true_sdf(head_seed(...)) is its geometry."""
+    """The seed of head number `head` in data set `seed`; head_codes(head_seed(...)) is its code."""
     return seed * HEADS_PER_SEED + head
 
 
@@ -105,28 +116,31 @@ def _truncated_normal(rng: np.random.RandomState, std: float, limit: float) -> f
     return float(value)
 
 
-class Portrait(NamedTuple):
+class Picture(NamedTuple):
     """One view of one head."""
 
     png: bytes
     label: list[float]  # [25]
     depth: np.ndarray | None  # float32 [R, R] world units, 0 = background
+    normals: np.ndarray | None  # float32 [R, R, 3] unit length, 0 = background
 
 
-def portraits(cfg: HeadsConfig, group: int) -> list[Portrait]:
+def pictures(cfg: HeadsConfig, group: int) -> list[Picture]:
     """Every view of the heads of one group; depends on the config and `group` only."""
     num_heads = -(-cfg.num_images // cfg.views_per_head)
     heads = range(group * GROUP, min((group + 1) * GROUP, num_heads))
-    labels = torch.stack([head_cameras(cfg, head) for head in heads])
-    params = head_parameters([head_seed(cfg.seed, head) for head in heads])
-    c2w = labels[..., :16].reshape(len(heads), cfg.views_per_head, 4, 4)
-    images = render_views(params, c2w, resolution=cfg.resolution)
-    images = images.reshape(-1, *images.shape[2:])
-    depths: list[np.ndarray | None] = [None] * len(images)
-    if cfg.depths:
-        depths = [depth for head in depth_views(params, c2w, resolution=cfg.resolution) for depth in head]
-    views = zip(images, labels.flatten(0, 1), depths, strict=True)
-    return [Portrait(encode_png(image), label.tolist(), depth) for image, label, depth in views]
+    return [picture for head in heads for picture in _pictures_of(cfg, head)]
+
+
+def _pictures_of(cfg: HeadsConfig, head: int) -> list[Picture]:
+    subject = portrait(head_codes(head_seed(cfg.seed, head)))
+    found = []
+    for label in head_cameras(cfg, head):
+        c2w = label[:16].reshape(4, 4).numpy()
+        view: View = render(subject, c2w, cfg.resolution, background=cfg.background)
+        depth, normals = (view.depth if cfg.depths else None), (view.normals if cfg.normals else None)
+        found.append(Picture(encode_png(view.image), label.tolist(), depth, normals))
+    return found
 
 
 def make_heads(cfg: HeadsConfig, *, advance: Advance = ignore) -> Path:
@@ -141,18 +155,21 @@ def make_heads(cfg: HeadsConfig, *, advance: Advance = ignore) -> Path:
     heads = np.repeat(np.arange(num_heads), cfg.views_per_head)[: cfg.num_images]
     seeds = [head_seed(cfg.seed, int(h)) for h in heads]
     depths: list[np.ndarray] = []
+    normals: list[np.ndarray] = []
     left = cfg.num_images
-    with create_archive(cfg.out) as archive, _all_portraits(cfg, -(-num_heads // GROUP)) as groups:
+    with create_archive(cfg.out) as archive, _all_pictures(cfg, -(-num_heads // GROUP)) as groups:
         for views in groups:
             for view in views[:left]:
                 archive.add_image(view.png, view.label)
                 depths += [] if view.depth is None else [view.depth]
+                normals += [] if view.normals is None else [view.normals]
             advance(len(views[:left]))
             left -= len(views[:left])
         archive.finish(
             recipe=_recipe(cfg, seeds),
             codes=np.stack([head_codes(s) for s in seeds]),
             depths=np.stack(depths) if depths else None,
+            normals=np.stack(normals) if normals else None,
         )
     return Path(cfg.out)
 
@@ -161,7 +178,7 @@ def _recipe(cfg: HeadsConfig, seeds: list[int]) -> dict:
     skip = ("out", "workers", "contact_sheet", "contact_heads")  # nothing that leaves the content as it is
     settings = {k: v for k, v in asdict(cfg).items() if k not in skip}
     return {
-        "maker": "dataset_preprocessing.synthetic_heads",
+        "maker": MAKER,
         **settings,
         "focal": FFHQ_FOCAL,
         "code_names": list(CODE_NAMES),
@@ -170,13 +187,13 @@ def _recipe(cfg: HeadsConfig, seeds: list[int]) -> dict:
 
 
 @contextlib.contextmanager
-def _all_portraits(cfg: HeadsConfig, num_groups: int) -> Iterator[Iterator[list[Portrait]]]:
-    """Portraits of every group in order, from this process or from workers; for a `with` block."""
+def _all_pictures(cfg: HeadsConfig, num_groups: int) -> Iterator[Iterator[list[Picture]]]:
+    """Pictures of every group in order, from this process or from workers; for a `with` block."""
     if cfg.workers == 1:
         with _one_thread():
-            yield (portraits(cfg, group) for group in range(num_groups))
+            yield (pictures(cfg, group) for group in range(num_groups))
         return
-    work = functools.partial(portraits, cfg)
+    work = functools.partial(pictures, cfg)
     with in_processes(
         work, range(num_groups), workers=cfg.workers, prepare=torch.set_num_threads, arguments=(1,)
     ) as groups:
@@ -198,4 +215,5 @@ def save_contact_sheet(path: str | Path, cfg: HeadsConfig, *, resolution: int = 
     """PNG of the first heads of a data set, one row each, from the front and from the extreme poses."""
     seeds = [head_seed(cfg.seed, i) for i in range(cfg.contact_heads)]
     with _one_thread(), atomic_path(path) as temporary:
-        PIL.Image.fromarray(contact_sheet(seeds, resolution=resolution)).save(temporary, format="png")
+        sheet = contact_sheet(seeds, resolution=resolution, background=cfg.background)
+        PIL.Image.fromarray(sheet).save(temporary, format="png")
