@@ -32,7 +32,7 @@ from eg3d.config_checks import at_least
 from eg3d.head_model import Region
 from eg3d.ops.density_grid.grid import GridSpec
 from eg3d.progress import Advance, ignore, progress_bar
-from eg3d.raster import vertex_normals
+from eg3d.raster import depth_and_normals, vertex_normals
 from eg3d.representations.mesh import LEVEL, NoSurface, extract_mesh
 from eg3d.samples import SampleConfig, sample_seeds, seed_latents
 from eg3d.training.warm_start import latents_to_codes
