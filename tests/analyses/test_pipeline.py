@@ -170,7 +170,7 @@ def test_a_pipeline_with_relative_paths_goes_on(overrides, settled, caplog, monk
     words = [*overrides[1], "out=run", "data=heads.zip"]
     for _ in range(2):
         run_pipeline(compose_config("pipeline", pipeline_schema(), words))
-    assert caplog.text.count("skipped") == 18
+    assert caplog.text.count("skipped") == 20
 
 
 def test_a_deleted_table_or_picture_is_made_again(overrides, settled, caplog):
@@ -180,7 +180,7 @@ def test_a_deleted_table_or_picture_is_made_again(overrides, settled, caplog):
     picture.unlink()
     (settled.parent / "tables" / "trajectories.csv").unlink()
     run_pipeline(compose_config("pipeline", pipeline_schema(), overrides[1]))
-    assert caplog.text.count("skipped") == 7 and picture.read_bytes() == before
+    assert caplog.text.count("skipped") == 8 and picture.read_bytes() == before
 
 
 def test_temporary_files_of_a_killed_run_are_removed(overrides, settled):
@@ -265,7 +265,7 @@ def test_a_new_measure_is_configured_run_and_reported(overrides, settled, toy, c
     page = run_pipeline(cfg).read_text(encoding="utf-8")
     assert caplog.text.count("skipped") == 9 and "toy: running" in caplog.text
     assert "toy: score of the start" in page and "Toys &amp; games" in page and "A toy." in page
-    assert "Not there." not in page and (settled.parent / "figure7_toys.png").is_file()
+    assert "Not there." not in page and (settled.parent / "figure8_toys.png").is_file()
     sidecar = json.loads((settled.parent / "tables" / "toy_table.json").read_text())
     assert sidecar["settings"]["gain"] == 3 and sidecar["settings"]["annotator"]["temperature"] == 0
     assert set(sidecar["inputs"]) == {"start", "tuned", "control"} and sidecar["columns"]["score"] == "no unit"
