@@ -41,7 +41,7 @@ class Kind(NamedTuple):
     @property
     def meaning(self) -> str:
         """What a person would see."""
-        return " ".join((self.change.__doc__ or "").split())
+        return " ".join((self.change.__doc__ or "").partition("\n\n")[0].split())
 
 
 KINDS: dict[str, Kind] = {}
@@ -133,7 +133,10 @@ def _bells(front: Front, places: Tensor, width: Tensor, size: Tensor) -> Tensor:
 
 @damage
 def bumps(front: Front, severity: Tensor, draws: Draws) -> Tensor:
-    """Warts: a dozen small round bumps all over the face, up to two voxels of a 64-point grid high."""
+    """Warts: a dozen small round bumps all over the face, up to two voxels of a 64-point grid high.
+
+    severity [N, 1, 1] -> slabs [N, X, Y, Z].
+    """
     count = 14
     places = front.places(draws.uniform(count, 2))
     size = 0.7 + 0.3 * draws.uniform(count)
@@ -143,7 +146,10 @@ def bumps(front: Front, severity: Tensor, draws: Draws) -> Tensor:
 
 @damage
 def grooves(front: Front, severity: Tensor, draws: Draws) -> Tensor:
-    """Cuts: a few straight, narrow trenches across the face, up to two and a half voxels of a 64-point grid deep."""
+    """Cuts: a few straight, narrow trenches across the face, up to two and a half voxels of a 64-point grid deep.
+
+    severity [N, 1, 1] -> slabs [N, X, Y, Z].
+    """
     x, y, _ = front.grid
     cut = torch.zeros_like(front.height)
     middle, angle = front.places(draws.uniform(4, 2)), torch.pi * draws.uniform(4)
@@ -158,7 +164,10 @@ def grooves(front: Front, severity: Tensor, draws: Draws) -> Tensor:
 
 @damage
 def floaters(front: Front, severity: Tensor, draws: Draws) -> Tensor:
-    """Crumbs in the air: up to six loose balls in front of the face that touch nothing."""
+    """Crumbs in the air: up to six loose balls in front of the face that touch nothing.
+
+    severity [N, 1, 1] -> slabs [N, X, Y, Z].
+    """
     count, z = 6, front.grid[2]
     places, radius = front.places(draws.uniform(count, 2)), 0.014 + 0.008 * draws.uniform(count)
     away = radius + 0.025 + 0.035 * draws.uniform(count)
@@ -175,7 +184,10 @@ def floaters(front: Front, severity: Tensor, draws: Draws) -> Tensor:
 
 @damage
 def holes(front: Front, severity: Tensor, draws: Draws) -> Tensor:
-    """Pits: up to five round, steep holes in the face, the last of them a tunnel through the head."""
+    """Pits: up to five round, steep holes in the face, the last of them a tunnel through the head.
+
+    severity [N, 1, 1] -> slabs [N, X, Y, Z].
+    """
     count, z = 5, front.grid[2]
     places, radius = front.places(draws.uniform(count, 2)), 0.014 + 0.008 * draws.uniform(count)
     depth = 0.06 + 0.06 * draws.uniform(count)
@@ -192,13 +204,19 @@ def holes(front: Front, severity: Tensor, draws: Draws) -> Tensor:
 
 @damage
 def hot_voxels(front: Front, severity: Tensor, draws: Draws) -> Tensor:
-    """Specks in front of the face: one to six single voxels in the air, each denser than anything in the head."""
+    """Specks in front of the face: one to six single voxels in the air, each denser than anything in the head.
+
+    severity [N, 1, 1] -> slabs [N, X, Y, Z].
+    """
     return _stray_voxels(front, severity, draws, above=3, value=BEYOND * front.x.abs().amax((1, 2, 3)))
 
 
 @damage
 def cold_voxels(front: Front, severity: Tensor, draws: Draws) -> Tensor:
-    """Pinholes in the skin: one to six single voxels of the surface, each emptier than any air."""
+    """Pinholes in the skin: one to six single voxels of the surface, each emptier than any air.
+
+    severity [N, 1, 1] -> slabs [N, X, Y, Z].
+    """
     return _stray_voxels(front, severity, draws, above=0, value=-BEYOND * front.x.abs().amax((1, 2, 3)))
 
 
@@ -219,21 +237,30 @@ def _stray_voxels(front: Front, severity: Tensor, draws: Draws, *, above: int, v
 
 @damage
 def flattening(front: Front, severity: Tensor, draws: Draws) -> Tensor:
-    """A mask without features: nose, lips and eye sockets sink into the smooth egg that fits the face best."""
+    """A mask without features: nose, lips and eye sockets sink into the smooth egg that fits the face best.
+
+    severity [N, 1, 1] -> slabs [N, X, Y, Z].
+    """
     around = front.window(FEATURES_X, FEATURES_Y)
     return front.moved(severity * around * (front.blob(around) - front.height))
 
 
 @damage
 def stretching(front: Front, severity: Tensor, draws: Draws) -> Tensor:
-    """A caricature: every feature stands out or sinks in up to two and a half times as far."""
+    """A caricature: every feature stands out or sinks in up to two and a half times as far.
+
+    severity [N, 1, 1] -> slabs [N, X, Y, Z].
+    """
     around = front.window(FEATURES_X, FEATURES_Y)
     return front.moved(1.5 * severity * around * (front.height - front.blob(around)))
 
 
 @damage
 def roughness(front: Front, severity: Tensor, draws: Draws) -> Tensor:
-    """Orange peel: fine random ripples all over the front, up to half a voxel of a 64-point grid."""
+    """Orange peel: fine random ripples all over the front, up to half a voxel of a 64-point grid.
+
+    severity [N, 1, 1] -> slabs [N, X, Y, Z].
+    """
     count, (x, y, _) = 24, front.grid
     turn, phase, length = (draws.uniform(count) for _ in range(3))
     wave = 2 * torch.pi / (0.036 + 0.02 * length)
@@ -246,13 +273,19 @@ def roughness(front: Front, severity: Tensor, draws: Draws) -> Tensor:
 
 @damage
 def oversmoothing(front: Front, severity: Tensor, draws: Draws) -> Tensor:
-    """Melted wax: all detail of the head softens and shrinks away."""
+    """Melted wax: all detail of the head softens and shrinks away.
+
+    severity [N, 1, 1] -> slabs [N, X, Y, Z].
+    """
     return torch.lerp(front.x, blurred(front.x, 0.045 / front.voxel), severity[..., None])
 
 
 @damage
 def nose(front: Front, severity: Tensor, draws: Draws) -> Tensor:
-    """No nose: it sinks to the level of the cheeks at two thirds, and into the face beyond that."""
+    """No nose: it sinks to the level of the cheeks at two thirds, and into the face beyond that.
+
+    severity [N, 1, 1] -> slabs [N, X, Y, Z].
+    """
     around, at = front.window(FEATURES_X, FEATURES_Y), front.window(NOSE_X, NOSE_Y)
     above = (front.height - front.blob(around * (1 - at))).clamp(min=0)
     return front.moved(-severity * at * (1.5 * above + 0.012))
@@ -269,36 +302,54 @@ def _shifted(front: Front, severity: Tensor, draws: Draws, axis: int) -> Tensor:
 
 @tie
 def shift_x(front: Front, severity: Tensor, draws: Draws) -> Tensor:
-    """The head stands up to a voxel of a 64-point grid further left or right."""
+    """The head stands up to a voxel of a 64-point grid further left or right.
+
+    severity [N, 1, 1] -> slabs [N, X, Y, Z].
+    """
     return _shifted(front, severity, draws, 1)
 
 
 @tie
 def shift_y(front: Front, severity: Tensor, draws: Draws) -> Tensor:
-    """The head stands up to a voxel of a 64-point grid higher or lower."""
+    """The head stands up to a voxel of a 64-point grid higher or lower.
+
+    severity [N, 1, 1] -> slabs [N, X, Y, Z].
+    """
     return _shifted(front, severity, draws, 2)
 
 
 @tie
 def shift_z(front: Front, severity: Tensor, draws: Draws) -> Tensor:
-    """The head stands up to a voxel of a 64-point grid nearer to the camera or further away."""
+    """The head stands up to a voxel of a 64-point grid nearer to the camera or further away.
+
+    severity [N, 1, 1] -> slabs [N, X, Y, Z].
+    """
     return _shifted(front, severity, draws, 3)
 
 
 @tie
 def mirror(front: Front, severity: Tensor, draws: Draws) -> Tensor:
-    """The head seen in a mirror: left and right change places, at any severity above 0."""
+    """The head seen in a mirror: left and right change places, at any severity above 0.
+
+    severity [N, 1, 1] -> slabs [N, X, Y, Z].
+    """
     return front.x.flip(1)
 
 
 @tie
 def scale(front: Front, severity: Tensor, draws: Draws) -> Tensor:
-    """The same surface in a denser or thinner medium: raw density times 0.7 to 1.4 around the surface's level."""
+    """The same surface in a denser or thinner medium: raw density times 0.7 to 1.4 around the surface's level.
+
+    severity [N, 1, 1] -> slabs [N, X, Y, Z].
+    """
     power = severity[..., None] * (2 * draws.uniform(1) - 1)[:, :, None, None]
     return front.level + 1.4**power * (front.x - front.level)
 
 
 @tie
 def offset(front: Front, severity: Tensor, draws: Draws) -> Tensor:
-    """Raw density with up to 20 more or less: the surface moves by less than a fifth of a voxel."""
+    """Raw density with up to 20 more or less: the surface moves by less than a fifth of a voxel.
+
+    severity [N, 1, 1] -> slabs [N, X, Y, Z].
+    """
     return front.x + 20 * severity[..., None] * (2 * draws.uniform(1) - 1)[:, :, None, None]

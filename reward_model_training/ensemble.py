@@ -84,7 +84,10 @@ class EnsembleReward(BundledReward):
 
 
 def ensemble_of(card: EnsembleCard, tensors: Mapping[str, Tensor], source: str) -> EnsembleReward:
-    """The ensemble of a card with its weights, the names of member i behind `i.`. Raises ValueError (one line)."""
+    """The ensemble of a card with its weights (any shapes [...]), the names of member i behind `i.`.
+
+    Raises ValueError, in one line, for tensors that do not fit.
+    """
     members, known = [], [f"{number}." for number in range(len(card.members))]
     strays = [name for name in tensors if not name.startswith(tuple(known))]
     if strays:
