@@ -52,6 +52,7 @@ class ImageDataset:
         if max_images is not None and max_images < len(order):
             order = [order[k] for k in np.sort(np.random.RandomState(seed).permutation(len(order))[:max_images])]
         self.names: list[str] = order
+        self.recipe = found.table.recipe  # how the data set was made, where it says so
         kept = np.array([found.rows[name] for name in order])
         self.labels: Tensor = torch.from_numpy(found.table.labels[kept].astype(np.float32))
         self.resolution: int = self._pixels(self.names[0]).shape[-1]

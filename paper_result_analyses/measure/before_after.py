@@ -146,11 +146,12 @@ def before_after(
             frame = representation.frame(sample.field.box_warp)
             judged = {name: judge.judge(slab[0], frame) for name, judge in judges.items()}
             scores = {"simulated_score": judged[ANNOTATOR].score, "rules_score": judged[RULES].score}
-            rows.append({"arm": arm, "seed": seed, **scores, "reward": float(reward(slab)[0])})
+            scores["reward"] = float(reward(slab)[0])
+            rows.append({"arm": arm, "seed": seed, **scores})
             faults += [(arm, seed, name, *each) for name, found in judged.items() for each in found.faults.items()]
-            for name in (*scores, "reward"):
-                if not math.isfinite(rows[-1][name]):
-                    raise ValueError(f"{name} of seed {seed} by {arm} is {rows[-1][name]}; check that network")
+            for name, value in scores.items():
+                if not math.isfinite(value):
+                    raise ValueError(f"{name} of seed {seed} by {arm} is {value}; check that network")
             advance()
     return pd.DataFrame(rows, columns=list(COLUMNS)), pd.DataFrame(faults, columns=list(FAULT_COLUMNS))
 

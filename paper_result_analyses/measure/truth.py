@@ -166,12 +166,12 @@ def errors(true: TrueHead, views: Sequence[SurfaceView], solid: np.ndarray, cfg:
         difference = np.where(made.depth > 0, np.abs(made.depth - known.depth), cfg.depth_bound)
         depths.append(np.minimum(difference, cfg.depth_bound)[is_head])
     above = np.linspace(-0.5, 0.5, solid.shape[1]) > cfg.shoulders_y
-    known, made = true.solid[:, above], solid[:, above]
+    wanted, found = true.solid[:, above], solid[:, above]
     angle, depth, seen = (np.concatenate(parts) for parts in (angles, depths, is_seen))
     return {
         "normal_deg": float(angle.mean()) if len(angle) else 180.0,
         "depth": float(depth.mean()),
-        "iou": float((known & made).sum() / max((known | made).sum(), 1)),
+        "iou": float((wanted & found).sum() / max((wanted | found).sum(), 1)),
         "seen": float(seen.mean()),
     }
 
@@ -242,7 +242,7 @@ def findings(tables: Tables) -> list[Finding]:
 
 def run(context: Context) -> dict[str, pd.DataFrame]:
     cfg: TruthConfig = context.cfg
-    names = context.dataset.table.recipe.get("code_names")
+    names = context.dataset.recipe.get("code_names")
     if names != list(CODE_NAMES):
         raise ValueError(
             f"truth: the data set {context.dataset.path} holds no portraits of the head model, whose codes say which "

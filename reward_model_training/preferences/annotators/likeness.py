@@ -130,7 +130,7 @@ class _Slab:
     def contains(self, points: np.ndarray) -> np.ndarray:
         """bool [...]."""
         at = self.indices(points)
-        return ((at >= 0) & (at <= np.array(self.values.shape) - 1)).all(-1)
+        return np.asarray(((at >= 0) & (at <= np.array(self.values.shape) - 1)).all(-1))
 
     def probe(self, points: np.ndarray, normals: np.ndarray, reach: float) -> _Probe:
         """Where the lines through points [R, 3] along normals [R, 3] leave the matter, nearest to the points.
@@ -309,8 +309,8 @@ def _part_weights(model: HeadModel, mean: np.ndarray) -> np.ndarray:
 
     marks = mean[np.asarray(model.landmarks(68))]
     by_mark = np.empty(68)
-    for indices, weight in LANDMARK_WEIGHTS:
-        by_mark[list(indices)] = weight
+    for indices, value in LANDMARK_WEIGHTS:
+        by_mark[list(indices)] = value
     distance, nearest = cKDTree(marks).query(mean)
     elsewhere = np.where(mean[:, 1] > marks[17:27, 1].max(), FOREHEAD_WEIGHT, 1.0)
     weight = np.where(distance < LANDMARK_REACH, by_mark[nearest], elsewhere)
