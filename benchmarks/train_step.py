@@ -44,9 +44,9 @@ def step_words(command: Sequence[str], folder: Path, name: str, threads: int) ->
 
 
 def make_images(folder: Path) -> None:
-    """32 portraits of 64 pixels."""
+    """32 synthetic heads of 64 pixels."""
     words = [f"out={folder / 'heads64.zip'}", "num_images=32", "resolution=64", "workers=1"]
-    command = [sys.executable, "-m", "dataset_preprocessing.human_heads", *words]
+    command = [sys.executable, "-m", "dataset_preprocessing.synthetic_heads", *words]
     environment = os.environ | {"PYTHONPATH": str(turns.HERE)}
     subprocess.run(command, check=True, cwd=turns.HERE, env=environment, stdout=subprocess.DEVNULL)
 

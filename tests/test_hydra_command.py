@@ -128,7 +128,7 @@ def test_all_faults_are_reported_at_once(run: Run) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["data=nowhere.zip"], "data: nowhere.zip does not exist; make portraits of a head model"),
+        (["data=nowhere.zip"], "data: nowhere.zip does not exist; make the synthetic heads"),
         (["start=nowhere.safetensors"], "no network file at nowhere.safetensors"),
         (["device=warp"], "device: 'warp' is not a device; give auto, cpu, cuda or cuda:N"),
     ],

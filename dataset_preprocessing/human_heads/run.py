@@ -28,7 +28,6 @@ from eg3d.config_checks import faults_of, in_range
 from eg3d.progress import Advance, ignore
 from eg3d.safe_write import atomic_path
 
-MAKER = "dataset_preprocessing.human_heads"
 HEADS_PER_SEED = 1_000_000  # head i of data set s has the head seed s * HEADS_PER_SEED + i
 GROUP = 8  # heads that travel together between processes; each is rendered by itself
 MOST_RESOLUTION = 1024  # pixels a side
@@ -178,7 +177,7 @@ def _recipe(cfg: HeadsConfig, seeds: list[int]) -> dict:
     skip = ("out", "workers", "contact_sheet", "contact_heads")  # nothing that leaves the content as it is
     settings = {k: v for k, v in asdict(cfg).items() if k not in skip}
     return {
-        "maker": MAKER,
+        "maker": "dataset_preprocessing.human_heads",
         **settings,
         "focal": FFHQ_FOCAL,
         "code_names": list(CODE_NAMES),

@@ -94,9 +94,9 @@ COMMANDS = {
         Command("rank", "reward_model_training.rank", [
             f"generator={NETWORKS}", "out=rank/rankings.csv", "count=6", "batch_size=3", "slab.resolution=20",
             "slab.grid=exact"], (NETWORKS,), 1.0, ("rank/scores.csv", "rank/config.yaml", "rank/run.json")),
-        Command("human_heads zip", "dataset_preprocessing.human_heads.__main__", [
+        Command("synthetic_heads zip", "dataset_preprocessing.synthetic_heads.__main__", [
             "out=made/heads.zip", "num_images=8", "resolution=16", "workers=1", "depths=true"], (), 0.7),
-        Command("human_heads folder", "dataset_preprocessing.human_heads.__main__", [
+        Command("synthetic_heads folder", "dataset_preprocessing.synthetic_heads.__main__", [
             "out=made/heads", "num_images=8", "resolution=16", "workers=1"], (), 0.7),
         Command("dataset_tool zip", "dataset_preprocessing.dataset_tool", [
             "--source", PHOTOS, "--dest", "made/set.zip", "--transform", "center-crop", "--resolution", "8x8",

@@ -1,0 +1,1 @@
+"""Posed portraits of parametric heads whose true geometry is known."""
