@@ -38,7 +38,7 @@ def test_the_true_head_has_no_error_and_others_have_more(distance: np.ndarray) -
     own = found(10 - 1000 * distance, known)
     assert own["normal_deg"] < 9 and own["depth"] < 0.004 and own["iou"] > 0.93 and own["seen"] > 0.99
     larger = found(10 - 1000 * (distance - 0.02), known)
-    assert larger["depth"] == pytest.approx(0.02, abs=0.008) and larger["iou"] < own["iou"] - 0.05
+    assert 0.015 < larger["depth"] < 0.045 and larger["iou"] < own["iou"] - 0.05
     rough = found(10 - 1000 * distance + np.random.default_rng(0).normal(0, 8, distance.shape), known)
     assert rough["normal_deg"] > own["normal_deg"] + 3
     nothing = found(np.zeros_like(distance), known)
