@@ -129,10 +129,12 @@ class SynthesisBlock(nn.Module):
         else:
             x = self.conv0(fast_layout(x.to(dtype)), next(codes), noise_mode=noise_mode, rng=rng)
         x = self.conv1(x, next(codes), noise_mode=noise_mode, rng=rng)
-        if img is not None and self.up == 2:
-            img = upsample2d(fast_layout(img), self.resample_filter)
         y = self.torgb(x, next(codes)).to(full)
-        return x, (y if img is None else img + y)
+        if img is None:
+            return x, y
+        if self.up == 2:
+            return x, upsample2d(fast_layout(img), self.resample_filter).add_(y)  # in memory that nothing else holds
+        return x, img + y
 
 
 class SynthesisNetwork(nn.Module):

@@ -104,13 +104,13 @@ def test_small_golden_array():
 
 @pytest.mark.parametrize(("depth", "size"), [(129, 8192), (33, 512), (9, 9), (9, 4), (5, 12)])
 def test_feature_is_adaptive_max_pooling(depth, size):
-    m = torch.randn(2, depth, 5, 4)
-    expected = F.adaptive_max_pool3d(m[:, None], (size, 1, 1)).flatten(1)
+    m = torch.randn(2, 3, depth, 5, 4)
+    expected = F.adaptive_max_pool3d(m.amax(1, keepdim=True), (size, 1, 1)).flatten(1)
     torch.testing.assert_close(depth_profile_feature(m, size), expected, rtol=0, atol=0)
 
 
 def test_feature_carries_one_number_per_slice():
-    m = torch.randn(1, 129, 3, 3)
+    m = torch.randn(1, 2, 129, 3, 3)
     assert len(depth_profile_feature(m, 8192).unique()) <= 129
 
 

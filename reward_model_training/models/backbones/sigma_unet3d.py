@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eg3d.config_checks import one_of
+from reward_model_training.models.backbones.narrow_convolution import narrow_conv3d
 from reward_model_training.models.backbones.registry import BackboneConfig, Encoding, backbone
 
 WIDEST, LONGEST_FEATURE = 2048, 2**20  # beyond them a config can only be a mistake
@@ -77,7 +78,7 @@ class NormConv(nn.Module):
             return self.conv(x)
         # A CPU differentiates narrow 3D convolutions 4 times as fast channels-last (4 channels, 33 x 36 x 32 voxels: 13
         # instead of 51 ms), but normalises more slowly there: so the layout of the convolution alone.
-        return self.conv(x.contiguous(memory_format=torch.channels_last_3d)).contiguous()
+        return narrow_conv3d(x.contiguous(memory_format=torch.channels_last_3d), self.conv.weight).contiguous()
 
 
 class ChannelGate(nn.Module):
@@ -105,7 +106,7 @@ class SpatialGate(nn.Module):
 
 
 class GatePair(nn.Module):
-    """Element-wise maximum of the channel-gated and the voxel-gated volume (scSE); [N, C, Z, Y, X] to the same."""
+    """Element-wise maximum of the channel-gated and the voxel-gated volume (scSE) of x [N, C, Z, Y, X] >= 0."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -113,7 +114,10 @@ class GatePair(nn.Module):
         self.sSE = SpatialGate(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.maximum(x * self.cSE(x), x * self.sSE(x))
+        channel, voxel = self.cSE(x), self.sSE(x)
+        # x >= 0: the larger product is that of the larger gate. Not torch.maximum, whose gradient shares out ties in
+        # eight passes over the volume.
+        return x * torch.where(channel > voxel, channel, voxel)
 
 
 class ResidualBlock(nn.Module):
@@ -184,13 +188,13 @@ class DecoderLevel(nn.Module):
 
 
 def depth_profile_feature(m: Tensor, size: int) -> Tensor:
-    """Adaptive max pooling of m [N, Z, Y, X] to (size, 1, 1), flattened: [N, size].
+    """Adaptive max pooling of the maximum over channels of m [N, C, Z, Y, X] to (size, 1, 1), flattened: [N, size].
 
     Pooling to one voxel in y and x is a maximum over each constant-depth slice, so the feature is that
     profile [N, Z] stretched to `size` windows: F adaptive windows need Z numbers only. Differentiable;
     the gradient goes to one voxel per slice.
     """
-    profile = m.flatten(2).max(2).values
+    profile = m.flatten(3).max(3).values.amax(1)
     return F.adaptive_max_pool1d(profile, size)
 
 
@@ -224,14 +228,14 @@ class SigmaUNet3D(nn.Module):
         return level(*inputs)
 
     def decode(self, x: Tensor) -> Tensor:
-        """x [N, 1, Z, Y, X] in [0, 100] -> output channels [N, recon + feature, Z, Y, X]."""
+        """x [N, 1, Z, Y, X] in [0, 100] -> what `final_conv` reads, [N, C, Z, Y, X]."""
         skips = []
         for level in self.encoders:
             x = self._run(level, x)
             skips.append(x)
         for level, skip in zip(self.decoders, skips[-2::-1], strict=True):
             x = self._run(level, x, skip)
-        return self.final_conv(x)
+        return x
 
     def forward(self, x: Tensor) -> Encoding:
         """x [N, 1, Z, Y, X] in [0, 100] -> feature [N, F], reconstruction [N, 1, Z, Y, X], both float32.
@@ -242,11 +246,20 @@ class SigmaUNet3D(nn.Module):
         if self.cfg.is_channels_last:
             x = x.contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
-            y = self.decode(x)
-        y = y.to(x.dtype)
-        recon_part, feature_part = y.split([self.cfg.num_recon_channels, self.cfg.num_feature_channels], 1)
-        recon = self.conv3d_for_recon(recon_part.max(1, keepdim=True).values)
-        return Encoding(depth_profile_feature(feature_part.max(1).values, self.cfg.final_size_out), recon)
+            recon_part, feature_part = self._outputs(self.decode(x))
+        recon = self.conv3d_for_recon(recon_part.to(x.dtype).amax(1, keepdim=True))
+        return Encoding(depth_profile_feature(feature_part.to(x.dtype), self.cfg.final_size_out), recon)
+
+    def _outputs(self, y: Tensor) -> list[Tensor]:
+        """`final_conv` of y [N, C, Z, Y, X], the channels of the reconstruction and those of the feature, each alone.
+
+        A gradient often comes from the feature only.
+        """
+        sizes, weight, bias = (
+            [self.cfg.num_recon_channels, self.cfg.num_feature_channels],
+            *self.final_conv.parameters(),
+        )
+        return [F.conv3d(y, w, b) for w, b in zip(weight.split(sizes), bias.split(sizes), strict=True)]
 
 
 def _check_input(x: Tensor, cfg: SigmaUNetConfig) -> None:
