@@ -17,9 +17,9 @@ MODULES = (
     "paper_result_analyses.measure.image_change",
     "paper_result_analyses.measure.twin_geometry",
     "paper_result_analyses.measure.trajectories",
-    "paper_result_analyses.measure.truth",
     "paper_result_analyses.measure.reward_stress",
     "paper_result_analyses.measure.judged",
+    "paper_result_analyses.measure.truth",
 )
 MEASURES: dict[str, Measure] = {}  # by name
 

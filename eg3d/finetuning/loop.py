@@ -18,7 +18,7 @@ from eg3d.finetuning.objective import GeometryObjective, add_geometry_terms
 from eg3d.finetuning.rewards import NAMED, Reward
 from eg3d.finetuning.tracking import TRAJECTORIES, Trajectories
 from eg3d.finetuning.weighting import Weights
-from eg3d.training.loop import Trainer, TrainingRun
+from eg3d.training.loop import Hooks, Trainer, TrainingRun
 from eg3d.training.objective import AdversarialObjective
 from eg3d.training.phases import Phase
 from eg3d.training.ranks import is_launched
@@ -56,8 +56,7 @@ def finetune(
     trainer = Trainer(
         cfg,
         phases=phases,
-        tick_hooks=[_observer(cfg, reward, run_judge)],
-        state_hooks=[run_judge.settle] if run_judge else [],
+        hooks=Hooks(tick=[_observer(cfg, reward, run_judge)], state=[run_judge.settle] if run_judge else []),
         kept=weights.kept() | ({"judge": run_judge.history} if run_judge else {}),
         inputs=reward_inputs(cfg.reward) | reward_inputs(named, "judge."),
         code=[str(source["_target_"]) for source in (cfg.reward, named) if source.get("_target_")],

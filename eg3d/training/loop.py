@@ -8,7 +8,7 @@ import signal
 import time
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,22 @@ from eg3d.training.status import report_status, status_line
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """What is called along a run, in the first process only; the others wait for it."""
+
+    tick: Sequence[Callable[[Trainer], None]] = ()  # at every tick
+    state: Sequence[Callable[[Trainer], None]] = ()  # whenever the state on disk is that of the run: written, or read
+    snapshot: Sequence[Callable[[Trainer, Path], None]] = ()  # with the path of what was just written; metrics go here
+
+
 class Trainer:
     """One training run, or one process's share of it.
 
-    phases: which phases the run has, given the adversarial objective. `tick_hooks` are called at every tick,
-    `state_hooks` whenever the state on disk is that of the run (just written, or read at the start) and
-    `snapshot_hooks` with the path of every snapshot just written (metrics go there), all in the first process only;
-    the others wait for it. A hook that sets `ended` to a reason ends the run there. `kept` is what the run keeps in its
-    state besides. `inputs`, `code` and `free` are as RunFolder takes them. `given` are dotted names of settings that
-    the user gave. `cfg` of the trainer has the configs of the networks as they are, whatever they were loaded from.
+    phases: which phases the run has, given the adversarial objective. A hook that sets `ended` to a reason ends the run
+    there. `kept` is what the run keeps in its state besides. `inputs`, `code` and `free` are as RunFolder takes them.
+    `given` are dotted names of settings that the user gave. `cfg` of the trainer has the configs of the networks as
+    they are, whatever they were loaded from.
     """
 
     def __init__(
@@ -56,9 +63,7 @@ class Trainer:
         cfg: TrainConfig,
         *,
         phases: Callable[[AdversarialObjective], list[Phase]] = adversarial_phases,
-        tick_hooks: Sequence[Callable[[Trainer], None]] = (),
-        state_hooks: Sequence[Callable[[Trainer], None]] = (),
-        snapshot_hooks: Sequence[Callable[[Trainer, Path], None]] = (),
+        hooks: Hooks | None = None,
         kept: Mapping[str, Kept] | None = None,
         inputs: Inputs | None = None,
         code: Sequence[str] = (),
@@ -81,7 +86,7 @@ class Trainer:
             cfg, self.generator, self.discriminator, self.counters, self.stats, self.augment
         )
         self.phases = phases(self.objective)
-        self.tick_hooks, self.state_hooks, self.snapshot_hooks = tick_hooks, state_hooks, snapshot_hooks
+        self.hooks = hooks or Hooks()
         self.kept, self.ended, self._is_over = kept or {}, "", False
         self.claimed: RunFolder | None = None  # while the run is at work, in the first process
         self.share = shared_batch(
@@ -190,7 +195,7 @@ class Trainer:
         self._call_state_hooks()
 
     def _call_state_hooks(self) -> None:
-        for hook in self.state_hooks if self.ranks.is_first else ():
+        for hook in self.hooks.state if self.ranks.is_first else ():
             hook(self)
 
     def _state(self) -> dict[str, Any]:
@@ -246,7 +251,7 @@ class Trainer:
         path = self.snapshot_path()
         self._pictures.save_fakes(self.average, self.counters.num_images)
         self.save_networks(path)
-        for hook in self.snapshot_hooks:
+        for hook in self.hooks.snapshot:
             hook(self, path)
 
     def save_networks(self, path: Path, facts: Mapping[str, Any] | None = None) -> None:
@@ -258,7 +263,7 @@ class Trainer:
         report_status(self.stats, self.counters, seconds=seconds, images=images, device=self.device)
         if self.augment is not None:
             self.stats.report("Progress/augment", self.augment.p)
-        for hook in self.tick_hooks:
+        for hook in self.hooks.tick:
             hook(self)
         collected |= self.stats.collect()
         writer.write(collected, num_images=self.counters.num_images)

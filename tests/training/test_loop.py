@@ -18,7 +18,7 @@ from eg3d.data import batches
 from eg3d.pictures import depth_to_rgb, tile, to_uint8
 from eg3d.progress import duration
 from eg3d.training.config import TrainConfig
-from eg3d.training.loop import Trainer, train
+from eg3d.training.loop import Hooks, Trainer, train
 from eg3d.training.nonfinite import MODES
 from eg3d.training.stats import Stats, finite
 from eg3d.training.status import status_line
@@ -99,7 +99,7 @@ def test_snapshot_hooks_see_every_snapshot_on_disk(train_config: Make) -> None:
     """Where metrics go."""
     seen: list[tuple[int, Path, object]] = []
     look = lambda of, path: seen.append((of.counters.num_images, path, load_generator(path)))  # noqa: E731
-    run = Trainer(train_config(snapshot_ticks=2), snapshot_hooks=[look]).run()
+    run = Trainer(train_config(snapshot_ticks=2), hooks=Hooks(snapshot=[look])).run()
     assert [num_images for num_images, _, _ in seen] == [0, 24, 36]
     assert seen[-1][1] == run.snapshot
 
