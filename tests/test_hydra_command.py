@@ -88,8 +88,16 @@ BAD = {
         ["generator.superresolution: '9X' is not one of 2X, 4X, 8X, 8XDC, none"],
     ),
     "missing value": (train_rlhf, ["start=a", "reward._target_="], ["reward._target_: give the dotted name"]),
-    "unknown experiment": (train, ["experiment=twim"], ["'twim' is not one of portraits_warm, twin, ", "did you mean 'twin'?"]),
-    "experiment of another command": (train, ["experiment=twin_control"], ["'twin_control' is not one of portraits_warm, twin, "]),
+    "unknown experiment": (
+        train,
+        ["experiment=twim"],
+        ["'twim' is not one of portraits_warm, ", "did you mean 'twin'?"],
+    ),
+    "experiment of another command": (
+        train,
+        ["experiment=twin_control"],
+        ["'twin_control' is not one of portraits_warm, "],
+    ),
     "unknown overlay": (train, ["+overlay=smok"], ["overlay: 'smok' is not one of smoke; did you mean 'smoke'?"]),
     "group for a value": (train, ["generator=5"], ["generator: "]),
     "bad numbers": (
