@@ -29,6 +29,7 @@ from eg3d.safe_write import atomic_path, write_json
 LIMIT_BYTES = 30_000_000
 SHIPPED_KINDS = ("networks", "reward", "head_model")  # the manifest also lists files of others, which are not here
 LICENCE = "Apache-2.0"
+TOLD_NOT_SET = ("maker", "focal", "code_names")  # what a recipe says besides settings of its command
 REWARD_FILES = ("reward.safetensors", "reward.yaml")  # weights first
 OWN_SOURCE = "trained by this project on synthetic heads"
 
@@ -196,8 +197,8 @@ def _reward_facts(folder: Path) -> dict[str, Any]:
 
 
 def _words(recipe: Mapping[str, Any]) -> str:
-    names = ("num_images", "views_per_head", "resolution", "seed", "depths")
-    return "".join(f" {name}={recipe[name]}" for name in names if name in recipe)
+    """All settings of a recipe as words of its maker's command, so that the command makes that data set."""
+    return "".join(f" {name}={value}" for name, value in recipe.items() if name not in TOLD_NOT_SET)
 
 
 @hydra_command(config_name="ship", schema=ShipConfig)

@@ -105,6 +105,7 @@ class LikenessConfig(AnnotatorConfig):
         return faults
 
 
+NO_SURFACE = {"distance": 1.0, "angle": float(np.pi), "implausibility": 0.0, "stray": 1.0, "holes": 1.0}
 FAULTS = ("distance", "angle", "implausibility", "stray", "holes")
 
 
@@ -173,7 +174,6 @@ class LikenessAnnotator(Annotator):
     """Scores surfaces by their distance to the nearest head of the head model."""
 
     columns: ClassVar = FAULTS
-    worst: ClassVar = {"distance": 1.0, "angle": float(np.pi), "implausibility": 0.0, "stray": 1.0, "holes": 1.0}
 
     def __init__(self, cfg: LikenessConfig | None = None) -> None:
         super().__init__(cfg or LikenessConfig())
@@ -185,7 +185,7 @@ class LikenessAnnotator(Annotator):
         cfg, values = self.cfg, as_slab(volume)
         found = outer_surface(values, cfg.level)
         if found is None:
-            return Judgement(WORST_SCORE, dict(self.worst))
+            return Judgement(WORST_SCORE, dict(NO_SURFACE))
         slab = _Slab(values, frame, cfg.level)
         fit = self._nearest_head(slab)
         faults = {**self._differences(slab, fit), "stray": found.floating}

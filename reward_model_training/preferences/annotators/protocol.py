@@ -53,7 +53,6 @@ class Annotator(ABC):
     """A simulated annotator. The same slab always gets the same judgement; only the order of several has noise."""
 
     columns: ClassVar[tuple[str, ...]]  # names of the faults, as tables have them
-    worst: ClassVar[Mapping[str, float]]  # the faults of a slab without a surface
 
     def __init__(self, cfg: AnnotatorConfig) -> None:
         self.cfg = cfg

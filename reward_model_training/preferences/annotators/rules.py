@@ -146,7 +146,6 @@ class RulesAnnotator(Annotator):
     """`surface_quality` as an annotator; it does not mind where the slab lies."""
 
     columns: ClassVar = ("roughness", "stray", "holes", "relief", "asymmetry")
-    worst: ClassVar = {"roughness": float("inf"), "stray": 1.0, "holes": 1.0, "relief": 0.0, "asymmetry": 0.0}
 
     def __init__(self, cfg: RulesConfig | None = None) -> None:
         super().__init__(cfg or RulesConfig())
