@@ -16,6 +16,7 @@ MODULES = (
     "paper_result_analyses.measure.before_after",
     "paper_result_analyses.measure.image_change",
     "paper_result_analyses.measure.twin_geometry",
+    "paper_result_analyses.measure.truncation",
     "paper_result_analyses.measure.trajectories",
     "paper_result_analyses.measure.reward_stress",
     "paper_result_analyses.measure.judged",

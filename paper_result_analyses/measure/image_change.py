@@ -14,21 +14,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
-from eg3d.config_checks import at_least
-from eg3d.metrics.kid import kernel_distance
 from eg3d.metrics.random_convolutions import FEATURES_NAME, random_features, standardised
-from eg3d.pictures import to_uint8
 from eg3d.progress import Advance, ignore, progress_bar
-from eg3d.samples import SampleConfig, sample_seeds
 from paper_result_analyses.arms import START
+from paper_result_analyses.measure import image_sets
 from paper_result_analyses.measure.context import Context
+from paper_result_analyses.measure.image_sets import ImageSetConfig, draw_reference, features_of, render_seeds
 from paper_result_analyses.measure.image_statistics import (
     covered,
     identity_ranks,
@@ -44,8 +40,7 @@ if TYPE_CHECKING:
     from eg3d.data import ImageDataset
     from eg3d.generators.protocol import Generator
 
-DATA = "data set"
-PAIRS, SETS, ARMS = "image_pairs", "image_sets", "image_arms"
+PAIRS, ARMS = "image_pairs", "image_arms"
 PAIR_COLUMNS = {
     "arm": "network compared with start",
     "seed": "seed of the latent",
@@ -55,15 +50,6 @@ PAIR_COLUMNS = {
     "head_share": "share of the picture that is head: opacity of the start's render at or above the threshold",
     "pixel_identity_rank": "rank of the seed's own start render by mean squared pixel difference, 1 = closest",
     "feature_identity_rank": "rank of the seed's own start render by distance of random-convolution features",
-}
-SET_COLUMNS = {
-    "arm": "network, or the data set",
-    "images": "number of images, cameras drawn from the data set",
-    "pixel_mean": "mean grey level of all pixels, 0 to 255",
-    "pixel_std": "standard deviation of all pixels, grey levels",
-    "kid": "kernel distance to the data set on fixed random convolutions (not Inception), mean over subsets",
-    "kid_subset_std": "standard deviation over subsets: how much one subset varies, not the error of `kid`",
-    "kid_subset": "images of each subset",
 }
 COMPARED = ("psnr_db", "head_psnr_db")  # columns of the table of pairs
 ARM_COLUMNS = {
@@ -83,41 +69,10 @@ ARM_COLUMNS = {
 
 
 @dataclass
-class ImageChangeConfig(SampleConfig):
-    """Which seeds are rendered, and how many images of the data set they are compared with."""
+class ImageChangeConfig(ImageSetConfig):
+    """Which seeds are rendered, what of them is head, and how many images of the data set they are compared with."""
 
-    first_seed: int = 200000
-    num_seeds: int = 200
     head_opacity: float = 0.5  # of the start's render: pixels at or above it are head
-    data_images: int = 1000  # of the data set, drawn without replacement (all, where it has fewer)
-    subset_size: int = 100  # of the kernel distance
-    seed: int = 0  # of the draws
-    batch: int = 16
-
-    def validate(self) -> list[str]:
-        return super().validate() + at_least(self, 3, "num_seeds") + at_least(self, 2, "data_images", "subset_size")
-
-
-class Renders(NamedTuple):
-    """Pictures of seeds in order."""
-
-    images: Tensor  # uint8 [N, 3, R, R]
-    opacity: Tensor  # [N, 1, r, r], 0 to 1
-
-
-@torch.no_grad()
-def render_seeds(G: Generator, cameras: Tensor, cfg: ImageChangeConfig) -> Renders:
-    """Renders of cfg.num_seeds seeds from cameras [1, 25] or [num_seeds, 25], conditioned on the canonical one."""
-    device = next(G.parameters()).device
-    seeds = list(range(cfg.first_seed, cfg.first_seed + cfg.num_seeds))
-    cameras = cameras.expand(len(seeds), -1).to(device)
-    images, opacity = [], []
-    for start in range(0, len(seeds), cfg.batch):
-        sample = sample_seeds(G, seeds[start : start + cfg.batch], cfg)
-        rendered = G.render(sample.field, sample.ws, cameras[start : start + len(sample)])
-        images.append(to_uint8(rendered.final).cpu())
-        opacity.append(rendered.opacity.cpu())
-    return Renders(torch.cat(images), torch.cat(opacity))
 
 
 def image_change(
@@ -127,20 +82,15 @@ def image_change(
     *,
     advance: Advance = ignore,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Tables of pairs (PAIR_COLUMNS), sets (SET_COLUMNS) and arms (ARM_COLUMNS). `networks` needs a key "start"."""
-    rng = np.random.RandomState(cfg.seed)
-    cameras = dataset.labels[rng.randint(len(dataset), size=cfg.num_seeds)]
-    drawn = np.sort(rng.permutation(len(dataset))[: cfg.data_images])
-    real = dataset.images([int(index) for index in drawn])
-    reference = random_features(real)
-    data = standardised(reference, reference)
-    frontal, features, sets = {}, {}, [_set_row(DATA, real, None, data, cfg)]
+    """Tables of pairs (PAIR_COLUMNS), sets (image_sets) and arms (ARM_COLUMNS). `networks` needs a key "start"."""
+    reference = draw_reference(dataset, cfg)
+    frontal, features, sets = {}, {}, [image_sets.data_row(reference, cfg)]
     for arm, G in networks.items():
         frontal[arm] = render_seeds(G, G.camera.canonical(), cfg)
         advance()
-        images = render_seeds(G, cameras, cfg).images
-        features[arm] = standardised(random_features(images), reference)
-        sets.append(_set_row(arm, images, features[arm], data, cfg))
+        images = render_seeds(G, reference.cameras, cfg).images
+        features[arm] = features_of(images, reference)
+        sets.append(image_sets.set_row(arm, images, features[arm], reference, cfg))
         advance()
     before = frontal[START]
     is_head = covered(before.opacity, before.images.shape[-1], cfg.head_opacity)
@@ -148,8 +98,8 @@ def image_change(
         pair_rows(arm, before.images, after.images, is_head, cfg) for arm, after in frontal.items() if arm != START
     ]
     table = pd.concat(pairs) if pairs else pd.DataFrame(columns=list(PAIR_COLUMNS))
-    arms = arms_compared(table, features, data)
-    return table[list(PAIR_COLUMNS)], pd.DataFrame(sets, columns=list(SET_COLUMNS)), arms
+    arms = arms_compared(table, features, reference.features)
+    return table[list(PAIR_COLUMNS)], pd.DataFrame(sets, columns=list(image_sets.COLUMNS)), arms
 
 
 def pair_rows(arm: str, before: Tensor, after: Tensor, is_head: Tensor, cfg: ImageChangeConfig) -> pd.DataFrame:
@@ -188,25 +138,6 @@ def arms_compared(pairs: pd.DataFrame, features: Mapping[str, Tensor], data: Ten
     return pd.DataFrame(rows, columns=list(ARM_COLUMNS))
 
 
-def _set_row(
-    arm: str, images: Tensor, features: Tensor | None, data: Tensor, cfg: ImageChangeConfig
-) -> dict[str, float | int | str]:
-    """One row of the table of sets; without features, the data set itself, half against half (the noise floor)."""
-    if features is None:
-        order = torch.from_numpy(np.random.RandomState(cfg.seed).permutation(len(images)))
-        half = len(images) // 2
-        features, data = data[order[:half]], data[order[half:]]
-    kid = kernel_distance(features, data, subset_size=cfg.subset_size)
-    pixels = images.double()
-    row: dict[str, float | int | str] = {
-        "arm": arm,
-        "images": len(images),
-        "pixel_mean": float(pixels.mean()),
-        "pixel_std": float(pixels.std()),
-    }
-    return row | {"kid": kid.mean, "kid_subset_std": kid.subset_std, "kid_subset": kid.subset_size}
-
-
 def findings(tables: Tables) -> list[Finding]:
     """Whether a seed still shows the same head."""
     found = []
@@ -233,8 +164,9 @@ def sections(tables: Tables) -> list[Section]:
                 ),
                 (
                     f"Sets of images against the data set. KID is the kernel distance on {FEATURES_NAME}; the row of "
-                    "the data set compares its own halves and is the floor of the measure.",
-                    tables[SETS].round(4),
+                    "the data set compares its own halves and is the floor of the measure. Gradient and Laplacian of "
+                    "luma say how sharp pictures are; noise counts as sharpness.",
+                    tables[image_sets.TABLE.name].round(4),
                 ),
                 (
                     "Arms against each other, same seeds and cameras: mean differences, first minus second, with 95 % "
@@ -249,14 +181,18 @@ def sections(tables: Tables) -> list[Section]:
 def run(context: Context) -> dict[str, pd.DataFrame]:
     with progress_bar("sets rendered", 2 * len(context.networks)) as advance:
         pairs, sets, arms = image_change(context.networks, context.dataset, context.cfg, advance=advance)
-    return {PAIRS: pairs, SETS: sets, ARMS: arms}
+    return {PAIRS: pairs, image_sets.TABLE.name: sets, ARMS: arms}
 
 
 MEASURE = Measure(
     name="image_change",
     Config=ImageChangeConfig,
     inputs=(Input.NETWORKS, Input.DATA),
-    tables=(Table(PAIRS, PAIR_COLUMNS), Table(SETS, SET_COLUMNS), Table(ARMS, ARM_COLUMNS, text=("arm", "other"))),
+    tables=(
+        Table(PAIRS, PAIR_COLUMNS),
+        image_sets.TABLE,
+        Table(ARMS, ARM_COLUMNS, text=("arm", "other")),
+    ),
     run=run,
     findings=findings,
     sections=sections,

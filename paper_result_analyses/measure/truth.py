@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dataset_preprocessing.human_heads.codes import CODE_NAMES
+from dataset_preprocessing.human_heads.codes import CODE_NAMES, NUM_CODES
 from dataset_preprocessing.human_heads.portrait import portrait
 from dataset_preprocessing.human_heads.truth import NOTHING, true_occupancy, true_parts
 from eg3d.cameras import split_label
@@ -36,7 +36,7 @@ from eg3d.ops.density_grid.grid import GridSpec
 from eg3d.progress import Advance, ignore, progress_bar
 from eg3d.raster import depth_and_normals, vertex_normals
 from eg3d.representations.mesh import LEVEL, NoSurface, extract_mesh
-from eg3d.samples import SampleConfig, sample_seeds, seed_latents
+from eg3d.samples import Sample, SampleConfig, sample_seeds, seed_latents
 from eg3d.training.warm_start import latents_to_codes
 from paper_result_analyses.arms import START
 from paper_result_analyses.figures import charts
@@ -49,6 +49,7 @@ from reward_model_training.intervals import Share, wilson
 from reward_model_training.preferences.annotators.pieces import outer_solid
 
 if TYPE_CHECKING:
+    from eg3d.data import ImageDataset
     from eg3d.generators.protocol import Generator
 
 SEEDS, SUMMARY = "truth", "truth_summary"
@@ -90,12 +91,9 @@ SUMMARY_COLUMNS = {
 
 
 @dataclass
-class TruthConfig:
-    """Which held-out seeds are compared with their true heads, and how finely."""
+class SurfaceConfig:
+    """How finely shapes are compared with true heads."""
 
-    first_seed: int = 200000
-    num_seeds: int = 200
-    psi: float = 1.0
     yaws: list[float] = dataclasses.field(default_factory=lambda: [-0.6, 0.0, 0.6])  # radians
     resolution: int = 96  # px of a view
     grid_resolution: int = 96  # grid points per side
@@ -103,8 +101,20 @@ class TruthConfig:
     shoulders_y: float = -0.25  # world units: volumes are compared above
 
     def validate(self) -> list[str]:
-        faults = at_least(self, 1, "num_seeds", "resolution") + at_least(self, 8, "grid_resolution")
+        faults = at_least(self, 1, "resolution") + at_least(self, 8, "grid_resolution")
         return faults + ([] if self.yaws else ["yaws: give at least one"])
+
+
+@dataclass
+class TruthConfig(SurfaceConfig):
+    """Which held-out seeds are compared with their true heads."""
+
+    first_seed: int = 200000
+    num_seeds: int = 200
+    psi: float = 1.0
+
+    def validate(self) -> list[str]:
+        return super().validate() + at_least(self, 1, "num_seeds")
 
 
 class SurfaceView(NamedTuple):
@@ -123,12 +133,17 @@ class TrueHead(NamedTuple):
     solid: np.ndarray  # bool [D, D, D] of the grid
 
 
+def num_codes(dataset: ImageDataset) -> int | None:
+    """Numbers of a head's code where a data set is portraits of the head model, whose latents say heads; else None."""
+    return NUM_CODES if dataset.recipe.get("code_names") == list(CODE_NAMES) else None
+
+
 def true_codes(G: Generator, seeds: Sequence[int], *, num_codes: int) -> np.ndarray:
     """Codes [N, K] of the heads that seeds were meant to be: float32, standard normal."""
     return latents_to_codes(seed_latents(G, seeds).cpu(), num_codes).numpy()
 
 
-def true_head(codes: np.ndarray, cameras: Sequence[np.ndarray], cfg: TruthConfig, *, focal: float) -> TrueHead:
+def true_head(codes: np.ndarray, cameras: Sequence[np.ndarray], cfg: SurfaceConfig, *, focal: float) -> TrueHead:
     """Views from cameras c2w [4, 4] each, and the solid, of the head with code [K]."""
     subject = portrait(codes)
     views, faces, heads = [], [], []
@@ -141,7 +156,7 @@ def true_head(codes: np.ndarray, cameras: Sequence[np.ndarray], cfg: TruthConfig
 
 
 def made_head(
-    volume: np.ndarray, cameras: Sequence[np.ndarray], cfg: TruthConfig, *, box_warp: float, focal: float
+    volume: np.ndarray, cameras: Sequence[np.ndarray], cfg: SurfaceConfig, *, box_warp: float, focal: float
 ) -> tuple[list[SurfaceView], np.ndarray]:
     """The same views and the solid of a whole grid of raw density [D, D, D]; nothing if nothing crosses the level."""
     blank = SurfaceView(np.zeros((cfg.resolution,) * 2), np.zeros((cfg.resolution, cfg.resolution, 3)))
@@ -157,7 +172,7 @@ def made_head(
     ], solid
 
 
-def errors(true: TrueHead, views: Sequence[SurfaceView], solid: np.ndarray, cfg: TruthConfig) -> dict[str, float]:
+def errors(true: TrueHead, views: Sequence[SurfaceView], solid: np.ndarray, cfg: SurfaceConfig) -> dict[str, float]:
     """`normal_deg`, `depth`, `iou` and `seen` of one shape, as the columns say."""
     angles, is_seen, depths = [], [], []
     for known, is_face, is_head, made in zip(true.views, true.is_face, true.is_head, views, strict=True):
@@ -178,6 +193,22 @@ def errors(true: TrueHead, views: Sequence[SurfaceView], solid: np.ndarray, cfg:
     }
 
 
+def head_behind(G: Generator, code: np.ndarray, cfg: SurfaceConfig) -> TrueHead:
+    """The head with code [K], seen by the cameras of `G`."""
+    return true_head(code, _cameras(G, cfg), cfg, focal=float(G.camera.focal))
+
+
+def sample_errors(G: Generator, sample: Sample, known: TrueHead, cfg: SurfaceConfig) -> dict[str, float]:
+    """The `errors` of one sample of `G`."""
+    volume = sample.field.density_grid(GridSpec(cfg.grid_resolution))[0].float().cpu().numpy()
+    box_warp, focal = sample.field.box_warp, float(G.camera.focal)
+    return errors(known, *made_head(volume, _cameras(G, cfg), cfg, box_warp=box_warp, focal=focal), cfg)
+
+
+def _cameras(G: Generator, cfg: SurfaceConfig) -> list[np.ndarray]:
+    return [split_label(G.camera.label(yaw))[0][0].double().numpy() for yaw in cfg.yaws]
+
+
 @torch.no_grad()
 def truth(
     networks: Mapping[str, Generator], num_codes: int, cfg: TruthConfig, *, advance: Advance = ignore
@@ -189,13 +220,9 @@ def truth(
     for seed, code in zip(seeds, codes, strict=True):
         known = None
         for arm, G in networks.items():
-            cameras = [split_label(G.camera.label(yaw))[0][0].double().numpy() for yaw in cfg.yaws]
-            focal = float(G.camera.focal)
-            known = true_head(code, cameras, cfg, focal=focal) if known is None else known
-            sample = sample_seeds(G, [seed], SampleConfig(psi=cfg.psi))
-            volume = sample.field.density_grid(GridSpec(cfg.grid_resolution))[0].float().cpu().numpy()
-            made, solid = made_head(volume, cameras, cfg, box_warp=sample.field.box_warp, focal=focal)
-            rows.append({"arm": arm, "seed": seed, "psi": cfg.psi, **errors(known, made, solid, cfg)})
+            known = head_behind(G, code, cfg) if known is None else known
+            found = sample_errors(G, sample_seeds(G, [seed], SampleConfig(psi=cfg.psi)), known, cfg)
+            rows.append({"arm": arm, "seed": seed, "psi": cfg.psi, **found})
             advance()
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -244,14 +271,14 @@ def findings(tables: Tables) -> list[Finding]:
 
 def run(context: Context) -> dict[str, pd.DataFrame]:
     cfg: TruthConfig = context.cfg
-    names = context.dataset.recipe.get("code_names")
-    if names != list(CODE_NAMES):
+    num = num_codes(context.dataset)
+    if num is None:
         raise ValueError(
             f"truth: the data set {context.dataset.path} holds no portraits of the head model, whose codes say which "
             "head a seed is; leave this measure out"
         )
     with progress_bar("shapes compared with true heads", len(context.networks) * cfg.num_seeds) as advance:
-        table = truth(context.networks, len(names), cfg, advance=advance)
+        table = truth(context.networks, num, cfg, advance=advance)
     return {SEEDS: table, SUMMARY: summary(table)}
 
 

@@ -20,7 +20,13 @@ from paper_result_analyses.measure import (
     trajectories,
     twin_geometry,
 )
-from paper_result_analyses.measure.image_statistics import covered, identity_ranks, kernel_distance_difference, psnr_db
+from paper_result_analyses.measure.image_statistics import (
+    covered,
+    identity_ranks,
+    kernel_distance_difference,
+    psnr_db,
+    sharpness,
+)
 from paper_result_analyses.measure.twin_geometry import GeometryConfig
 from reward_model_training.intervals import mean_interval
 from tests.analyses.tiny_run import save_tiny_reward, tiny_generator
@@ -138,6 +144,24 @@ def test_psnr_over_the_whole_picture_equals_scikit_image():
     nothing = psnr_db(torch.from_numpy(before), torch.from_numpy(after), torch.zeros(3, 8, 8, dtype=torch.bool))
     assert np.isnan(nothing).all()
     assert np.isfinite(psnr_db(torch.from_numpy(before), torch.from_numpy(before))).all()  # equal pictures
+
+
+def test_sharpness_of_a_ramp_a_chequer_and_a_blur():
+    """A ramp has its slope and no Laplacian, a chequer of +-a a Laplacian of 8a and no central differences."""
+    x = torch.arange(16).expand(1, 3, 16, 16)
+    ramp, chequer = (5 * x).to(torch.uint8), (100 + 20 * ((x + x.mT) % 2)).to(torch.uint8)
+    assert [float(v) for v in sharpness(ramp)] == pytest.approx([5, 0], abs=1e-9)
+    assert [float(v) for v in sharpness(chequer)] == pytest.approx([0, 80], abs=1e-9)
+    noise = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    blurred = torch.nn.functional.avg_pool2d(noise.float(), 3, 1, 1).to(torch.uint8)
+    for sharp, soft, half in zip(sharpness(noise), sharpness(blurred), sharpness(noise // 2), strict=True):
+        assert sharp.shape == (2,) and (soft < 0.7 * sharp).all()
+        assert half.numpy() == pytest.approx(sharp.numpy() / 2, rel=0.02)
+    luma = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    luma[:, 1] = 10 * torch.arange(8, dtype=torch.uint8)
+    assert float(sharpness(luma).gradient) == pytest.approx(5.87)
+    with pytest.raises(ValueError, match="3 pixels a side"):
+        sharpness(luma[..., :2])
 
 
 def test_the_head_is_where_the_render_is_opaque():

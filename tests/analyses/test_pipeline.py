@@ -45,6 +45,9 @@ def overrides(tmp_path_factory):
         "equal_length=true",
         "geometry.num_seeds=2",
         "geometry.grid_resolution=16",
+        "truncation.num_seeds=2",
+        "truncation.psis=[1.0,0.5]",
+        "truncation.slab.resolution=16",
         "before_after.num_seeds=3",
         "image_change.num_seeds=3",
         "pictures.num_seeds=2",
@@ -86,6 +89,7 @@ def test_pictures_and_tables_lie_beside_it(report):
         "twin_geometry.csv", "before_after.csv", "before_after_summary.csv", "before_after_arms.csv",
         "reward_accuracy.csv", "image_pairs.csv", "image_sets.csv", "image_arms.csv", "trajectories.csv",
         "pictures.csv", "reward_stress.csv", "reward_stress_scores.csv", "judged.csv", "before_after_faults.csv",
+        "truncation.csv", "truncation_seeds.csv",
     }  # fmt: skip
     for name in tables:
         sidecar = json.loads((report.parent / "tables" / name).with_suffix(".json").read_text())
@@ -104,10 +108,10 @@ def test_the_same_table_gives_the_same_figure(report, tmp_path):
 def test_finished_stages_are_skipped_and_changed_ones_are_not(overrides, report, caplog):
     caplog.set_level("INFO")
     run_pipeline(compose_config("pipeline", pipeline_schema(), overrides[1]))
-    assert caplog.text.count("skipped") == 11 and "report: running" in caplog.text
+    assert caplog.text.count("skipped") == 12 and "report: running" in caplog.text
     caplog.clear()
     run_pipeline(compose_config("pipeline", pipeline_schema(), [*overrides[1], "geometry.num_seeds=1"]))
-    assert caplog.text.count("skipped") == 10 and "geometry: running" in caplog.text
+    assert caplog.text.count("skipped") == 11 and "geometry: running" in caplog.text
     changed = [*overrides[1], f"++finetuning.tuned='{SHORT} reward_lr=0.1'"]
     with pytest.raises(ValueError, match=r"redo=\[tuned\]"):
         run_pipeline(compose_config("pipeline", pipeline_schema(), changed))
@@ -163,7 +167,7 @@ def test_the_folder_of_a_run_can_be_moved(overrides, settled, tmp_path, caplog):
     folder = tmp_path / "moved"
     shutil.copytree(settled.parent, folder)
     run_pipeline(compose_config("pipeline", pipeline_schema(), [*overrides[1], f"out={folder}"]))
-    assert caplog.text.count("skipped") == 11
+    assert caplog.text.count("skipped") == 12
     records = [json.loads(path.read_text()) for path in (folder / "stages").glob("*.json")]
     outputs = {record["stage"]: record["outputs"] for record in records}
     assert outputs["geometry"] == ["tables/twin_geometry.csv"] and outputs["report"] == ["report.html"]
@@ -176,7 +180,7 @@ def test_a_pipeline_with_relative_paths_goes_on(overrides, settled, caplog, monk
     words = [*overrides[1], "out=run", "data=heads.zip"]
     for _ in range(2):
         run_pipeline(compose_config("pipeline", pipeline_schema(), words))
-    assert caplog.text.count("skipped") == 22
+    assert caplog.text.count("skipped") == 24
 
 
 def test_a_deleted_table_or_picture_is_made_again(overrides, settled, caplog):
@@ -186,7 +190,7 @@ def test_a_deleted_table_or_picture_is_made_again(overrides, settled, caplog):
     picture.unlink()
     (settled.parent / "tables" / "trajectories.csv").unlink()
     run_pipeline(compose_config("pipeline", pipeline_schema(), overrides[1]))
-    assert caplog.text.count("skipped") == 9 and picture.read_bytes() == before
+    assert caplog.text.count("skipped") == 10 and picture.read_bytes() == before
 
 
 def test_temporary_files_of_a_killed_run_are_removed(overrides, settled):
@@ -269,7 +273,7 @@ def test_a_new_measure_is_configured_run_and_reported(overrides, settled, toy, c
     cfg = compose_config("pipeline", pipeline_schema(), words)
     assert cfg.toy.gain == 3 and "toy:\n  gain: 2.0" in help_text(main, "pipeline", pipeline_schema())
     page = run_pipeline(cfg).read_text(encoding="utf-8")
-    assert caplog.text.count("skipped") == 10 and "toy: running" in caplog.text
+    assert caplog.text.count("skipped") == 11 and "toy: running" in caplog.text
     assert "toy: score of the start" in page and "Toys &amp; games" in page and "A toy." in page
     assert "Not there." not in page and (settled.parent / "figure10_toys.png").is_file()
     sidecar = json.loads((settled.parent / "tables" / "toy_table.json").read_text())
