@@ -20,13 +20,20 @@ NAMES = {
 DPI = 150
 
 
-def canvas(width: float, height: float, *, rows: int = 1, columns: int = 1):
-    """A figure of `width` by `height` inches and its array of axes [rows, columns]."""
+def blank(width: float, height: float) -> Figure:
+    """A figure of `width` by `height` inches without axes, whose parts are put by hand."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
+    return figure
+
+
+def canvas(width: float, height: float, *, rows: int = 1, columns: int = 1):
+    """A figure of `width` by `height` inches and its array of axes [rows, columns]."""
+    figure = blank(width, height)
+    figure.set_layout_engine("constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

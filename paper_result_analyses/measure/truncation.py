@@ -8,7 +8,6 @@ something only for a generator that learnt from the head model.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -31,12 +30,9 @@ from reward_model_training.preferences.annotators.likeness import LikenessAnnota
 from reward_model_training.preferences.annotators.rules import RulesAnnotator
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from eg3d.finetuning.rewards import Reward
     from eg3d.generators.protocol import Generator
 
-log = logging.getLogger(__name__)
 JUDGES = {
     "likeness": "score by the annotator that knows heads (simulated, without noise), 0 to 10, higher = better",
     "rules": "score by the annotator by rules (simulated), 0 to 10, higher = better",
@@ -98,12 +94,11 @@ def shapes_by_psi(
 ) -> pd.DataFrame:
     """One row a strength and seed (SEED_COLUMNS).
 
-    num_codes: numbers of the code of a head that latents hold; None = nobody knows their heads. A generator whose
-    latents are too short for that has no errors against true heads, and a line of the log says so.
+    num_codes: as for `truth.codes_behind`; where nobody knows the heads behind seeds, errors are empty.
     """
     judges = {"likeness": LikenessAnnotator(LikenessConfig()), "rules": RulesAnnotator()}
     seeds = range(cfg.first_seed, cfg.first_seed + cfg.num_seeds)
-    codes = _codes(arm, G, seeds, num_codes)
+    codes = truth.codes_behind(arm, G, seeds, num_codes)
     rows = []
     for psi in cfg.psis:
         for seed in seeds:
@@ -119,17 +114,6 @@ def shapes_by_psi(
             rows.append(row)
             advance()
     return pd.DataFrame(rows, columns=list(SEED_COLUMNS))
-
-
-def _codes(arm: str, G: Generator, seeds: range, num_codes: int | None) -> np.ndarray | None:
-    """Codes [N, K] behind seeds, or None where nothing says them."""
-    if num_codes is None:
-        return None
-    try:
-        return truth.true_codes(G, seeds, num_codes=num_codes)
-    except ValueError as error:
-        log.warning("%s: %s; its shapes are judged, but not compared with true heads", arm, error)
-        return None
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

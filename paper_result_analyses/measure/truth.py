@@ -18,6 +18,7 @@ Shape letters: R pixels a side, D points of the grid a side, K numbers of a code
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,7 +28,7 @@ import pandas as pd
 import torch
 
 from dataset_preprocessing.human_heads.codes import CODE_NAMES, NUM_CODES
-from dataset_preprocessing.human_heads.portrait import portrait
+from dataset_preprocessing.human_heads.portrait import Portrait, portrait
 from dataset_preprocessing.human_heads.truth import NOTHING, true_occupancy, true_parts
 from eg3d.cameras import split_label
 from eg3d.config_checks import at_least
@@ -49,9 +50,12 @@ from reward_model_training.intervals import Share, wilson
 from reward_model_training.preferences.annotators.pieces import outer_solid
 
 if TYPE_CHECKING:
+    import trimesh
+
     from eg3d.data import ImageDataset
     from eg3d.generators.protocol import Generator
 
+log = logging.getLogger(__name__)
 SEEDS, SUMMARY = "truth", "truth_summary"
 NECK_AND_BELOW = (Region.NECK, Region.BUST, Region.BASE)
 FACE_AND_SIDES = (
@@ -143,16 +147,35 @@ def true_codes(G: Generator, seeds: Sequence[int], *, num_codes: int) -> np.ndar
     return latents_to_codes(seed_latents(G, seeds).cpu(), num_codes).numpy()
 
 
+def codes_behind(name: str, G: Generator, seeds: Sequence[int], num_codes: int | None) -> np.ndarray | None:
+    """`true_codes` of the network that is called `name`, or None where nobody knows them.
+
+    num_codes: as the data set says; None = its heads have no codes of the head model. Latents that are too short for
+    codes are worth a line of the log.
+    """
+    if num_codes is None:
+        return None
+    try:
+        return true_codes(G, seeds, num_codes=num_codes)
+    except ValueError as error:
+        log.warning("%s: %s; its shapes are not compared with true heads", name, error)
+        return None
+
+
 def true_head(codes: np.ndarray, cameras: Sequence[np.ndarray], cfg: SurfaceConfig, *, focal: float) -> TrueHead:
     """Views from cameras c2w [4, 4] each, and the solid, of the head with code [K]."""
     subject = portrait(codes)
-    views, faces, heads = [], [], []
-    for c2w in cameras:
-        depth, normals, part = true_parts(subject, c2w, cfg.resolution, focal=focal)
-        views.append(SurfaceView(depth, normals))
-        faces.append(np.isin(part, FACE_AND_SIDES))
-        heads.append((part != NOTHING) & ~np.isin(part, NECK_AND_BELOW))
-    return TrueHead(views, faces, heads, true_occupancy(codes, cfg.grid_resolution))
+    views, faces, heads = zip(*(true_view(subject, c2w, cfg.resolution, focal=focal) for c2w in cameras), strict=True)
+    return TrueHead(list(views), list(faces), list(heads), true_occupancy(codes, cfg.grid_resolution))
+
+
+def true_view(
+    subject: Portrait, c2w: np.ndarray, resolution: int, *, focal: float
+) -> tuple[SurfaceView, np.ndarray, np.ndarray]:
+    """What c2w [4, 4] sees of a head, and where that is face and sides, and where head: bool [R, R] each."""
+    depth, normals, part = true_parts(subject, c2w, resolution, focal=focal)
+    is_head = (part != NOTHING) & ~np.isin(part, NECK_AND_BELOW)
+    return SurfaceView(depth, normals), np.isin(part, FACE_AND_SIDES), is_head
 
 
 def made_head(
@@ -165,11 +188,19 @@ def made_head(
         mesh = extract_mesh(volume, box_warp=box_warp, resolution=len(volume))
     except NoSurface:
         return [blank] * len(cameras), np.zeros_like(solid)
+    return [made_view(mesh, c2w, cfg.resolution, focal=focal) for c2w in cameras], solid
+
+
+def made_view(mesh: trimesh.Trimesh, c2w: np.ndarray, resolution: int, *, focal: float) -> SurfaceView:
+    """What c2w [4, 4] sees of a mesh."""
     vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
     normals = vertex_normals(vertices, faces)
-    return [
-        SurfaceView(*depth_and_normals(vertices, faces, normals, c2w, cfg.resolution, focal=focal)) for c2w in cameras
-    ], solid
+    return SurfaceView(*depth_and_normals(vertices, faces, normals, c2w, resolution, focal=focal))
+
+
+def normal_angles(known: SurfaceView, made: SurfaceView) -> np.ndarray:
+    """Degrees [R, R] between the normals of two surfaces; they mean something where both are seen."""
+    return np.degrees(np.arccos(np.clip((known.normals * made.normals).sum(-1), -1, 1)))
 
 
 def errors(true: TrueHead, views: Sequence[SurfaceView], solid: np.ndarray, cfg: SurfaceConfig) -> dict[str, float]:
@@ -177,8 +208,7 @@ def errors(true: TrueHead, views: Sequence[SurfaceView], solid: np.ndarray, cfg:
     angles, is_seen, depths = [], [], []
     for known, is_face, is_head, made in zip(true.views, true.is_face, true.is_head, views, strict=True):
         both = is_face & (made.depth > 0)
-        cosine = (known.normals * made.normals).sum(-1)[both]
-        angles.append(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+        angles.append(normal_angles(known, made)[both])
         is_seen.append(both[is_face])
         difference = np.where(made.depth > 0, np.abs(made.depth - known.depth), cfg.depth_bound)
         depths.append(np.minimum(difference, cfg.depth_bound)[is_head])
@@ -205,8 +235,13 @@ def sample_errors(G: Generator, sample: Sample, known: TrueHead, cfg: SurfaceCon
     return errors(known, *made_head(volume, _cameras(G, cfg), cfg, box_warp=box_warp, focal=focal), cfg)
 
 
+def camera_at(G: Generator, yaw: float) -> np.ndarray:
+    """c2w [4, 4] of the cameras of `G`, `yaw` radians from the frontal one."""
+    return split_label(G.camera.label(yaw))[0][0].double().numpy()
+
+
 def _cameras(G: Generator, cfg: SurfaceConfig) -> list[np.ndarray]:
-    return [split_label(G.camera.label(yaw))[0][0].double().numpy() for yaw in cfg.yaws]
+    return [camera_at(G, yaw) for yaw in cfg.yaws]
 
 
 @torch.no_grad()

@@ -80,8 +80,7 @@ def test_latents_too_short_for_heads_are_judged_alone(caplog: pytest.LogCaptureF
     table = truncation.shapes_by_psi("small", tiny_generator(), CFG, num_codes=NUM_CODES)
     assert table["normal_deg"].isna().all() and table["likeness"].notna().all()
     assert caplog.messages == [
-        "small: latents of 8 numbers hold no 64 head parameters; its shapes are judged, but not compared with true "
-        "heads"
+        "small: latents of 8 numbers hold no 64 head parameters; its shapes are not compared with true heads"
     ]
 
 
