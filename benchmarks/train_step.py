@@ -38,15 +38,15 @@ FINETUNING = ("eg3d.train_rlhf", "experiment=twin_sfield", "tracking.num_seeds=0
 
 def step_words(command: Sequence[str], folder: Path, name: str, threads: int) -> list[str]:
     """The command that trains in a folder of its own on the images there, without an end."""
-    data = f"data={folder / 'heads64.zip'}"
+    data = f"data={folder / 'portraits64.zip'}"
     run = [f"out={folder / name}", data, "device=cpu", f"threads={threads}", "workers=1"]
     return [*command, *run, "total_kimg=1000", "tick_kimg=1000"]
 
 
 def make_images(folder: Path) -> None:
-    """32 synthetic heads of 64 pixels."""
-    words = [f"out={folder / 'heads64.zip'}", "num_images=32", "resolution=64", "workers=1"]
-    command = [sys.executable, "-m", "dataset_preprocessing.synthetic_heads", *words]
+    """32 portraits of 64 pixels."""
+    words = [f"out={folder / 'portraits64.zip'}", "num_images=32", "resolution=64", "workers=1"]
+    command = [sys.executable, "-m", "dataset_preprocessing.human_heads", *words]
     environment = os.environ | {"PYTHONPATH": str(turns.HERE)}
     subprocess.run(command, check=True, cwd=turns.HERE, env=environment, stdout=subprocess.DEVNULL)
 

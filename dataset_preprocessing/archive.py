@@ -174,7 +174,7 @@ def check_archive(path: str | Path) -> ArchiveSummary:
 
     Raises FileNotFoundError if there is none, ValueError with one line about the first thing that is wrong.
     """
-    make = f"make it with 'python -m dataset_preprocessing.synthetic_heads out={path}'"
+    make = f"make it with 'python -m dataset_preprocessing.human_heads out={path}'"
     files = DataFiles(path, what="", hint=make)
     packed = next((name for name in files.names if files.is_packed(name)), None)
     if packed is not None:

@@ -43,7 +43,7 @@ class ImageDataset:
         if max_images is not None and max_images < 1:
             raise ValueError(f"max_images: {max_images} is below 1")
         self.path = Path(path)
-        make = f"make the synthetic heads with 'python -m dataset_preprocessing.synthetic_heads out={self.path}'"
+        make = f"make portraits of a head model with 'python -m dataset_preprocessing.human_heads out={self.path}'"
         self._files = DataFiles(path, what="data: ", hint=make)
         found = read_labelled(self._files)
         for line in found.warnings:

@@ -19,11 +19,11 @@ class PipelineConfig:
 
     out: str = "runs/pipeline"
     title: str = "Fine-tuning a small generator's geometry from simulated rankings"
-    data: str = "data/heads64.zip"
+    data: str = "data/portraits64.zip"
     device: str = "auto"
     generator: str = "twin"  # networks to fine-tune: a file or manifest name; not read when pretraining has stages
     reward: str = "twin_reward"  # bundle folder or manifest name; not read when reward_training has words
-    heads: str = ""  # after python -m dataset_preprocessing.synthetic_heads
+    heads: str = ""  # after python -m dataset_preprocessing.human_heads
     # by name, after python -m eg3d.train; each continues the last
     pretraining: dict[str, str] = field(default_factory=dict)
     ranking: str = ""  # after python -m reward_model_training.rank
@@ -37,7 +37,7 @@ class PipelineConfig:
     snapshot: str = "last"  # of the tuned arm, for all that comes after it: last | best, which its judge liked best
     # The other arms end after as many images as that snapshot had seen, so that tables compare runs of equal length.
     equal_length: bool = False
-    measures: list[str] = field(default_factory=lambda: [name for name, each in MEASURES.items() if each.is_usual])
+    measures: list[str] = field(default_factory=lambda: list(MEASURES))
     redo: list[str] = field(default_factory=list)  # stages to do again from nothing; their run folders are deleted
 
     def validate(self) -> list[str]:

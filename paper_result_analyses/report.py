@@ -26,19 +26,18 @@ from paper_result_analyses.stages import read_records
 
 log = logging.getLogger(__name__)
 STAND_INS = (
-    '<p class="note">Everything below was made on synthetic heads with a <strong>simulated annotator</strong>, '
-    "which stands in for people: no person ranked anything. See the last section for what that leaves open.</p>"
+    '<p class="note">Everything below was made on portraits of a head model with a <strong>simulated annotator'
+    "</strong>, which stands in for people: no person ranked anything. See the last section for what that leaves "
+    "open.</p>"
 )
 LIMITS = (
-    "Three things here stand in for what the paper used. The pictures are renderings of synthetic heads that this"
-    " project makes, not photographs (FFHQ is not shipped, and its licence does not allow it to be). The "
-    "annotators are simulated: programs that compare a surface with a statistical model of heads, or score it by "
-    "rules, so their agreement says that the method follows the preferences it was given, not that people would agree. "
-    "Image "
-    "distances use fixed random convolutions, not the Inception network, and compare only with other numbers of "
-    "this report. Not reproduced here: training on FFHQ at 512 pixels, the released EG3D and reward weights, and "
-    "the paper's study with people, which need data, weights, GPUs and raters. The same code runs them; only "
-    "configs differ."
+    "Three things here stand in for what the paper used. The pictures are renderings of a statistical model of heads, "
+    "not photographs (FFHQ is not shipped, and its licence does not allow it to be). The annotators are simulated: "
+    "programs that compare a surface with that model, or score it by rules, so their agreement says that the method "
+    "follows the preferences it was given, not that people would agree. Image distances use fixed random "
+    "convolutions, not the Inception network, and compare only with other numbers of this report. Not reproduced "
+    "here: training on FFHQ at 512 pixels, the released EG3D and reward weights, and the paper's study with people, "
+    "which need data, weights, GPUs and raters. The same code runs them; only configs differ."
 )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dataset_preprocessing.synthetic_heads.run import HeadsConfig
+from dataset_preprocessing.human_heads.run import MAKER, HeadsConfig
 from eg3d.checkpoints.manifest import resolve
 from eg3d.data_files import DataFiles
 from eg3d.data_labels import read_table
@@ -58,12 +58,12 @@ def make_experiment(cfg: PipelineConfig, runner: StageRunner) -> Experiment:
 
 
 def make_data(cfg: PipelineConfig, runner: StageRunner) -> Path:
-    """The data set of synthetic heads; one that is there already is taken when it was made by the same recipe.
+    """The data set of portraits; one that is there already is taken when it was made by the same recipe.
 
     Its recipe is looked at in every session: another set may have come to its place since the stage was done.
     """
     from dataset_preprocessing.archive import check_archive
-    from dataset_preprocessing.synthetic_heads.run import make_heads
+    from dataset_preprocessing.human_heads.run import make_heads
 
     words = _words(cfg.heads, {"out": cfg.data})
     heads = compose_config("heads", HeadsConfig, words)
@@ -77,7 +77,7 @@ def make_data(cfg: PipelineConfig, runner: StageRunner) -> Path:
 
     if Path(heads.out).exists():
         check_recipe(heads)
-    stage = _stage(cfg, "heads", "dataset_preprocessing.synthetic_heads", words, heads, {}, work, paths=("out",))
+    stage = _stage(cfg, "heads", "dataset_preprocessing.human_heads", words, heads, {}, work, paths=("out",))
     runner.run(stage)
     return Path(heads.out)  # as it was given, in every session
 
@@ -309,7 +309,7 @@ def check_recipe(cfg: HeadsConfig) -> None:
     """Refuse a data set that is there already but was made by another recipe; raises ValueError naming the settings."""
     table = read_table(DataFiles(cfg.out, what="data: ", hint="give another data=PATH"))
     recipe = {} if table is None else table.recipe
-    wanted = as_plain(cfg)
+    wanted = {"maker": MAKER, **as_plain(cfg)}
     differing = [key for key, value in recipe.items() if key in wanted and wanted[key] != value]
     if differing or not recipe:
         found = ", ".join(f"{key} {recipe[key]!r} instead of {wanted[key]!r}" for key in differing) or "no recipe"

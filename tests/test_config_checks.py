@@ -21,7 +21,7 @@ HYDRA = {  # module of the schema, its name there, or that of the function that 
     "eg3d.training.config": "TrainConfig",
     "eg3d.finetuning.config": "FinetuneConfig",
     "eg3d.checkpoints.ship": "ShipConfig",
-    "dataset_preprocessing.synthetic_heads.run": "HeadsConfig",
+    "dataset_preprocessing.human_heads.run": "HeadsConfig",
     "dataset_preprocessing.conversion": "ConversionConfig",
     "reward_model_training.train": "RewardTrainConfig",
     "reward_model_training.preferences.simulated_rankings": "RankConfig",
@@ -134,13 +134,13 @@ def test_every_numeric_option_of_every_command(run: Run, module: str, option: st
 
 def test_a_tilde_after_an_equals_sign_is_the_home_folder(run: Run, tmp_path: Any, monkeypatch: Any) -> None:
     from dataset_preprocessing import dataset_tool
-    from dataset_preprocessing.synthetic_heads import __main__ as synthetic_heads
+    from dataset_preprocessing.human_heads import __main__ as human_heads
 
     home = tmp_path / "a home"
     monkeypatch.setenv("HOME", str(home))
     words = ("num_images=2", "resolution=8", "workers=1")
-    assert run(synthetic_heads, "out=~/a.zip", *words).code == 0
-    assert run(synthetic_heads, "out='~/b.zip'", *words).code == 0
+    assert run(human_heads, "out=~/a.zip", *words).code == 0
+    assert run(human_heads, "out='~/b.zip'", *words).code == 0
     assert run(dataset_tool, "--source=~/a.zip", "--dest=~/c.zip").code == 0
     assert run(dataset_tool, "--source", "~/b.zip", "--dest", "~/d").code == 0
     assert sorted(path.name for path in home.iterdir()) == ["a.zip", "b.zip", "c.zip", "d"]

@@ -209,7 +209,7 @@ def test_a_file_that_is_no_zip(tmp_path: Path) -> None:
 
 
 def test_a_missing_set_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="does not exist; make the synthetic heads with 'python -m"):
+    with pytest.raises(FileNotFoundError, match="does not exist; make portraits of a head model with 'python -m"):
         ImageDataset(tmp_path / "none.zip")
 
 

@@ -91,12 +91,12 @@ BAD = {
     "unknown experiment": (
         train,
         ["experiment=twim"],
-        ["'twim' is not one of portraits_warm, ", "did you mean 'twin'?"],
+        ["'twim' is not one of twin, twin_warm", "did you mean 'twin'?"],
     ),
     "experiment of another command": (
         train,
         ["experiment=twin_control"],
-        ["'twin_control' is not one of portraits_warm, "],
+        ["'twin_control' is not one of twin, twin_warm"],
     ),
     "unknown overlay": (train, ["+overlay=smok"], ["overlay: 'smok' is not one of smoke; did you mean 'smoke'?"]),
     "group for a value": (train, ["generator=5"], ["generator: "]),
@@ -136,7 +136,7 @@ def test_all_faults_are_reported_at_once(run: Run) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["data=nowhere.zip"], "data: nowhere.zip does not exist; make the synthetic heads"),
+        (["data=nowhere.zip"], "data: nowhere.zip does not exist; make portraits of a head model"),
         (["start=nowhere.safetensors"], "no network file at nowhere.safetensors"),
         (["device=warp"], "device: 'warp' is not a device; give auto, cpu, cuda or cuda:N"),
     ],

@@ -28,6 +28,7 @@ from eg3d.config_checks import faults_of, in_range
 from eg3d.progress import Advance, ignore
 from eg3d.safe_write import atomic_path
 
+MAKER = "dataset_preprocessing.human_heads"
 HEADS_PER_SEED = 1_000_000  # head i of data set s has the head seed s * HEADS_PER_SEED + i
 GROUP = 8  # heads that travel together between processes; each is rendered by itself
 MOST_RESOLUTION = 1024  # pixels a side
@@ -44,12 +45,12 @@ class HeadsConfig:
     With "plain" the silhouette is where depths are positive; give depths=true.
     """
 
-    out: str = "data/heads64.zip"  # .zip or a new folder
+    out: str = "data/portraits64.zip"  # .zip or a new folder
     num_images: int = 10_000
     views_per_head: int = 2
     resolution: int = 64  # pixels a side, a power of two
     background: str = "black"  # "black" | "plain": a colour of each portrait's own
-    depths: bool = False  # also write the true distances of every image (the twin's warm start reads them)
+    depths: bool = False  # also write the true distances of every image (a warm start with depth_weight reads them)
     normals: bool = False  # also write the true normals of every image, in the world: 12 bytes a pixel
     seed: int = 0
     workers: int = 2  # processes; the bytes do not depend on it
@@ -177,7 +178,7 @@ def _recipe(cfg: HeadsConfig, seeds: list[int]) -> dict:
     skip = ("out", "workers", "contact_sheet", "contact_heads")  # nothing that leaves the content as it is
     settings = {k: v for k, v in asdict(cfg).items() if k not in skip}
     return {
-        "maker": "dataset_preprocessing.human_heads",
+        "maker": MAKER,
         **settings,
         "focal": FFHQ_FOCAL,
         "code_names": list(CODE_NAMES),

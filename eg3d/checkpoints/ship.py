@@ -31,7 +31,7 @@ SHIPPED_KINDS = ("networks", "reward", "head_model")  # the manifest also lists 
 LICENCE = "Apache-2.0"
 TOLD_NOT_SET = ("maker", "focal", "code_names")  # what a recipe says besides settings of its command
 REWARD_FILES = ("reward.safetensors", "reward.yaml")  # weights first
-OWN_SOURCE = "trained by this project on synthetic heads"
+OWN_SOURCE = "trained by this project on portraits of its head model"
 
 
 @dataclass

@@ -124,7 +124,7 @@ class TrainConfig:
     """One training run of the generator."""
 
     out: str = "runs/train"
-    data: str = "data/heads64.zip"
+    data: str = "data/portraits64.zip"
     mirror: bool = False  # show every image a second time, mirrored, from the mirrored camera
     max_images: int | None = None  # train on a random subset of this size; null = all
     start: str | None = None  # networks to start from: a network file or a manifest name

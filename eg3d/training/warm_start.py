@@ -33,7 +33,7 @@ class ReconstructionObjective:
     def reconstruction(self, draw: Draw) -> Tensor:
         """Loss, a scalar, of the data set's heads from their own cameras; the conditioning camera is a neighbour's."""
         if draw.real.code is None:
-            raise ValueError("warm_start.reconstruction_kimg: the data set has no codes.npy; give 0 or synthetic heads")
+            raise ValueError("warm_start.reconstruction_kimg: the data set has no codes.npy; give 0 or portraits")
         z = codes_to_latents(draw.real.code, self.generator.cfg.z_dim, draw.rng)
         generator, warm = self.generator, self.cfg
         ws = generator.mapping(z, draw.real.label if draw.real.other is None else draw.real.other)
@@ -52,7 +52,7 @@ class ReconstructionObjective:
     def _depth(self, field: Field, draw: Draw) -> Tensor:
         if draw.real.depth is None:
             raise ValueError(
-                "warm_start.depth_weight: the data set has no depths.npy; give 0, or heads with depths=true"
+                "warm_start.depth_weight: the data set has no depths.npy; give 0, or portraits with depths=true"
             )
         warm, rendering = self.cfg, self.generator.cfg.rendering
         return depth_loss(

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from reward_model_training.bundle import BundledReward
     from reward_model_training.preferences.annotators.protocol import Annotator
 
-REQUIRED_ROSE, REQUIRED_PREFERRED, REQUIRED_BY_RULES = 0.95, 0.70, 0.50
+REQUIRED_ROSE, REQUIRED_PREFERRED, REQUIRED_BY_RULES = 0.95, 0.90, 0.50
 REQUIRED_SEEDS = 200  # held-out seeds for the simulated annotator
 SIMULATED = "The annotator is simulated: a program that judges surfaces and stands in for a person."
 ANNOTATOR, RULES = "annotator", "rules"
@@ -144,8 +144,7 @@ def before_after(
             sample = sample_seeds(G, [seed], shown)
             slab = representation.extract(G, sample)
             frame = representation.frame(sample.field.box_warp)
-            seen = {judge: judge.judge(slab[0], frame) for judge in dict.fromkeys(judges.values())}
-            judged = {name: seen[judge] for name, judge in judges.items()}
+            judged = {name: judge.judge(slab[0], frame) for name, judge in judges.items()}
             scores = {"simulated_score": judged[ANNOTATOR].score, "rules_score": judged[RULES].score}
             scores["reward"] = float(reward(slab)[0])
             rows.append({"arm": arm, "seed": seed, **scores})
@@ -244,7 +243,7 @@ def _asked_of(arm: str, row: pd.Series) -> list[Finding]:
     """Reward and simulated preference of one arm; thresholds are for the tuned one."""
     rose, preferred, is_tuned = _share(row, "reward_rose"), _share(row, "preferred"), arm == "tuned"
     short = "" if preferred.total >= REQUIRED_SEEDS else f" (of {REQUIRED_SEEDS}; here {preferred.total})"
-    wanted = f"70 % or more{short}" if is_tuned else "clearly fewer" if arm == CONTROL else "for comparison"
+    wanted = f"90 % or more{short}" if is_tuned else "clearly fewer" if arm == CONTROL else "for comparison"
     return [
         Finding.of_share(
             f"{arm}: held-out seeds whose reward rose",
@@ -283,8 +282,7 @@ def run(context: Context) -> dict[str, pd.DataFrame]:
 
     networks, cfg = context.networks, context.cfg
     with progress_bar("shapes judged (simulated)", len(networks) * cfg.num_seeds) as advance:
-        ranked = context.annotator
-        judges = {ANNOTATOR: ranked, RULES: ranked if isinstance(ranked, RulesAnnotator) else RulesAnnotator()}
+        judges = {ANNOTATOR: context.annotator, RULES: RulesAnnotator()}
         table, faults = before_after(networks, context.reward, judges, cfg, advance=advance)
     return {SEEDS: table, FAULTS: faults, SUMMARY: summary(table), ARMS: arms_compared(table)}
 

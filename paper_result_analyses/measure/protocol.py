@@ -103,4 +103,3 @@ class Measure:
     figures: tuple[Figure, ...] = ()
     findings: Callable[[Tables], Sequence[Finding]] = _none
     sections: Callable[[Tables], Sequence[Section]] = _none
-    is_usual: bool = True  # False: done only where `measures` names it, since it needs what not every experiment has

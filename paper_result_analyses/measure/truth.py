@@ -1,7 +1,5 @@
 """Shapes of held-out seeds against the true heads behind them. It never ranks, never tunes, never picks a length.
 
-For experiments whose data set is portraits of the head model: `measures=[...,truth]`.
-
 The generator began as a reconstruction of heads whose codes are directions of its latent space, so that a seed's latent
 says which head it was meant to be: `true_codes`. With truncation, whose codes shrink with psi towards the average head,
 the head of psi times the code is taken. Surfaces are compared from the cameras of `yaws`, where both have one:
@@ -333,5 +331,4 @@ MEASURE = Measure(
         ),
     ),
     findings=findings,
-    is_usual=False,
 )

@@ -2,8 +2,8 @@
 
 Nose nearest: in the depth map of the canonical camera, the pixel nearest to the camera (among those whose opacity is at
 least `opacity`) lies in the window where a nose must be. The window is given in image fractions from the top left; its
-default is the range of the projected nose tips of 500 synthetic heads (x 0.500, y 0.574 to 0.630), widened by half the
-width of a nose.
+default holds the nearest point of 499 of 500 portraits of the head model (landmark 30: x 0.496 to 0.504, y 0.558 to
+0.655).
 
 One main component: marching cubes of the whole density grid at `level`, its border masked, gives a surface of which the
 largest connected piece holds at least `main_share` of the vertices.

@@ -75,15 +75,15 @@ def test_pixels_that_show_nothing_are_not_nearest():
 
 
 def test_true_heads_have_the_nose_nearest():
-    from dataset_preprocessing.synthetic_heads.shape import head_parameters, nose_tip
-    from eg3d.cameras import CameraConfig, lookat_c2w
+    from dataset_preprocessing.human_heads.codes import head_codes
+    from dataset_preprocessing.human_heads.truth import true_depth_normals
+    from eg3d.cameras import lookat_c2w
 
-    c2w = lookat_c2w(0.0, 0.0)[0]
-    tips = (nose_tip(head_parameters(list(range(64)))) - c2w[:3, 3]) @ c2w[:3, :3]
-    at = tips[:, :2] / tips[:, 2:] * CameraConfig().focal + 0.5
-    cfg = GeometryConfig()
-    assert ((at[:, 0] > cfg.nose_x[0]) & (at[:, 0] < cfg.nose_x[1])).all()
-    assert ((at[:, 1] > cfg.nose_y[0]) & (at[:, 1] < cfg.nose_y[1])).all()
+    c2w = lookat_c2w(0.0, 0.0)[0].numpy()
+    for seed in range(24):
+        depth = torch.from_numpy(true_depth_normals(head_codes(seed), c2w, 64)[0])
+        found = twin_geometry.face_relief(depth, (depth > 0).float(), GeometryConfig())
+        assert found["is_nose_nearest"] and 0.03 < found["nose_prominence"] < 0.15
 
 
 def _balls(*balls: tuple[float, float], side: int = 48) -> torch.Tensor:

@@ -56,6 +56,9 @@ def overrides(tmp_path_factory):
         "reward_stress.num_seeds=3",
         "reward_stress.kinds=[bumps,holes]",
         "reward_stress.ties=[mirror]",
+        "truth.num_seeds=2",
+        "truth.resolution=16",
+        "truth.grid_resolution=16",
     ]
 
 
@@ -75,7 +78,7 @@ def test_the_report_stands_alone(report):
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', page)
     assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
-    assert "simulated annotator" in page and "synthetic heads" in page and "Not reproduced here" in page
+    assert "simulated annotator" in page and "portraits of a head model" in page and "Not reproduced here" in page
     assert "python -m eg3d.train_rlhf" in page and "viewport" in page
 
 
@@ -83,6 +86,7 @@ def test_pictures_and_tables_lie_beside_it(report):
     assert {path.name for path in report.parent.glob("*.png")} == {
         "figure1_tuned.png", "figure2_control.png", "figure3_preferences.png", "figure4_rewards.png",
         "figure5_scores.png", "figure6_trajectories.png", "figure7_stress.png", "figure8_judged.png",
+        "figure9_truth.png",
     }  # fmt: skip
     tables = {path.name for path in (report.parent / "tables").glob("*.csv")}
     assert tables == {
@@ -90,6 +94,7 @@ def test_pictures_and_tables_lie_beside_it(report):
         "reward_accuracy.csv", "image_pairs.csv", "image_sets.csv", "image_arms.csv", "trajectories.csv",
         "pictures.csv", "reward_stress.csv", "reward_stress_scores.csv", "judged.csv", "before_after_faults.csv",
         "truncation.csv", "truncation_seeds.csv",
+        "truth.csv", "truth_summary.csv",
     }  # fmt: skip
     for name in tables:
         sidecar = json.loads((report.parent / "tables" / name).with_suffix(".json").read_text())
@@ -98,8 +103,6 @@ def test_pictures_and_tables_lie_beside_it(report):
 
 def test_the_same_table_gives_the_same_figure(report, tmp_path):
     for number, measure, figure in figures():
-        if not measure.is_usual:
-            continue
         name = f"figure{number}_{figure.name}.png"
         drawn = figure.draw(Tables(report.parent / "tables", measure.tables), tmp_path / name)
         assert drawn.read_bytes() == (report.parent / name).read_bytes()
@@ -117,14 +120,30 @@ def test_finished_stages_are_skipped_and_changed_ones_are_not(overrides, report,
         run_pipeline(compose_config("pipeline", pipeline_schema(), changed))
 
 
-@pytest.mark.parametrize("name", ["demo", "twin"])
+@pytest.mark.parametrize("name", ["demo", "shipped", "twin"])
 def test_the_pipelines_compose(name):
     cfg = compose_config("pipeline", pipeline_schema(), [f"pipeline={name}"])
     assert list(cfg.finetuning)[:2] == ["tuned", "control"] and stage_names(cfg)[-1] == "report"
     from eg3d.finetuning.config import FinetuneConfig
+    from eg3d.training.config import TrainConfig
 
     for words in cfg.finetuning.values():
         compose_config("finetune", FinetuneConfig, words.split())
+    for words in cfg.pretraining.values():
+        assert compose_config("train", TrainConfig, words.split()).data == cfg.data
+
+
+@pytest.mark.parametrize("name", ["demo", "shipped", "twin"])
+def test_the_pipelines_make_the_portraits_that_the_twin_learnt_from(name):
+    """The demo makes fewer, of other heads, from the same cameras."""
+    from dataset_preprocessing.human_heads.run import HeadsConfig
+    from eg3d.checkpoints.manifest import read_manifest
+
+    cfg = compose_config("pipeline", pipeline_schema(), [f"pipeline={name}"])
+    heads = vars(compose_config("heads", HeadsConfig, cfg.heads.split()))
+    recipe = read_manifest()["twin_warm"]["data"]["recipe"]
+    differing = {key for key, value in recipe.items() if key in heads and heads[key] != value}
+    assert differing == ({"num_images", "seed", "depths"} if name == "demo" else set())
 
 
 def test_faults_are_one_line():
@@ -268,7 +287,7 @@ def toy():
 def test_a_new_measure_is_configured_run_and_reported(overrides, settled, toy, caplog):
     """Nothing but `register` knows of it: its settings are fields of the command, its numbers are in the report."""
     caplog.set_level("INFO")
-    names = [name for name, measure in MEASURES.items() if measure.is_usual and name != "pictures"]
+    names = [name for name in MEASURES if name != "pictures"]
     words = [*overrides[1], f"out={settled.parent}", "toy.gain=3", f"measures=[{','.join(names)}]"]
     cfg = compose_config("pipeline", pipeline_schema(), words)
     assert cfg.toy.gain == 3 and "toy:\n  gain: 2.0" in help_text(main, "pipeline", pipeline_schema())

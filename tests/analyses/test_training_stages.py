@@ -210,7 +210,7 @@ def test_leave_to_go_on_under_other_code_is_no_other_stage(files: Files) -> None
 @pytest.mark.parametrize("name", ["heads.zip", "heads"])
 def test_a_data_set_that_came_in_place_of_the_stages_own_is_refused(tmp_path: Path, name: str) -> None:
     """Zip or folder: what lies there in the next session is asked for its recipe, though the stage is done."""
-    from dataset_preprocessing.synthetic_heads.run import HeadsConfig, make_heads
+    from dataset_preprocessing.human_heads.run import HeadsConfig, make_heads
 
     data = tmp_path / name
     words = [f"out={tmp_path}/run", f"data={data}", f"heads='{HEADS}'", "++finetuning.tuned='batch=4'"]

@@ -90,7 +90,6 @@ def test_seeds_are_looked_at_once_for_all_arms(monkeypatch: pytest.MonkeyPatch) 
         return real(*args, **kwargs)
 
     monkeypatch.setattr(truth, "true_head", counted)
-    monkeypatch.setattr(truth, "true_codes", lambda G, seeds, num_codes: np.stack([head_codes(s) for s in seeds]))
     cfg = truth.TruthConfig(num_seeds=2, resolution=16, grid_resolution=16, yaws=[0.0])
     rows = truth.truth({"start": tiny_generator(), "tuned": tiny_generator()}, NUM_CODES, cfg)
     assert len(calls) == 2 and list(rows["arm"]) == ["start", "tuned"] * 2

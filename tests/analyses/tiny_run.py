@@ -18,7 +18,7 @@ SIDE = 16  # px of the images
 
 def tiny_generator(seed: int = 0) -> TriPlaneGenerator:
     cfg = GeneratorConfig(
-        z_dim=8,
+        z_dim=64,  # as many as the code of a portrait has numbers: the measure truth reads them
         w_dim=8,
         plane_resolution=8,
         plane_channels=4,

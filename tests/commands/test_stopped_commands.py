@@ -37,7 +37,7 @@ def _commands(folder: Path, images: Path, networks: Path) -> dict[str, list[str]
         "reward_model_training.evaluate": [
             *("reward=twin_reward", f"data.rankings={rankings}", f"out={folder}/m.csv", "device=cpu", *slab),
         ],
-        "dataset_preprocessing.synthetic_heads": [f"out={folder}/heads.zip", "num_images=2000", "workers=2"],
+        "dataset_preprocessing.human_heads": [f"out={folder}/heads.zip", "num_images=2000", "workers=2"],
         "dataset_preprocessing.dataset_tool": [
             *("--source", str(_pictures(folder)), "--dest", f"{folder}/set.zip", "--transform", "center-crop"),
             *("--resolution", "512x512", "--workers", "2"),
@@ -67,9 +67,9 @@ def _pictures(folder: Path) -> Path:
 
 
 def _heads(folder: Path) -> Path:
-    path = folder / "heads64.zip"
+    path = folder / "portraits64.zip"
     words = [f"out={path}", "num_images=8", "resolution=64", "workers=1"]
-    subprocess.run([sys.executable, "-m", "dataset_preprocessing.synthetic_heads", *words], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-m", "dataset_preprocessing.human_heads", *words], check=True, cwd=ROOT)
     return path
 
 
@@ -86,7 +86,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory, toy_images: Path, toy_net
 
 
 NAMES = ("eg3d.train", "eg3d.gen_samples", "dataset_preprocessing.dataset_tool", "eg3d.calc_metrics")
-SLOW = ("eg3d.gen_videos", "eg3d.view", "dataset_preprocessing.synthetic_heads", "paper_result_analyses.pipeline")
+SLOW = ("eg3d.gen_videos", "eg3d.view", "dataset_preprocessing.human_heads", "paper_result_analyses.pipeline")
 SLOW += ("reward_model_training.rank", "reward_model_training.score", "reward_model_training.evaluate")
 
 

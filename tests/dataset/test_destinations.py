@@ -16,7 +16,7 @@ from sets import camera, good_set, png, write
 
 from dataset_preprocessing.archive import check_archive, create_archive
 from dataset_preprocessing.conversion import ConversionConfig, convert_images
-from dataset_preprocessing.synthetic_heads.run import HeadsConfig, make_heads
+from dataset_preprocessing.human_heads.run import HeadsConfig, make_heads
 from eg3d.data import ImageDataset
 
 ROOT = Path(__file__).resolve().parents[2]

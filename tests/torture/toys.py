@@ -79,7 +79,7 @@ _PIPELINE = [
     "heads='num_images=8 resolution=16 workers=1'", f"++finetuning.tuned='{_SHORT}'",
     f"++finetuning.control='{_SHORT} reward_term.weight=0'", "geometry.num_seeds=2", "geometry.grid_resolution=16",
     "before_after.num_seeds=2", "image_change.num_seeds=3", "pictures.num_seeds=1", "pictures.grid_resolution=16",
-    "pictures.resolution=16",
+    "pictures.resolution=16", "truth.num_seeds=1", "truth.resolution=16", "truth.grid_resolution=16",
 ]  # fmt: skip
 _STATE = ("run/state.safetensors", "run/config.yaml", "run/run.json")
 
@@ -94,9 +94,9 @@ COMMANDS = {
         Command("rank", "reward_model_training.rank", [
             f"generator={NETWORKS}", "out=rank/rankings.csv", "count=6", "batch_size=3", "slab.resolution=20",
             "slab.grid=exact"], (NETWORKS,), 1.0, ("rank/scores.csv", "rank/config.yaml", "rank/run.json")),
-        Command("synthetic_heads zip", "dataset_preprocessing.synthetic_heads.__main__", [
+        Command("human_heads zip", "dataset_preprocessing.human_heads.__main__", [
             "out=made/heads.zip", "num_images=8", "resolution=16", "workers=1", "depths=true"], (), 0.7),
-        Command("synthetic_heads folder", "dataset_preprocessing.synthetic_heads.__main__", [
+        Command("human_heads folder", "dataset_preprocessing.human_heads.__main__", [
             "out=made/heads", "num_images=8", "resolution=16", "workers=1"], (), 0.7),
         Command("dataset_tool zip", "dataset_preprocessing.dataset_tool", [
             "--source", PHOTOS, "--dest", "made/set.zip", "--transform", "center-crop", "--resolution", "8x8",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from dataset_preprocessing.synthetic_heads.shape import true_sdf
-from eg3d.ops.density_grid.grid import grid_points
+from dataset_preprocessing.human_heads.codes import head_codes
+from dataset_preprocessing.human_heads.truth import true_distance
 from reward_model_training.preferences.annotators.rules import (
     NO_SURFACE,
     RulesAnnotator,
@@ -22,10 +23,10 @@ from tests.shapes import SLAB, density, ellipsoid, head, noise, slab_axes
 CLEAN = surface_quality(density(head()))
 
 
+@cache
 def true_head(seed: int) -> np.ndarray:
-    """Raw density [X, Y, Z] of the synthetic head that `seed` names."""
-    points = grid_points(SLAB.spec())
-    return density(true_sdf(seed)(points).reshape(SLAB.shape()).numpy())
+    """Raw density [X, Y, Z] of the portrait that `seed` names."""
+    return density(true_distance(head_codes(seed), SLAB.spec()))
 
 
 def test_a_clean_head_is_nearly_perfect() -> None:
@@ -94,23 +95,22 @@ def test_a_lopsided_face_costs_the_more_the_more_lopsided() -> None:
     assert mirrored.asymmetry == pytest.approx(scores[-1].asymmetry, rel=1e-6)
 
 
-def test_natural_relief_and_symmetry_are_those_of_the_true_heads() -> None:
-    found = [surface_quality(true_head(seed)) for seed in range(30)]
-    relief = np.array([score.relief for score in found])
-    low, high = np.percentile(relief, [5, 95])
-    cfg = RulesConfig()
-    assert cfg.relief_wanted < 0.011 < low + 0.0005 and high - 0.0005 < cfg.relief_most
-    assert max(score.asymmetry for score in found) < 1e-6 < cfg.asymmetry_floor
+def test_true_heads_lose_little() -> None:
+    """People are a little lopsided, have open mouths and flatter faces than the rule's constants were set on."""
+    found = [surface_quality(true_head(seed)) for seed in range(8)]
+    assert np.median([score.score for score in found]) > 8.3 and min(score.score for score in found) > 7
+    assert all(score.roughness < 0.0008 and score.stray < 0.01 and score.holes < 0.2 for score in found)
+    assert all(0.007 < score.relief < RulesConfig().relief_most for score in found)
+    assert all(score.asymmetry < 0.005 for score in found)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_true_synthetic_heads_beat_their_noisy_and_their_over_smoothed_selves(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(8))
+def test_the_true_heads_beat_their_noisy_and_their_over_smoothed_selves(seed: int) -> None:
     true = true_head(seed)
     clean = surface_quality(true)
-    assert clean.score > 9.5
     assert surface_quality(true + noise(1.0, seed=seed)).score < clean.score - 0.5
     assert surface_quality(true + noise(4.0, sigma=1.5, seed=seed)).score < clean.score - 0.5  # lumps
-    assert surface_quality(gaussian_filter(true, 2.0)).score < clean.score - 0.5
+    assert surface_quality(gaussian_filter(true, 2.0)).score < clean.score
 
 
 def test_the_scale_is_the_worlds_not_the_grids() -> None:

@@ -1,1 +1,0 @@
-"""Posed portraits of parametric heads whose true geometry is known."""
