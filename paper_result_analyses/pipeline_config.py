@@ -24,8 +24,9 @@ class PipelineConfig:
     generator: str = "twin"  # networks to fine-tune: a file or manifest name; not read when pretraining has stages
     reward: str = "twin_reward"  # bundle folder or manifest name; not read when reward_training has words
     heads: str = ""  # after python -m dataset_preprocessing.human_heads
-    # by name, after python -m eg3d.train; each continues the last
+    # By name, after python -m eg3d.train; each continues the last, or the earlier one that `continues` gives for it.
     pretraining: dict[str, str] = field(default_factory=dict)
+    continues: dict[str, str] = field(default_factory=dict)
     ranking: str = ""  # after python -m reward_model_training.rank
     # Pretraining stages whose last snapshots are ranked along with the generator's own shapes.
     ranked_stages: list[str] = field(default_factory=list)
@@ -56,6 +57,10 @@ class PipelineConfig:
         if strays:
             before = ", ".join([*self.pretraining][:-1]) or "none"
             faults.append(f"ranked_stages: {', '.join(strays)} is not a stage before the last pretraining ({before})")
+        order = [*self.pretraining]
+        for name, start in self.continues.items():
+            if name not in order or start not in order[: order.index(name)]:
+                faults.append(f"continues.{name}: {start} is not a pretraining stage before {name} ({', '.join(order)})")
         if self.ranked_stages and not self.reward_training:
             faults.append("ranked_stages: nothing is ranked without reward_training")
         if self.reward_seeds and (len(set(self.reward_seeds)) < 2 or not self.reward_training):

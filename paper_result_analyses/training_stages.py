@@ -92,11 +92,11 @@ def pretrained(cfg: PipelineConfig, runner: StageRunner, data: Path) -> dict[str
     from eg3d.training.loop import train
 
     snapshots = {} if cfg.pretraining else {"generator": resolve(cfg.generator)}
-    snapshot: Path | None = None
+    before = ""
     for name, given in cfg.pretraining.items():
         folder, inputs = Path(cfg.out) / name, {"data": data}
-        if snapshot is not None:
-            inputs["start"] = snapshot
+        if before:
+            inputs["start"] = snapshots[cfg.continues.get(name, before)]
         paths = {**inputs, "out": folder}
         words = _words(given, paths, device=cfg.device)
         stage_cfg = compose_config("train", TrainConfig, words)
@@ -107,7 +107,8 @@ def pretrained(cfg: PipelineConfig, runner: StageRunner, data: Path) -> dict[str
             return [train(stage_cfg).snapshot]
 
         stage = _stage(cfg, name, "eg3d.train", words, stage_cfg, inputs, work, paths=paths, run_folder=folder)
-        snapshot = snapshots[name] = runner.run(stage)[0]
+        snapshots[name] = runner.run(stage)[0]
+        before = name
     return snapshots
 
 

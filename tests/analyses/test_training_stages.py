@@ -157,9 +157,24 @@ def test_earlier_stages_are_ranked_along(files: Files) -> None:
     assert runner.stages["ranking"].settings["snapshots"] is None, "known by contents"
 
 
+def test_a_stage_continues_the_last_or_the_one_that_it_names(files: Files) -> None:
+    stages = [f"++pretraining.{name}='batch=4'" for name in ("warm", "depth", "late", "later")]
+    cfg, runner = files.pipeline(*stages, "++continues.late=warm"), Captured()
+    snapshots = pretrained(cfg, runner, files.data)  # type: ignore[arg-type]
+    starts = {name: stage.inputs.get("start") for name, stage in runner.stages.items() if name in snapshots}
+    assert starts == {
+        "warm": None,
+        "depth": snapshots["warm"],
+        "late": snapshots["warm"],
+        "later": snapshots["late"],
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("++pretraining.warm='batch=4'", "++continues.warm=warm"), "continues.warm: warm is not a pretraining stage"),
+        (("++continues.late=warm",), "continues.late: warm is not a pretraining stage before late"),
         (("reward_training='max_epochs=1'", "reward_seeds=[3]"), "reward_seeds: give two different seeds"),
         (("reward_seeds=[3,4]",), "and words for reward_training"),
         (("reward_bound=1",), "reward_bound: 1.0 must be 0 or more, and needs reward_seeds"),
