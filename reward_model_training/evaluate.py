@@ -190,7 +190,7 @@ def _pairs(splits: Splits, split: str, reduction: str, *, with_anchor: bool, see
     pairs = []
     for number, row in enumerate(splits.rows[split]):
         anchor = row_anchor(splits.anchors[split], seed=seed, epoch=0, row=number, probability=float(with_anchor))
-        front = () if anchor is None else (SampleKey(anchor, splits.anchor_psi),)
+        front = () if anchor is None else (splits.anchor(anchor),)
         pairs += [SamplePair(*pair, row.batch) for pair in combinations(front + reduced(row, reduction), 2)]
     return pairs
 

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from eg3d.checkpoints.manifest import resolve
 from eg3d.child_processes import worker_faults
 from eg3d.config_checks import at_least, one_of
+from eg3d.file_hash import sha256_of
 from eg3d.representations.protocol import Representation
 from eg3d.representations.sigma_field import SigmaField
 from eg3d.samples import SampleConfig
@@ -48,7 +50,15 @@ class RankedDataConfig:
         faults = one_of("storage", self.storage, STORAGES)
         if not 0 < self.proportion <= 1:
             faults.append(f"proportion: must lie above 0 and up to 1, got {self.proportion}")
+        if self.anchors.snapshot is not None and self.anchors.snapshot >= len(self.snapshots):
+            faults.append(f"anchors.snapshot: {self.anchors.snapshot} is none of the {len(self.snapshots)} snapshots")
         return faults
+
+    def anchor_generator(self) -> str:
+        """Whose samples the anchors are, as a SampleKey says it."""
+        if self.anchors.snapshot is None:
+            return ""
+        return sha256_of(resolve(self.snapshots[self.anchors.snapshot]))[:GENERATOR_DIGITS]
 
     def missing_inputs(self, prefix: str) -> list[str]:
         """Faults for the inputs that have no default, for configs in which they are needed."""
@@ -128,11 +138,16 @@ class Splits:
     anchors: dict[str, np.ndarray]
     psi: float  # of the ranked samples; of mixed ones, the strength of use
     anchor_psi: float
+    anchor_generator: str = ""
+
+    def anchor(self, seed: int) -> SampleKey:
+        """The sample of an anchor seed."""
+        return SampleKey(seed, self.anchor_psi, self.anchor_generator)
 
     def keys(self, split: str) -> list[SampleKey]:
         """Every sample that a split can touch, once."""
         ranked = [item for row in self.rows[split] for item in row.items]
-        anchors = [SampleKey(int(seed), self.anchor_psi) for seed in self.anchors[split]]
+        anchors = [self.anchor(int(seed)) for seed in self.anchors[split]]
         return list(dict.fromkeys(ranked + anchors))
 
 
@@ -156,6 +171,7 @@ def make_splits(rankings: Sequence[Ranking], cfg: RankedDataConfig, *, seed: int
         anchors=anchor_split(cfg.anchors),
         psi=strengths[0],
         anchor_psi=cfg.anchors.psi,
+        anchor_generator=cfg.anchor_generator(),
     )
 
 
@@ -176,7 +192,7 @@ class RankedSeeds(Dataset[LoadedRow]):
     """Rows of one split; an index is the pair (epoch, row)."""
 
     def __init__(self, splits: Splits, split: str, store: RepresentationStore, cfg: DataConfig, *, seed: int) -> None:
-        self.rows, self.anchors, self.anchor_psi = splits.rows[split], splits.anchors[split], splits.anchor_psi
+        self.rows, self.anchors, self.anchor = splits.rows[split], splits.anchors[split], splits.anchor
         self.store, self.cfg, self.seed = store, cfg, seed
         self.voxel = store.voxel() if cfg.made_pairs.is_on else 0.0  # world units
 
@@ -186,7 +202,7 @@ class RankedSeeds(Dataset[LoadedRow]):
     def items(self, epoch: int, row: int) -> tuple[SampleKey, ...]:
         """Samples of a row in an epoch, best first."""
         anchor = row_anchor(self.anchors, seed=self.seed, epoch=epoch, row=row, probability=self.cfg.anchor_probability)
-        front = () if anchor is None else (SampleKey(anchor, self.anchor_psi),)
+        front = () if anchor is None else (self.anchor(anchor),)
         return front + reduced(self.rows[row], self.cfg.reduction)
 
     def __getitem__(self, index: tuple[int, int]) -> LoadedRow:

@@ -15,6 +15,9 @@ class AnchorConfig:
 
     first_seed: int = 100000
     psi: float = 0.25  # truncation strength of an anchor
+    # Whose shapes they are: the number, from 0, of one of the rankings' further generators (data.snapshots), where the
+    # best shapes are known to be another's; null = of data.generator, as published.
+    snapshot: int | None = None
     num_train: int = 700
     num_val: int = 150
     num_test: int = 150
@@ -27,6 +30,8 @@ class AnchorConfig:
         ]
         if self.first_seed < 0:
             faults.append(f"first_seed: expected 0 or more, got {self.first_seed}")
+        if self.snapshot is not None and self.snapshot < 0:
+            faults.append(f"snapshot: expected a number from 0, got {self.snapshot}")
         return faults
 
 

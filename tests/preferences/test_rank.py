@@ -161,6 +161,10 @@ def test_a_mixed_table_is_ranked_trained_on_and_refused_without_its_generators(g
         sample = dataclasses.replace(cfg.sample, psi=key.psi)
         expected = cfg.slab.extract(by_hand[key.generator], sample_seeds(by_hand[key.generator], [key.seed], sample))[0]
         torch.testing.assert_close(store.get(key), expected.half(), rtol=0, atol=0)
+    of_snapshot = dataclasses.replace(data, anchors=AnchorConfig(num_train=1, num_val=1, snapshot=0))
+    assert make_splits(rankings, data, seed=1).anchor(7).generator == ""
+    assert make_splits(rankings, of_snapshot, seed=1).anchor(7) == (7, 0.25, digits)
+    assert [f for f in dataclasses.replace(of_snapshot, snapshots=[]).validate() if "none of the 0 snapshots" in f]
     lacking = dataclasses.replace(data, snapshots=[]).open_store(cfg.slab, cfg.sample, device=torch.device("cpu"))
     with pytest.raises(ValueError, match=rf"data\.snapshots: the rankings have samples of a .*{digits}") as error:
         lacking.fill(keys)
