@@ -15,9 +15,11 @@ from reward_model_training.data.transforms import (
     FixedRangeConfig,
     NormaliseSigmaSelfConfig,
     OpacityConfig,
+    SurfaceDistanceConfig,
     SurfaceLogisticConfig,
     TransformConfig,
     normalise_sigma_self,
+    surface_distance,
     to_network_axes,
     to_network_input,
     upper_end,
@@ -86,6 +88,29 @@ def test_the_logistic_is_half_at_the_surface_and_knows_no_scale_of_far_density()
     assert made[2].item() == pytest.approx(100.0) and made[3].item() == pytest.approx(0.0)
 
 
+@pytest.mark.parametrize("steepness", [20.0, 50.0, 900.0])
+def test_the_distance_is_that_to_the_surface_however_steep_densities_are(steepness: float) -> None:
+    at = torch.linspace(-8, 8, 33, dtype=torch.float64)  # half a unit a voxel
+    radius = torch.stack(torch.meshgrid(at, at, at, indexing="ij")).square().sum(0).sqrt()
+    inside = 5 - radius  # units; a sphere of 10 voxels
+    cfg = SurfaceDistanceConfig(least_slope=1e-3, width=1.5, high=1.0)
+    made = surface_distance((10 + steepness * inside)[None], cfg)[0]
+    is_near = inside.abs() < 1
+    wanted = torch.sigmoid(2 * inside / 1.5)
+    torch.testing.assert_close(made[is_near], wanted[is_near], atol=0.02, rtol=0)
+    assert made.min() >= 0 and made.max() <= 1
+
+
+def test_the_distance_of_flat_density_is_finite_and_one_voxel_reaches_its_neighbours_alone() -> None:
+    cfg = SurfaceDistanceConfig()
+    x = torch.full((1, 5, 5, 5), -20.0).requires_grad_()
+    assert torch.isfinite(torch.autograd.grad(to_network_input(x, cfg).sum(), x)[0]).all()
+    hot = x.detach().clone()
+    hot[0, 2, 2, 2] = 7500.0
+    changed = to_network_input(hot, cfg) != to_network_input(x, cfg)
+    assert changed.sum() == 7 and changed[0, 0, 2, 2].sum() == 3
+
+
 def test_opacity_is_the_share_of_light_that_a_voxel_stops() -> None:
     cfg = OpacityConfig(length=0.01, high=1.0)
     made = to_network_input(torch.tensor([[[[101.0, 1.0, -300.0]]]]), cfg).reshape(-1)
@@ -149,6 +174,8 @@ def test_faults_of_a_transform(changes: dict, word: str) -> None:
         (FixedRangeConfig(raw_low=3.0, raw_high=3.0), "raw_low below raw_high"),
         (FixedRangeConfig(high=0.0), "high: must be above 0"),
         (SurfaceLogisticConfig(width=0.0), "width: must be above 0"),
+        (SurfaceDistanceConfig(width=0.0), "width: must be above 0"),
+        (SurfaceDistanceConfig(least_slope=-1.0), "least_slope: must be above 0"),
         (OpacityConfig(length=-1.0), "length: must be above 0"),
         (DetachedSigmaSelfConfig(low=200.0), "low below high"),
     ],
