@@ -144,7 +144,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
 def deaf(begun: Path) -> None:
     with HeldStops():
         begun.touch()
-        time.sleep(600)
+        time.sleep(PROMPT)
 
 
 @given(st.integers(1, 256), st.integers(1, 8))
