@@ -8,7 +8,6 @@ group: `model/backbone=NAME` chooses its member; the command's YAML names the de
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import functools
@@ -16,9 +15,8 @@ import logging
 import os
 import re
 import sys
-import threading
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,7 +28,7 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from eg3d.clean_errors import CLEAN_ERRORS, is_clean
+from eg3d.clean_errors import CLEAN_ERRORS, errors_of_threads, is_clean
 from eg3d.config_checks import configs_in, faults_of, one_of
 from eg3d.config_families import families_of
 from eg3d.multirun import Sweep, sweep_of
@@ -160,7 +158,7 @@ def _run(main: Callable[[Any], None], cfg: Any, sweep: Sweep | None, stops: Held
         value = _instance(cfg)
         if sweep is not None:
             value = dataclasses.replace(value, out=sweep.out(value.out, HydraConfig.get().overrides.task))
-        with raised_stops(), _errors_of_threads():
+        with raised_stops(), errors_of_threads():
             stops.raise_if_asked()
             main(value)
     except InstantiationException as error:  # of a `_target_`: what went wrong in it is the news
@@ -172,28 +170,6 @@ def _run(main: Callable[[Any], None], cfg: Any, sweep: Sweep | None, stops: Held
         if not is_clean(error):
             raise
         _fail(error)
-
-
-@contextlib.contextmanager
-def _errors_of_threads() -> Iterator[None]:
-    """Within the block a thread that fails (one that writes TensorBoard's files, say) prints no trace where one line
-    will do; its error is raised at the end, unless the block raises one itself."""
-    found: list[BaseException] = []
-    before = threading.excepthook
-
-    def note(failed: threading.ExceptHookArgs) -> None:
-        if failed.exc_value is not None and is_clean(failed.exc_value):
-            found.append(failed.exc_value)
-        else:
-            before(failed)
-
-    threading.excepthook = note
-    try:
-        yield
-    finally:
-        threading.excepthook = before
-    if found:
-        raise found[0]
 
 
 def _fail(error: BaseException) -> NoReturn:

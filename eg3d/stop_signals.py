@@ -30,7 +30,7 @@ class Stopped(BaseException):
         is_keyboard = number == signal.SIGINT
         text = "stopped by the keyboard" if is_keyboard else f"stopped by {signal.Signals(number).name}"
         super().__init__(f"{text}: {note}" if note else text)
-        self.exit_code = 128 + number
+        self.number, self.note, self.exit_code = number, note, 128 + number
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """The whole path in one command: python -m paper_result_analyses.pipeline pipeline=demo (or twin).
 
 Data set -> pretraining (or the shipped generator) -> simulated rankings and reward (or the shipped ones) ->
-fine-tunings -> measures -> report. Run it again after a stop: finished stages are skipped.
+fine-tunings (at once, where there is more than one core) -> measures -> report. Run it again after a stop: finished
+stages are skipped.
 """
 
 from __future__ import annotations

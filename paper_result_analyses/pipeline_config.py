@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from eg3d.config_checks import one_of
+from eg3d.config_checks import at_least, one_of
 from paper_result_analyses.arms import RUN_FOLDERS, TUNED
 from paper_result_analyses.registry import MEASURES
 
@@ -38,6 +38,9 @@ class PipelineConfig:
     snapshot: str = "last"  # of the tuned arm, for all that comes after it: last | best, which its judge liked best
     # The other arms end after as many images as that snapshot had seen, so that tables compare runs of equal length.
     equal_length: bool = False
+    # Arms that run at once, each in a process with its share of the threads: 0 = as many as there are cores, but one on
+    # a GPU. Another number of threads changes results by rounding; the same number of them gives the same bits.
+    arms_at_once: int = 0
     measures: list[str] = field(default_factory=lambda: list(MEASURES))
     redo: list[str] = field(default_factory=list)  # stages to do again from nothing; their run folders are deleted
 
@@ -60,7 +63,9 @@ class PipelineConfig:
         order = [*self.pretraining]
         for name, start in self.continues.items():
             if name not in order or start not in order[: order.index(name)]:
-                faults.append(f"continues.{name}: {start} is not a pretraining stage before {name} ({', '.join(order)})")
+                faults.append(
+                    f"continues.{name}: {start} is not a pretraining stage before {name} ({', '.join(order)})"
+                )
         if self.ranked_stages and not self.reward_training:
             faults.append("ranked_stages: nothing is ranked without reward_training")
         if self.reward_seeds and (len(set(self.reward_seeds)) < 2 or not self.reward_training):
@@ -70,7 +75,7 @@ class PipelineConfig:
         twice = sorted({name for name in stages if stages.count(name) > 1})
         if twice:
             faults.append(f"stages: two are called {', '.join(twice)}; give pretraining other names, measures once")
-        faults += one_of("snapshot", self.snapshot, SNAPSHOTS)
+        faults += one_of("snapshot", self.snapshot, SNAPSHOTS) + at_least(self, 0, "arms_at_once")
         if self.equal_length and self.finetuning and TUNED not in self.finetuning:
             faults.append(f"equal_length: there is no arm {TUNED} whose length the others could take")
         if not self.finetuning:

@@ -120,9 +120,11 @@ def _stages(folder: Path) -> str:
         for record in records
     ]
     total = sum(record["seconds"] for record in records)
+    at_once = [record["stage"] for record in records if record.get("beside")]
+    beside = f" ({', '.join(at_once)} at once)" if at_once else ""
     peak = max(record["peak_memory_gb"] for record in records)
     command = html.escape(records[-1]["pipeline_command"])
-    first = f"<p><code>{command}</code>: {duration(total)} in all stages, at most {peak:.2f} GB of memory.</p>"
+    first = f"<p><code>{command}</code>: {duration(total)} in all stages{beside}, at most {peak:.2f} GB of memory.</p>"
     return first + data_table(pd.DataFrame(rows))
 
 

@@ -1,5 +1,7 @@
 """Stages that can be stopped and run again: each leaves a record of what it read, what it made and what it cost.
 
+Stages that need nothing of one another may run at once, each in a process of its own, with its share of the threads.
+
 A record is `<folder>/stages/<name>.json`. A stage is skipped when its record says done, its settings and the SHA-256 of
 its inputs are the same as now, and all its outputs are there. Outputs inside the folder are recorded relative to it, so
 that the folder can be moved.
@@ -16,16 +18,18 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 from eg3d.file_hash import sha256_of_file_or_folder
 from eg3d.progress import duration
 from eg3d.run_folder import code_version, command_line
 from eg3d.safe_write import remove_leftovers, write_json
+from paper_result_analyses.stage_processes import Job, run_at_once
 
 log = logging.getLogger(__name__)
 SAMPLE_SECONDS = 0.25  # between looks at the memory
@@ -45,7 +49,7 @@ class Stage:
     command: str  # the same step by hand
     settings: Mapping[str, Any]  # plain data that decides the outputs
     inputs: Mapping[str, Path]  # files and folders that decide the outputs
-    work: Callable[[], Sequence[Path]]  # does it and returns the outputs
+    work: Callable[[], Sequence[Path]]  # does it and returns the outputs; pickled where stages run at once
     run_folder: Path | None = None  # of a stage that continues by itself after a stop
     is_always_run: bool = False  # cheap, and to be done last every time
 
@@ -56,59 +60,69 @@ class StageRunner:
     def __init__(self, folder: str | Path, names: Sequence[str], redo: Sequence[str] = ()) -> None:
         """Temporary files that a killed run left in `folder`/stages are removed."""
         self.folder, self.names, self.redo = Path(folder), names, redo
-        self.started = time.monotonic()
+        self.started, self.threads = time.monotonic(), torch.get_num_threads()
         remove_leftovers(self.folder / "stages")
 
     def run(self, stage: Stage) -> list[Path]:
         """Do `stage`, or skip it; returns its outputs. ValueError if its folder holds a run of other settings."""
-        position = list(self.names).index(stage.name)
-        label = f"[{position + 1}/{len(self.names)}] {stage.name}"
-        path, fingerprint = self.folder / "stages" / f"{stage.name}.json", fingerprint_of(stage)
+        task = self._task(stage)
+        if task is None:
+            return self._recorded(stage)
+        self._say(stage, task.beginning)
+        done = task()
+        self._say(stage, done.ending)
+        return done.outputs
+
+    def run_at_once(self, stages: Sequence[Stage], at_once: int = 0) -> list[list[Path]]:
+        """Do stages that need nothing of one another, or skip them; returns the outputs of each.
+
+        at_once: how many run at the same time, 0 = as many as there are threads. Their shares of the threads do not
+        depend on what was done before: a pipeline that was stopped goes on as it would have.
+        """
+        size, outputs = at_once or self.threads, []
+        for start in range(0, len(stages), size):
+            group = stages[start : start + size]
+            outputs += [self.run(group[0])] if len(group) == 1 else self._run_group(group)
+        return outputs
+
+    def _run_group(self, stages: Sequence[Stage]) -> list[list[Path]]:
+        tasks = {stage.name: task for stage in stages if (task := self._task(stage)) is not None}
+        threads = dict(zip((stage.name for stage in stages), shares(self.threads, len(stages)), strict=True))
+        jobs, by_name = [], {stage.name: stage for stage in stages}
+        for name, task in tasks.items():
+            beside = [other for other in tasks if other != name]
+            jobs.append(Job(name, replace(task, beside=beside), threads[name]))
+            shown = f" beside {', '.join(beside)}" if beside else ""
+            self._say(by_name[name], f"{task.beginning}{shown}, threads: {threads[name]}")
+
+        def ended(name: str, found: _Done | BaseException) -> None:
+            self._say(by_name[name], "failed" if isinstance(found, BaseException) else found.ending)
+
+        done = run_at_once(jobs, ended=ended)
+        return [done[stage.name].outputs if stage.name in done else self._recorded(stage) for stage in stages]
+
+    def _task(self, stage: Stage) -> _Task | None:
+        """What is to be done of a stage, or None when it is done, which is said."""
+        path, fingerprint = self._path(stage), fingerprint_of(stage)
         if stage.name in self.redo:
             _forget(stage, path)
         record = read_record(path) if path.is_file() else None
         if record and not stage.is_always_run and self._is_done(record, fingerprint):
             log.info(
                 "%s: done before in %s, skipped (redo=[%s] does it again)",
-                label,
+                self._label(stage),
                 duration(record["seconds"]),
                 stage.name,
             )
-            return self._outputs(record)
+            return None
         if record and record["fingerprint"] != fingerprint and stage.run_folder and stage.run_folder.exists():
             raise ValueError(
                 f"{stage.run_folder} holds a run of other settings or inputs; give redo=[{stage.name}] to delete it "
                 "and start anew, or another out"
             )
         is_same = record is not None and record["fingerprint"] == fingerprint and not stage.is_always_run
-        log.info("%s: %s  (elapsed %s)", label, "continuing" if is_same else "running", self._elapsed())
-        outputs, seconds, peak = self._work(stage, path, fingerprint, position, record if is_same else None)
-        log.info("%s: done in %s, peak %.2f GB  (elapsed %s)", label, duration(seconds), peak, self._elapsed())
-        return outputs
-
-    def _work(
-        self, stage: Stage, path: Path, fingerprint: str, position: int, earlier: Mapping[str, Any] | None
-    ) -> tuple[list[Path], float, float]:
-        before = earlier or {"seconds": 0.0, "sessions": 0, "peak_memory_gb": 0.0}
-        record = {
-            "stage": stage.name,
-            "position": position,
-            "state": "begun",
-            "fingerprint": fingerprint,
-            "command": stage.command,
-            "pipeline_command": command_line(),
-            "code_version": code_version(),
-            "sessions": before["sessions"] + 1,
-            "settings": dict(stage.settings),
-            "outputs": [],
-        }
-        with Meter(path, record, seconds=before["seconds"], peak_gb=before["peak_memory_gb"]) as meter:
-            outputs = [Path(file) for file in stage.work()]
-        missing = [str(file) for file in outputs if not file.exists()]
-        if missing:
-            raise RuntimeError(f"stage {stage.name} ended without {', '.join(missing)}")
-        meter.write(state="done", outputs=[portable(file, self.folder) for file in outputs])
-        return outputs, meter.seconds, meter.peak_gb
+        position, earlier = list(self.names).index(stage.name), record if is_same else None
+        return _Task(stage, self.folder, path, fingerprint, position, earlier, os.getpid())
 
     def _is_done(self, record: Mapping[str, Any], fingerprint: str) -> bool:
         is_same = record["state"] == "done" and record["fingerprint"] == fingerprint
@@ -117,18 +131,85 @@ class StageRunner:
     def _outputs(self, record: Mapping[str, Any]) -> list[Path]:
         return [self.folder / file for file in record["outputs"]]
 
-    def _elapsed(self) -> str:
-        return duration(time.monotonic() - self.started)
+    def _recorded(self, stage: Stage) -> list[Path]:
+        return self._outputs(read_record(self._path(stage)))
+
+    def _path(self, stage: Stage) -> Path:
+        return self.folder / "stages" / f"{stage.name}.json"
+
+    def _label(self, stage: Stage) -> str:
+        return f"[{list(self.names).index(stage.name) + 1}/{len(self.names)}] {stage.name}"
+
+    def _say(self, stage: Stage, what: str) -> None:
+        log.info("%s: %s  (elapsed %s)", self._label(stage), what, duration(time.monotonic() - self.started))
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A stage that is done."""
+
+    outputs: list[Path]
+    seconds: float
+    peak_gb: float
+
+    @property
+    def ending(self) -> str:
+        return f"done in {duration(self.seconds)}, peak {self.peak_gb:.2f} GB"
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A stage that is to be done, in this process or in another one."""
+
+    stage: Stage
+    folder: Path
+    path: Path  # of the record
+    fingerprint: str
+    position: int
+    earlier: Mapping[str, Any] | None  # the record of the sessions before
+    pid: int  # of the pipeline
+    beside: Sequence[str] = ()  # stages that run at the same time
+
+    @property
+    def beginning(self) -> str:
+        return "running" if self.earlier is None else "continuing"
+
+    def __call__(self) -> _Done:
+        """Do it, and keep its record."""
+        before = self.earlier or {"seconds": 0.0, "sessions": 0, "peak_memory_gb": 0.0}
+        record = {
+            "stage": self.stage.name,
+            "position": self.position,
+            "state": "begun",
+            "fingerprint": self.fingerprint,
+            "command": self.stage.command,
+            "pipeline_command": command_line(),
+            "code_version": code_version(),
+            "sessions": before["sessions"] + 1,
+            "settings": dict(self.stage.settings),
+            "outputs": [],
+        }
+        if self.beside:
+            record["beside"] = list(self.beside)
+        how = {"seconds": before["seconds"], "peak_gb": before["peak_memory_gb"], "pid": self.pid}
+        with Meter(self.path, record, **how) as meter:
+            outputs = [Path(file) for file in self.stage.work()]
+        missing = [str(file) for file in outputs if not file.exists()]
+        if missing:
+            raise RuntimeError(f"stage {self.stage.name} ended without {', '.join(missing)}")
+        meter.write(state="done", outputs=[portable(file, self.folder) for file in outputs])
+        return _Done(outputs, meter.seconds, meter.peak_gb)
 
 
 class Meter:
     """Time and memory of a stage, kept in its record while it runs, so that a kill loses seconds at most.
 
-    Memory is the resident memory of this process and its children together.
+    Memory is the resident memory of the pipeline and its children together: of stages that run at once, it is of all.
     """
 
-    def __init__(self, path: Path, record: dict[str, Any], *, seconds: float, peak_gb: float) -> None:
-        self.path, self.record, self.peak_gb = path, record, peak_gb
+    def __init__(self, path: Path, record: dict[str, Any], *, seconds: float, peak_gb: float, pid: int) -> None:
+        """`pid` is the process of the pipeline, this one or its parent."""
+        self.path, self.record, self.peak_gb, self.pid = path, record, peak_gb, pid
         self._earlier, self._started = seconds, time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -163,13 +244,18 @@ class Meter:
                 written = time.monotonic()
 
     def _look(self) -> None:
-        process, total = psutil.Process(), 0
+        process, total = psutil.Process(self.pid), 0
         for one in [process, *process.children(recursive=True)]:
             try:
                 total += one.memory_info().rss
             except psutil.Error:  # a child that just ended
                 continue
         self.peak_gb = max(self.peak_gb, total / 2**30)
+
+
+def shares(threads: int, count: int) -> list[int]:
+    """Threads of `count` stages that run at once: all there are, the first ones get what is over; at least one each."""
+    return [max(1, threads // count + (number < threads % count)) for number in range(count)]
 
 
 def fingerprint_of(stage: Stage) -> str:

@@ -7,6 +7,7 @@ would compose from the same words.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 import shlex
@@ -207,40 +208,39 @@ def rank(cfg: PipelineConfig, runner: StageRunner, generator: Path, earlier: Seq
 def fine_tune_all(
     cfg: PipelineConfig, runner: StageRunner, data: Path, generator: Path, reward: Path
 ) -> dict[str, Path]:
-    """Snapshots of all arms, in the order of the config.
+    """Snapshots of all arms, in the order of the config: the last, or of the tuned arm what `cfg.snapshot` says.
 
     With `cfg.equal_length` the tuned run is the first to be done, and the control and the others get the length of its
     snapshot (`total_kimg`): a run that its judge ended, or whose best networks are taken, is compared with runs that
-    saw as many images. Without it every arm has the length of its own words.
+    saw as many images. Without it every arm has the length of its own words. Arms that do not wait for another one run
+    at once, as `cfg.arms_at_once` says.
     """
     from eg3d.finetuning.judge import images_of
 
-    snapshots, num_images = {}, None
-    for arm in sorted(cfg.finetuning, key=lambda arm: cfg.equal_length and arm != TUNED):
-        snapshots[arm] = fine_tune(cfg, runner, arm, data, generator, reward, num_images=num_images)
-        if cfg.equal_length and arm == TUNED:
-            num_images = images_of(snapshots[arm])
+    arms = list(cfg.finetuning)
+    groups = [[TUNED], [arm for arm in arms if arm != TUNED]] if cfg.equal_length else [arms]
+    snapshots: dict[str, Path] = {}
+    num_images = None
+    for group in groups:
+        stages = [fine_tuning(cfg, arm, data, generator, reward, num_images=num_images) for arm in group]
+        made = runner.run_at_once(stages, _arms_at_once(cfg))
+        snapshots |= {arm: _kept_snapshot(cfg, arm, files) for arm, files in zip(group, made, strict=True)}
+        if cfg.equal_length and group == [TUNED]:
+            num_images = images_of(snapshots[TUNED])
             log.info("the other arms end after %d images, as the snapshot of the tuned arm", num_images)
-    return {arm: snapshots[arm] for arm in cfg.finetuning}
+    return {arm: snapshots[arm] for arm in arms}
 
 
-def fine_tune(
-    cfg: PipelineConfig,
-    runner: StageRunner,
-    arm: str,
-    data: Path,
-    generator: Path,
-    reward: Path,
-    *,
-    num_images: int | None = None,
-) -> Path:
-    """Snapshot of one fine-tuning run: the last, or of the tuned arm the one that `cfg.snapshot` says.
+def _arms_at_once(cfg: PipelineConfig) -> int:
+    """As StageRunner takes it: unless told otherwise as many as there are cores, but one where a GPU does the work."""
+    return cfg.arms_at_once or (0 if choose_device(cfg.device).type == "cpu" else 1)
 
-    num_images: where the run ends, instead of the length in its words.
-    """
-    from eg3d.finetuning.judge import BEST_SNAPSHOT, judge_from
-    from eg3d.finetuning.loop import finetune, reward_inputs
-    from eg3d.finetuning.rewards import reward_from
+
+def fine_tuning(
+    cfg: PipelineConfig, arm: str, data: Path, generator: Path, reward: Path, *, num_images: int | None = None
+) -> Stage:
+    """The stage of one fine-tuning run. num_images: where the run ends, instead of the length in its words."""
+    from eg3d.finetuning.loop import reward_inputs
 
     folder = run_folder(cfg, arm)
     start = generator if cfg.pretraining else cfg.generator  # a name stays a name
@@ -254,22 +254,33 @@ def fine_tune(
     judge_files = reward_inputs(JudgeConfig.callable_in(stage_cfg.judge), "judge.")
     for name, found in (reward_inputs(others) | judge_files).items():
         inputs |= {f"{name} {path.name}": path for path in ([found] if isinstance(found, Path) else found)}
+    work = functools.partial(_fine_tuned, stage_cfg)
+    return _stage(cfg, arm, "eg3d.train_rlhf", words, stage_cfg, inputs, work, paths=paths, run_folder=folder)
 
-    def work() -> list[Path]:
-        device = str(choose_device(stage_cfg.device))
-        model, judge = reward_from(stage_cfg.reward, device=device), judge_from(stage_cfg, device=device)
-        run = finetune(stage_cfg, model, judge=judge)
-        best = [] if run.best is None else [run.best]
-        return [run.snapshot, *best, *(folder / name for name in RUN_FILES if (folder / name).is_file())]
 
-    stage = _stage(cfg, arm, "eg3d.train_rlhf", words, stage_cfg, inputs, work, paths=paths, run_folder=folder)
-    snapshot, *others_made = runner.run(stage)
+def _fine_tuned(cfg: FinetuneConfig) -> list[Path]:
+    """Fine-tune, and return the last snapshot, the best one where there is one, and what measures read."""
+    from eg3d.finetuning.judge import judge_from
+    from eg3d.finetuning.loop import finetune
+    from eg3d.finetuning.rewards import reward_from
+
+    device = str(choose_device(cfg.device))
+    model, judge = reward_from(cfg.reward, device=device), judge_from(cfg, device=device)
+    run = finetune(cfg, model, judge=judge)
+    best = [] if run.best is None else [run.best]
+    return [run.snapshot, *best, *(path for name in RUN_FILES if (path := Path(cfg.out) / name).is_file())]
+
+
+def _kept_snapshot(cfg: PipelineConfig, arm: str, files: Sequence[Path]) -> Path:
+    """The one of the files of an arm that all that comes after it reads."""
+    from eg3d.finetuning.judge import BEST_SNAPSHOT
+
     if cfg.snapshot == "last" or arm != TUNED:
-        return snapshot
-    best = [path for path in others_made if path.name == BEST_SNAPSHOT]
+        return files[0]
+    best = [path for path in files[1:] if path.name == BEST_SNAPSHOT]
     if not best:
         raise RuntimeError(
-            f"snapshot: {folder} has no {BEST_SNAPSHOT} of its judge; give redo=[{arm}], or snapshot=last"
+            f"snapshot: {run_folder(cfg, arm)} has no {BEST_SNAPSHOT} of its judge; give redo=[{arm}], or snapshot=last"
         )
     return best[0]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 import pytest
 
+from dataset_preprocessing.human_heads.codes import NUM_CODES
 from eg3d.folder_lock import FolderLock
 from eg3d.hydra_command import ConfigError, compose_config, help_text
 from paper_result_analyses.figures.drawing import canvas, save
@@ -29,7 +30,7 @@ JUDGE = "judge._target_=reward_model_training.preferences.simulated_judge.load j
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline")
-    networks = save_tiny_networks(folder / "tiny.safetensors")
+    networks = save_tiny_networks(folder / "tiny.safetensors", z_dim=NUM_CODES)  # measure truth: the code of a head
     reward = save_tiny_reward(folder / "reward")
     return folder, [
         f"out={folder}/run",
@@ -111,10 +112,10 @@ def test_the_same_table_gives_the_same_figure(report, tmp_path):
 def test_finished_stages_are_skipped_and_changed_ones_are_not(overrides, report, caplog):
     caplog.set_level("INFO")
     run_pipeline(compose_config("pipeline", pipeline_schema(), overrides[1]))
-    assert caplog.text.count("skipped") == 12 and "report: running" in caplog.text
+    assert caplog.text.count("skipped") == 13 and "report: running" in caplog.text
     caplog.clear()
     run_pipeline(compose_config("pipeline", pipeline_schema(), [*overrides[1], "geometry.num_seeds=1"]))
-    assert caplog.text.count("skipped") == 11 and "geometry: running" in caplog.text
+    assert caplog.text.count("skipped") == 12 and "geometry: running" in caplog.text
     changed = [*overrides[1], f"++finetuning.tuned='{SHORT} reward_lr=0.1'"]
     with pytest.raises(ValueError, match=r"redo=\[tuned\]"):
         run_pipeline(compose_config("pipeline", pipeline_schema(), changed))
@@ -186,7 +187,7 @@ def test_the_folder_of_a_run_can_be_moved(overrides, settled, tmp_path, caplog):
     folder = tmp_path / "moved"
     shutil.copytree(settled.parent, folder)
     run_pipeline(compose_config("pipeline", pipeline_schema(), [*overrides[1], f"out={folder}"]))
-    assert caplog.text.count("skipped") == 12
+    assert caplog.text.count("skipped") == 13
     records = [json.loads(path.read_text()) for path in (folder / "stages").glob("*.json")]
     outputs = {record["stage"]: record["outputs"] for record in records}
     assert outputs["geometry"] == ["tables/twin_geometry.csv"] and outputs["report"] == ["report.html"]
@@ -199,7 +200,7 @@ def test_a_pipeline_with_relative_paths_goes_on(overrides, settled, caplog, monk
     words = [*overrides[1], "out=run", "data=heads.zip"]
     for _ in range(2):
         run_pipeline(compose_config("pipeline", pipeline_schema(), words))
-    assert caplog.text.count("skipped") == 24
+    assert caplog.text.count("skipped") == 26
 
 
 def test_a_deleted_table_or_picture_is_made_again(overrides, settled, caplog):
@@ -209,7 +210,7 @@ def test_a_deleted_table_or_picture_is_made_again(overrides, settled, caplog):
     picture.unlink()
     (settled.parent / "tables" / "trajectories.csv").unlink()
     run_pipeline(compose_config("pipeline", pipeline_schema(), overrides[1]))
-    assert caplog.text.count("skipped") == 10 and picture.read_bytes() == before
+    assert caplog.text.count("skipped") == 11 and picture.read_bytes() == before
 
 
 def test_temporary_files_of_a_killed_run_are_removed(overrides, settled):
@@ -292,7 +293,7 @@ def test_a_new_measure_is_configured_run_and_reported(overrides, settled, toy, c
     cfg = compose_config("pipeline", pipeline_schema(), words)
     assert cfg.toy.gain == 3 and "toy:\n  gain: 2.0" in help_text(main, "pipeline", pipeline_schema())
     page = run_pipeline(cfg).read_text(encoding="utf-8")
-    assert caplog.text.count("skipped") == 11 and "toy: running" in caplog.text
+    assert caplog.text.count("skipped") == 12 and "toy: running" in caplog.text
     assert "toy: score of the start" in page and "Toys &amp; games" in page and "A toy." in page
     assert "Not there." not in page and (settled.parent / "figure10_toys.png").is_file()
     sidecar = json.loads((settled.parent / "tables" / "toy_table.json").read_text())

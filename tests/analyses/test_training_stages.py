@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from paper_result_analyses.pipeline_config import PipelineConfig, pipeline_schem
 from paper_result_analyses.stages import Stage, StageRunner, fingerprint_of
 from paper_result_analyses.training_stages import (
     check_judges,
-    fine_tune,
     fine_tune_all,
     kimg_of,
     make_data,
@@ -37,10 +36,15 @@ class Captured:
 
     def __init__(self) -> None:
         self.stages: dict[str, Stage] = {}
+        self.groups: list[list[str]] = []  # that may run at once
 
     def run(self, stage: Stage) -> list[Path]:
         self.stages[stage.name] = stage
         return [Path(f"{stage.name}.0"), Path(f"{stage.name}.1")]
+
+    def run_at_once(self, stages: Sequence[Stage], at_once: int) -> list[list[Path]]:
+        self.groups.append([stage.name for stage in stages])
+        return [self.run(stage) for stage in stages]
 
 
 class Files:
@@ -65,8 +69,7 @@ def stages_of(files: Files, *words: str) -> dict[str, Stage]:
     cfg, runner = files.pipeline(*words), Captured()
     generator = pretrain(cfg, runner, files.data)  # type: ignore[arg-type]
     reward = make_reward(cfg, runner, generator)  # type: ignore[arg-type]
-    for arm in cfg.finetuning:
-        fine_tune(cfg, runner, arm, files.data, generator, reward)  # type: ignore[arg-type]
+    fine_tune_all(cfg, runner, files.data, generator, reward)  # type: ignore[arg-type]
     return runner.stages
 
 
@@ -289,7 +292,7 @@ def test_arms_of_equal_length(files: Files, order: tuple[str, str], monkeypatch:
     words = [*given, *(arms[arm] for arm in order), "snapshot=best", "equal_length=true"]
     cfg, runner = compose_config("pipeline", pipeline_schema(), words), Judged()
     snapshots = fine_tune_all(cfg, runner, files.data, files.start, files.bundle)  # type: ignore[arg-type]
-    assert list(snapshots) == list(order) and list(runner.stages) == ["tuned", "control"]
+    assert list(snapshots) == list(order) and runner.groups == [["tuned"], ["control"]]
     assert snapshots["tuned"] == best and snapshots["control"] == Path("control.0")
     assert runner.stages["control"].settings["total_kimg"] == 0.176
     assert runner.stages["tuned"].settings["total_kimg"] == 25000

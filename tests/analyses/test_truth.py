@@ -91,7 +91,8 @@ def test_seeds_are_looked_at_once_for_all_arms(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(truth, "true_head", counted)
     cfg = truth.TruthConfig(num_seeds=2, resolution=16, grid_resolution=16, yaws=[0.0])
-    rows = truth.truth({"start": tiny_generator(), "tuned": tiny_generator()}, NUM_CODES, cfg)
+    G = tiny_generator(z_dim=NUM_CODES)
+    rows = truth.truth({"start": G, "tuned": G}, NUM_CODES, cfg)
     assert len(calls) == 2 and list(rows["arm"]) == ["start", "tuned"] * 2
     assert np.isfinite(rows[["normal_deg", "depth", "iou", "seen"]].to_numpy()).all()
 

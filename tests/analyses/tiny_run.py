@@ -16,9 +16,9 @@ from eg3d.representations.sigma_field import SigmaField
 SIDE = 16  # px of the images
 
 
-def tiny_generator(seed: int = 0) -> TriPlaneGenerator:
+def tiny_generator(seed: int = 0, *, z_dim: int = 8) -> TriPlaneGenerator:
     cfg = GeneratorConfig(
-        z_dim=64,  # as many as the code of a portrait has numbers: the measure truth reads them
+        z_dim=z_dim,
         w_dim=8,
         plane_resolution=8,
         plane_channels=4,
@@ -42,9 +42,9 @@ def tiny_generator(seed: int = 0) -> TriPlaneGenerator:
     return G
 
 
-def save_tiny_networks(path: Path, seed: int = 0, *, extra: dict[str, Any] | None = None) -> Path:
+def save_tiny_networks(path: Path, seed: int = 0, *, z_dim: int = 8, extra: dict[str, Any] | None = None) -> Path:
     cfg = DiscriminatorConfig(img_resolution=SIDE, channel_base=64, channel_max=8, num_fp16_res=0, mapping_layers=1)
-    G, D = tiny_generator(seed), DualDiscriminator(cfg)
+    G, D = tiny_generator(seed, z_dim=z_dim), DualDiscriminator(cfg)
     save_networks(path, {"G": G, "D": D, "G_ema": G}, configs={"G": G.cfg, "D": cfg, "G_ema": G.cfg}, extra=extra)
     return path
 

@@ -19,6 +19,7 @@ from run_records import CLOCK
 from safetensors import safe_open
 from tiny import flat_overrides, tiny_discriminator_config, tiny_train_config
 
+from dataset_preprocessing.human_heads.codes import NUM_CODES
 from tests.analyses.tiny_run import save_tiny_networks, save_tiny_reward, tiny_generator
 
 NETWORKS, PICKLE, REWARD = "toys/networks.safetensors", "toys/networks.pkl", "toys/reward"
@@ -136,7 +137,7 @@ def make_toys(folder: Path) -> None:
         pixels = rng.randint(0, 256, (*size, 3), dtype=np.uint8)
         name = f"more/{index}.jpg" if index % 2 else f"{index}.png"
         PIL.Image.fromarray(pixels).save(root / "photos" / name)
-    save_tiny_networks(root / "networks.safetensors")
+    save_tiny_networks(root / "networks.safetensors", z_dim=NUM_CODES)  # measure truth: the code of a head
     torch.manual_seed(0)
     D = DualDiscriminator(tiny_discriminator_config())
     (root / "networks.pkl").write_bytes(official_file(tiny_generator(), D, G_ema=tiny_generator(), p=0.5))
