@@ -187,13 +187,17 @@ def _reward_facts(folder: Path) -> dict[str, Any]:
     card = read_plain_table(folder / "reward.yaml")
     if card.get("weights_sha256") != sha256_of(folder / "reward.safetensors"):
         raise ValueError(f"source: {folder}/reward.yaml does not describe the weights beside it; make the bundle again")
-    keys = ("model", "representation", "sample", "transform")
+    own = ("members", "bound") if "members" in card else ("model", "transform")  # an ensemble, or one reward
+    keys = ("representation", "sample", *own)
     missing = [key for key in keys if key not in card]
     if missing:  # of an earlier format, say
         raise ValueError(f"source: {folder}/reward.yaml lacks {', '.join(missing)}; make the bundle again")
     made_of = card.get("provenance", {})
     provenance = {key: made_of.get(key, {}) for key in ("generator", "rankings")}
-    return {"kind": "reward", "config": {key: card.get(key) for key in keys}, "trained_on": provenance}
+    config = {key: card[key] for key in keys}
+    if "members" in config:
+        config["members"] = [{key: each[key] for key in ("name", "model", "transform")} for each in card["members"]]
+    return {"kind": "reward", "config": config, "trained_on": provenance}
 
 
 def _words(recipe: Mapping[str, Any]) -> str:

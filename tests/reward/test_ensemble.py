@@ -13,7 +13,7 @@ import yaml
 from command_line import Run
 from safetensors.torch import load_file, save_file
 
-from eg3d.checkpoints.ship import shipped_files
+from eg3d.checkpoints.ship import ShipConfig, ship, shipped_files
 from eg3d.checkpoints.store import load_generator
 from eg3d.file_hash import sha256_of
 from eg3d.finetuning.loop import reward_inputs
@@ -106,6 +106,9 @@ def test_fine_tuning_ships_and_scores_take_it_as_any_bundle(members, toy_network
         == ["reward.safetensors", "reward.yaml"]
         == [path.name for path in shipped_files("all", folder).values()]
     )
+    shipped = ship(ShipConfig(name="all", source=str(folder), manifest=str(tmp_path / "shipped" / "manifest.json")))
+    assert [member["name"] for member in shipped["config"]["members"]] == [member.name for member in reward.card.members]
+    assert shipped["config"]["bound"] == 1.0 and load_reward(tmp_path / "shipped" / "all").card == reward.card
     assert torch.isfinite(score_seeds(load_generator(toy_networks), reward, [1, 2], SAMPLE)).all()
 
 
