@@ -154,8 +154,8 @@ def surface_distance(x: Tensor, cfg: SurfaceDistanceConfig) -> Tensor:
     """Raw density x [N, X, Y, Z], two voxels or more a side, to a logistic of its distance to the surface, 0 to `high`.
 
     The distance is (x - level) / |grad x| in voxels, differences central: Taubin, Distance approximations for
-    rasterizing implicit curves (1994), eq. 2. However steep a generator's densities are, the same surface looks the same,
-    so that a reward cannot be pleased by contrast. Differentiable.
+    rasterizing implicit curves (1994), eq. 2. However steep a generator's densities are, the same surface looks the
+    same, so that a reward cannot be pleased by contrast. Differentiable.
     """
     squares = [slope.square() for slope in torch.gradient(x, dim=(1, 2, 3))]
     slope = (sum(squares, torch.zeros_like(x)) + cfg.least_slope**2).sqrt()

@@ -107,7 +107,9 @@ def test_fine_tuning_ships_and_scores_take_it_as_any_bundle(members, toy_network
         == [path.name for path in shipped_files("all", folder).values()]
     )
     shipped = ship(ShipConfig(name="all", source=str(folder), manifest=str(tmp_path / "shipped" / "manifest.json")))
-    assert [member["name"] for member in shipped["config"]["members"]] == [member.name for member in reward.card.members]
+    assert [member["name"] for member in shipped["config"]["members"]] == [
+        member.name for member in reward.card.members
+    ]
     assert shipped["config"]["bound"] == 1.0 and load_reward(tmp_path / "shipped" / "all").card == reward.card
     assert torch.isfinite(score_seeds(load_generator(toy_networks), reward, [1, 2], SAMPLE)).all()
 
