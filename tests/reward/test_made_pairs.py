@@ -19,7 +19,7 @@ from reward_model_training.damage import damages, ties
 from reward_model_training.data.dataset import DataConfig, RankedBatch, RankedSeeds, collate, make_splits
 from reward_model_training.data.made_pairs import STRESS_SEEDS, Change, MadePairsConfig, make, planned
 from reward_model_training.data.representation_store import RepresentationStore, SampleKey
-from reward_model_training.data.transforms import SurfaceLogisticConfig
+from reward_model_training.data.transforms import SurfaceDistanceConfig, SurfaceLogisticConfig
 from reward_model_training.lightning_state import RunState, read_state
 from reward_model_training.losses import RewardLossConfig, pairs_tie_loss, ranked_pairs, tie_loss
 from reward_model_training.models import ModelConfig, build_model
@@ -195,13 +195,13 @@ def test_a_run_without_made_pairs_says_nothing_of_them(reward_config) -> None:
     assert "made_pairs" not in training and trained_kinds(load_reward(run.folder)) == ()
 
 
-def test_reported_training_has_none_and_the_twins_holds_kinds_out() -> None:
+def test_reported_training_has_none_and_the_twins_has_every_kind() -> None:
     assert not MadePairsConfig().is_on
     assert not compose_config("reward", RewardTrainConfig, ["experiment=reward_sigma256"]).data.made_pairs.is_on
     cfg = compose_config("reward", RewardTrainConfig, ["experiment=reward_sigma64_twin"])
     made = cfg.data.made_pairs
-    assert made.is_on and set(made.kinds) < set(damages()) and set(made.ties) == set(ties())
-    assert isinstance(cfg.transform, SurfaceLogisticConfig)
+    assert made.is_on and set(made.kinds) == set(damages()) and set(made.ties) == set(ties())
+    assert isinstance(cfg.transform, SurfaceDistanceConfig)
 
 
 @pytest.mark.parametrize(
