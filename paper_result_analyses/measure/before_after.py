@@ -21,7 +21,7 @@ import torch
 
 from eg3d.progress import Advance, ignore, progress_bar
 from eg3d.representations.sigma_field import SigmaField
-from eg3d.samples import sample_seeds
+from eg3d.samples import sample_seed_batches
 from paper_result_analyses.arms import CONTROL, START
 from paper_result_analyses.figures import charts
 from paper_result_analyses.measure.context import Context
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from reward_model_training.preferences.annotators.protocol import Annotator
 
 REQUIRED_ROSE, REQUIRED_PREFERRED, REQUIRED_BY_RULES = 0.95, 0.90, 0.50
+SHAPES_AT_ONCE = 8  # that the reward scores: one at a time takes three times as long on a CPU
 REQUIRED_SEEDS = 200  # held-out seeds for the simulated annotator
 SIMULATED = "The annotator is simulated: a program that judges surfaces and stands in for a person."
 ANNOTATOR, RULES = "annotator", "rules"
@@ -138,21 +139,22 @@ def before_after(
     if not isinstance(representation, SigmaField):
         raise ValueError(f"before_after: the annotator judges density slabs, this reward reads a {representation.name}")
     shown = reward.sample if cfg.psi is None else replace(reward.sample, psi=cfg.psi)
+    seeds = range(cfg.first_seed, cfg.first_seed + cfg.num_seeds)
     rows, faults = [], []
     for arm, G in networks.items():
-        for seed in range(cfg.first_seed, cfg.first_seed + cfg.num_seeds):
-            sample = sample_seeds(G, [seed], shown)
-            slab = representation.extract(G, sample)
+        for part, sample in sample_seed_batches(G, seeds, shown, batch=SHAPES_AT_ONCE):
+            slabs = representation.extract(G, sample)
             frame = representation.frame(sample.field.box_warp)
-            judged = {name: judge.judge(slab[0], frame) for name, judge in judges.items()}
-            scores = {"simulated_score": judged[ANNOTATOR].score, "rules_score": judged[RULES].score}
-            scores["reward"] = float(reward(slab)[0])
-            rows.append({"arm": arm, "seed": seed, **scores})
-            faults += [(arm, seed, name, *each) for name, found in judged.items() for each in found.faults.items()]
-            for name, value in scores.items():
-                if not math.isfinite(value):
-                    raise ValueError(f"{name} of seed {seed} by {arm} is {value}; check that network")
-            advance()
+            for seed, slab, rewarded in zip(part, slabs, reward(slabs).tolist(), strict=True):
+                judged = {name: judge.judge(slab, frame) for name, judge in judges.items()}
+                scores = {"simulated_score": judged[ANNOTATOR].score, "rules_score": judged[RULES].score}
+                scores["reward"] = rewarded
+                rows.append({"arm": arm, "seed": seed, **scores})
+                faults += [(arm, seed, name, *each) for name, found in judged.items() for each in found.faults.items()]
+                for name, value in scores.items():
+                    if not math.isfinite(value):
+                        raise ValueError(f"{name} of seed {seed} by {arm} is {value}; check that network")
+                advance()
     return pd.DataFrame(rows, columns=list(COLUMNS)), pd.DataFrame(faults, columns=list(FAULT_COLUMNS))
 
 

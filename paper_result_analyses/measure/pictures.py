@@ -137,7 +137,7 @@ def angles(mesh: trimesh.Trimesh | None, G: Generator, subject: Portrait, cfg: P
         return found
     c2w, focal = truth.camera_at(G, cfg.angle_yaw), float(G.camera.focal)
     known, is_face, _ = truth.true_view(subject, c2w, cfg.resolution, focal=focal)
-    made = truth.made_view(mesh, c2w, cfg.resolution, focal=focal)
+    (made,) = truth.made_views(mesh, [c2w], cfg.resolution, focal=focal)
     both = is_face & (made.depth > 0)
     found[both] = truth.normal_angles(known, made)[both].round()
     return found

@@ -186,14 +186,16 @@ def made_head(
         mesh = extract_mesh(volume, box_warp=box_warp, resolution=len(volume))
     except NoSurface:
         return [blank] * len(cameras), np.zeros_like(solid)
-    return [made_view(mesh, c2w, cfg.resolution, focal=focal) for c2w in cameras], solid
+    return made_views(mesh, cameras, cfg.resolution, focal=focal), solid
 
 
-def made_view(mesh: trimesh.Trimesh, c2w: np.ndarray, resolution: int, *, focal: float) -> SurfaceView:
-    """What c2w [4, 4] sees of a mesh."""
+def made_views(
+    mesh: trimesh.Trimesh, cameras: Sequence[np.ndarray], resolution: int, *, focal: float
+) -> list[SurfaceView]:
+    """What cameras c2w [4, 4] each see of a mesh."""
     vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
     normals = vertex_normals(vertices, faces)
-    return SurfaceView(*depth_and_normals(vertices, faces, normals, c2w, resolution, focal=focal))
+    return [SurfaceView(*depth_and_normals(vertices, faces, normals, c2w, resolution, focal=focal)) for c2w in cameras]
 
 
 def normal_angles(known: SurfaceView, made: SurfaceView) -> np.ndarray:

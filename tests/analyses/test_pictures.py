@@ -53,7 +53,7 @@ def test_angles_are_the_errors_of_the_measure_truth(subject: Portrait) -> None:
     view, is_face, is_head = truth.true_view(subject, c2w, CFG.resolution, focal=focal)
     solid = np.ones((8, 8, 8), bool)
     known = truth.TrueHead([view], [is_face], [is_head], solid)
-    made = truth.made_view(mesh, c2w, CFG.resolution, focal=focal)
+    (made,) = truth.made_views(mesh, [c2w], CFG.resolution, focal=focal)
     errors = truth.errors(known, [made], solid, truth.TruthConfig())
     assert found[found != NOT_COMPARED].mean() == pytest.approx(errors["normal_deg"], abs=0.1)
 
