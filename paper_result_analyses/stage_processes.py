@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-import torch
-
 from eg3d.child_processes import end_with_parent
 from eg3d.clean_errors import errors_of_threads
 from eg3d.one_line import one_line
 from eg3d.stop_signals import SIGNALS, HeldStops, Stopped, raised_stops
+from eg3d.threads import limit_threads
 
 POLL_SECONDS = 0.2  # within which a signal is passed on
 
@@ -161,7 +160,7 @@ def _serve(job: Job, pipe: multiprocessing.connection.Connection, level: int) ->
     end_with_parent()
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    torch.set_num_threads(job.threads)
+    limit_threads(job.threads)
     root, handler = logging.getLogger(), _Forwarder(pipe)
     root.handlers[:] = [handler]
     root.setLevel(level)

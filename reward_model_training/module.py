@@ -146,6 +146,8 @@ class RewardModule(LightningModule):
         size = torch.nn.utils.get_total_norm(gradients)
         if torch.isfinite(size) and (loss is None or torch.isfinite(loss)):
             self.num_skipped = 0
+            for group in optimizer.param_groups:
+                group["lr"] = self.optimiser_cfg.lr_at(self.global_step / self.trainer.num_training_batches)
             optimizer.step()
             return
         self.num_skipped += 1

@@ -27,6 +27,7 @@ from eg3d.child_processes import in_processes, worker_faults
 from eg3d.config_checks import faults_of, in_range
 from eg3d.progress import Advance, ignore
 from eg3d.safe_write import atomic_path
+from eg3d.threads import limit_threads, one_thread
 
 MAKER = "dataset_preprocessing.human_heads"
 HEADS_PER_SEED = 1_000_000  # head i of data set s has the head seed s * HEADS_PER_SEED + i
@@ -190,30 +191,17 @@ def _recipe(cfg: HeadsConfig, seeds: list[int]) -> dict:
 def _all_pictures(cfg: HeadsConfig, num_groups: int) -> Iterator[Iterator[list[Picture]]]:
     """Pictures of every group in order, from this process or from workers; for a `with` block."""
     if cfg.workers == 1:
-        with _one_thread():
+        with one_thread():
             yield (pictures(cfg, group) for group in range(num_groups))
         return
     work = functools.partial(pictures, cfg)
-    with in_processes(
-        work, range(num_groups), workers=cfg.workers, prepare=torch.set_num_threads, arguments=(1,)
-    ) as groups:
+    with in_processes(work, range(num_groups), workers=cfg.workers, prepare=limit_threads, arguments=(1,)) as groups:
         yield groups
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One torch thread inside the block: the arrays are small, and more threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def save_contact_sheet(path: str | Path, cfg: HeadsConfig, *, resolution: int = 128) -> None:
     """PNG of the first heads of a data set, one row each, from the front and from the extreme poses."""
     seeds = [head_seed(cfg.seed, i) for i in range(cfg.contact_heads)]
-    with _one_thread(), atomic_path(path) as temporary:
+    with one_thread(), atomic_path(path) as temporary:
         sheet = contact_sheet(seeds, resolution=resolution, background=cfg.background)
         PIL.Image.fromarray(sheet).save(temporary, format="png")

@@ -25,6 +25,7 @@ from eg3d.child_processes import worker_pool
 from eg3d.metrics.measurements import Measurement, Rows
 from eg3d.progress import Advance, ignore
 from eg3d.safe_write import atomic_path
+from eg3d.threads import limit_threads
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
@@ -115,7 +116,7 @@ _work: _Shared | None = None  # set in worker processes only
 def _join_work(shared: _Shared, threads: int) -> None:
     global _work
     _work = shared
-    torch.set_num_threads(threads)
+    limit_threads(threads)
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ from eg3d.run_folder import RunFolder
 from eg3d.safe_write import naming_disk_faults, write_text
 from eg3d.samples import SampleConfig, sample_seeds
 from eg3d.seeds import LARGEST_SEED, MOST_SEEDS
+from eg3d.threads import limit_threads
 from reward_model_training.preferences.annotators.likeness import LikenessConfig
 from reward_model_training.preferences.annotators.protocol import (
     ANNOTATOR_NAME,
@@ -281,7 +282,7 @@ def _generators(cfg: RankConfig) -> list[Generator]:
 
 
 def _start_worker(cfg: RankConfig) -> None:
-    torch.set_num_threads(1)
+    limit_threads(1)
     _worker.update(Gs=_generators(cfg), cfg=cfg, annotator=annotator_from(cfg.annotator))
 
 

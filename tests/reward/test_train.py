@@ -238,6 +238,31 @@ def test_a_step_that_is_not_finite_is_skipped_and_counts(reward_config, monkeypa
     assert [text.split(":")[0] for text in said] == ["step 3", "step 4", "step 10"]
 
 
+def test_a_decaying_rate_falls_by_half_a_cosine_and_a_stop_changes_nothing(reward_config, tmp_path, monkeypatch):
+    """With half of the decay done, half of the rate is left; a killed and resumed run takes the same steps."""
+    cfg = OptimiserConfig(lr=1e-3, decay_epochs=4)
+    assert [cfg.lr_at(epoch) for epoch in (0, 4, 9)] == pytest.approx([1e-3, 1e-5, 1e-5])
+    assert cfg.lr_at(2) == pytest.approx((1e-3 + 1e-5) / 2)
+    assert OptimiserConfig(lr=1e-3).lr_at(7) == 1e-3
+    assert "decay_epochs" in str(OptimiserConfig(decay_epochs=-1).validate())
+
+    decay = dataclasses.replace(reward_config().optimiser, decay_epochs=3)
+    whole = train(reward_config(out=str(tmp_path / "whole"), optimiser=decay))
+    state = read_state(whole.folder / "last.ckpt")
+    last = decay.lr_at((3 * STEPS_AN_EPOCH - 1) / STEPS_AN_EPOCH)
+    assert state["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(last)
+
+    def kill(self, trainer, *_):
+        if trainer.global_step == 6:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunState, "on_train_batch_start", kill)
+        with pytest.raises(Killed):
+            train(reward_config(optimiser=decay))
+    assert same(last_weights(train(reward_config(optimiser=decay)).folder), last_weights(whole.folder))
+
+
 def test_steps_that_stay_not_finite_end_the_run_with_the_last_good_state(reward_config, monkeypatch):
     spoil(monkeypatch, lambda step: step >= 2)
     with pytest.raises(RuntimeError, match=r"step 12: loss nan.*not finite 10 times in a row") as error:
