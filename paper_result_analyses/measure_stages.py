@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from eg3d.run_folder import as_plain, choose_device
 from paper_result_analyses.measure.context import Context, Experiment
@@ -18,18 +21,28 @@ def measure_stage(measure: Measure, cfg: PipelineConfig, experiment: Experiment,
     settings = (as_plain(own) if own is not None else {}) | experiment.settings(measure.inputs)
     inputs = experiment.files(measure.inputs)
 
-    def work() -> list[Path]:
-        device = choose_device(cfg.device)
-        found = measure.run(Context(own, experiment, measure.inputs, folder=tables, device=device))
-        wanted = {table.name for table in measure.tables}
-        if set(found) != wanted:
-            raise RuntimeError(f"measure {measure.name}: declares tables {sorted(wanted)}, made {sorted(found)}")
-        written: list[Path] = []
-        for table in measure.tables:
-            made, path = found[table.name], tables / f"{table.name}.csv"
-            written.append(write_table(path, made, columns=table.columns, inputs=inputs, settings=settings))
-            if table.file_column:
-                written += [tables / file for file in made[table.file_column]]
-        return written
-
+    work = functools.partial(_measured, measure, own, experiment, tables, cfg.device, inputs, settings)
     return Stage(measure.name, f"part of this pipeline: redo=[{measure.name}]", settings, inputs, work)
+
+
+def _measured(
+    measure: Measure,
+    own: Any,
+    experiment: Experiment,
+    folder: Path,
+    device: str,
+    inputs: Mapping[str, Path],
+    settings: Mapping[str, Any],
+) -> list[Path]:
+    """Run a measure, and write its tables into `folder`; in another process, where several run at once."""
+    found = measure.run(Context(own, experiment, measure.inputs, folder=folder, device=choose_device(device)))
+    wanted = {table.name for table in measure.tables}
+    if set(found) != wanted:
+        raise RuntimeError(f"measure {measure.name}: declares tables {sorted(wanted)}, made {sorted(found)}")
+    written: list[Path] = []
+    for table in measure.tables:
+        made, path = found[table.name], folder / f"{table.name}.csv"
+        written.append(write_table(path, made, columns=table.columns, inputs=inputs, settings=settings))
+        if table.file_column:
+            written += [folder / file for file in made[table.file_column]]
+    return written

@@ -17,7 +17,7 @@ from paper_result_analyses.pipeline_config import PipelineConfig, pipeline_schem
 from paper_result_analyses.registry import MEASURES
 from paper_result_analyses.report import write_report
 from paper_result_analyses.stages import Stage, StageRunner
-from paper_result_analyses.training_stages import check_judges, check_shipped, make_experiment
+from paper_result_analyses.training_stages import at_once, check_judges, check_shipped, make_experiment
 
 
 def run_pipeline(cfg: PipelineConfig) -> Path:
@@ -42,8 +42,8 @@ def _run_stages(cfg: PipelineConfig, out: Path) -> Path:
         remove_leftovers(folder)
     runner = StageRunner(out, stage_names(cfg), cfg.redo)
     experiment = make_experiment(cfg, runner)
-    for name in cfg.measures:
-        runner.run(measure_stage(MEASURES[name], cfg, experiment, tables))
+    measures = [measure_stage(MEASURES[name], cfg, experiment, tables) for name in cfg.measures]
+    runner.run_in_turn(measures, at_once(cfg, cfg.measures_at_once))
     return runner.run(report_stage(cfg))[0]
 
 

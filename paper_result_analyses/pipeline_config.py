@@ -11,6 +11,8 @@ from paper_result_analyses.arms import RUN_FOLDERS, TUNED
 from paper_result_analyses.registry import MEASURES
 
 SNAPSHOTS = ("last", "best")
+FIRST_ROUND = "first_round"  # folder of its stages
+FIRST_STAGES = FIRST_RANKING, FIRST_REWARD, FIRST_TUNED = ("first_ranking", "first_reward", "first_tuned")
 
 
 @dataclass
@@ -30,6 +32,9 @@ class PipelineConfig:
     ranking: str = ""  # after python -m reward_model_training.rank
     # Pretraining stages whose last snapshots are ranked along with the generator's own shapes.
     ranked_stages: list[str] = field(default_factory=list)
+    # After python -m eg3d.train_rlhf; empty = one round. Otherwise a first reward, trained on the shapes so far, tunes
+    # the generator, and the networks that this leaves are ranked along with the rest for the reward that counts.
+    first_round: str = ""
     reward_training: str = ""  # after python -m reward_model_training.train; empty = take `reward`
     reward_seeds: list[int] = field(default_factory=list)  # of the members of an ensemble; empty = one reward
     reward_bound: float = 0.0  # standard deviations that an ensemble's reward lies below the mean of its members
@@ -41,6 +46,7 @@ class PipelineConfig:
     # Arms that run at once, each in a process with its share of the threads: 0 = as many as there are cores, but one on
     # a GPU. Another number of threads changes results by rounding; the same number of them gives the same bits.
     arms_at_once: int = 0
+    measures_at_once: int = 0  # as arms_at_once
     measures: list[str] = field(default_factory=lambda: list(MEASURES))
     redo: list[str] = field(default_factory=list)  # stages to do again from nothing; their run folders are deleted
 
@@ -66,8 +72,9 @@ class PipelineConfig:
                 faults.append(
                     f"continues.{name}: {start} is not a pretraining stage before {name} ({', '.join(order)})"
                 )
-        if self.ranked_stages and not self.reward_training:
-            faults.append("ranked_stages: nothing is ranked without reward_training")
+        for name in ("ranked_stages", "first_round"):
+            if getattr(self, name) and not self.reward_training:
+                faults.append(f"{name}: nothing is ranked without reward_training")
         if self.reward_seeds and (len(set(self.reward_seeds)) < 2 or not self.reward_training):
             faults.append("reward_seeds: give two different seeds or more, and words for reward_training")
         if self.reward_bound < 0 or (self.reward_bound and not self.reward_seeds):
@@ -75,7 +82,7 @@ class PipelineConfig:
         twice = sorted({name for name in stages if stages.count(name) > 1})
         if twice:
             faults.append(f"stages: two are called {', '.join(twice)}; give pretraining other names, measures once")
-        faults += one_of("snapshot", self.snapshot, SNAPSHOTS) + at_least(self, 0, "arms_at_once")
+        faults += one_of("snapshot", self.snapshot, SNAPSHOTS) + at_least(self, 0, "arms_at_once", "measures_at_once")
         if self.equal_length and self.finetuning and TUNED not in self.finetuning:
             faults.append(f"equal_length: there is no arm {TUNED} whose length the others could take")
         if not self.finetuning:
@@ -104,5 +111,6 @@ def pipeline_schema() -> type[PipelineConfig]:
 def stage_names(cfg: PipelineConfig) -> list[str]:
     """The stages that `cfg` runs, in order."""
     members = [f"reward{seed}" for seed in cfg.reward_seeds]
-    reward = ["ranking", *members, "reward"] if cfg.reward_training else []
+    first = FIRST_STAGES if cfg.first_round else ()
+    reward = [*first, "ranking", *members, "reward"] if cfg.reward_training else []
     return ["heads", *cfg.pretraining, *reward, *cfg.finetuning, *cfg.measures, "report"]

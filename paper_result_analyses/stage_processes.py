@@ -46,18 +46,28 @@ class _Outcome:
     cause: BaseException | None = None  # which pickling takes from an error
 
 
-def run_at_once(jobs: Sequence[Job], *, ended: Callable[[str, Any], None]) -> dict[str, Any]:
-    """Results of the jobs, by name. ended: called here with name and result, or error, of each as soon as it is there.
+def _untold(name: str) -> None:
+    """Nobody wants to know."""
 
+
+def run_at_once(
+    jobs: Sequence[Job],
+    *,
+    ended: Callable[[str, Any], None],
+    began: Callable[[str], None] = _untold,
+    most: int = 0,
+) -> dict[str, Any]:
+    """Results of the jobs, by name.
+
+    most: how many run at the same time, the next as soon as one has ended; 0 = all. began, ended: called here with the
+    name of each, just before it starts, and with name and result, or error, as soon as that is there.
     Raises the error of the first job that fails, `Stopped` with what all have saved, or RuntimeError when a process is
     killed. No process is left at the end, whatever that is.
     """
     children: list[_Child] = []
     with HeldStops() as stops:
         try:
-            for job in jobs:
-                children.append(_Child(job))
-            failed = _watch(children, stops, ended)
+            failed = _watch(list(jobs), children, stops, most or len(jobs), began, ended)
         finally:
             for child in children:
                 child.end()
@@ -71,11 +81,26 @@ def run_at_once(jobs: Sequence[Job], *, ended: Callable[[str, Any], None]) -> di
     return {child.job.name: child.outcome.result for child in children if child.outcome is not None}
 
 
-def _watch(children: Sequence[_Child], stops: HeldStops, ended: Callable[[str, Any], None]) -> _Outcome | None:
-    """Follow all to their ends; the outcome of the first that failed."""
+def _watch(
+    waiting: list[Job],
+    children: list[_Child],
+    stops: HeldStops,
+    most: int,
+    began: Callable[[str], None],
+    ended: Callable[[str, Any], None],
+) -> _Outcome | None:
+    """Start all and follow them to their ends, unless one fails; the outcome of the first that did."""
     failed, is_told = None, False
-    while running := [child for child in children if child.outcome is None]:
-        if not is_told and (stops.is_asked or failed is not None):
+    while True:
+        running = [child for child in children if child.outcome is None]
+        must_end = stops.is_asked or failed is not None
+        while waiting and len(running) < most and not must_end:
+            began(waiting[0].name)
+            children.append(_Child(waiting.pop(0)))
+            running.append(children[-1])
+        if not running:
+            return failed
+        if must_end and not is_told:
             is_told = True
             for child in running:
                 child.stop_with(stops.number or signal.SIGTERM)
@@ -86,7 +111,6 @@ def _watch(children: Sequence[_Child], stops: HeldStops, ended: Callable[[str, A
             if outcome is not None and outcome.stop is None:
                 ended(child.job.name, outcome.result if outcome.error is None else outcome.error)
                 failed = outcome if failed is None and outcome.error is not None else failed
-    return failed
 
 
 def _notes(stopped: Mapping[str, tuple[int, str]]) -> str:

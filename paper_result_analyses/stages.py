@@ -85,21 +85,34 @@ class StageRunner:
             outputs += [self.run(group[0])] if len(group) == 1 else self._run_group(group)
         return outputs
 
+    def run_in_turn(self, stages: Sequence[Stage], at_once: int = 0) -> list[list[Path]]:
+        """As run_at_once, but the next one begins as soon as one has ended; all have the same share of the threads."""
+        at_once = at_once or self.threads
+        if at_once == 1 or len(stages) == 1:
+            return [self.run(stage) for stage in stages]
+        tasks = {stage.name: task for stage in stages if (task := self._task(stage)) is not None}
+        done = self._run_tasks(tasks, dict.fromkeys(tasks, max(1, self.threads // at_once)), most=at_once)
+        return [done[stage.name].outputs if stage.name in done else self._recorded(stage) for stage in stages]
+
     def _run_group(self, stages: Sequence[Stage]) -> list[list[Path]]:
         tasks = {stage.name: task for stage in stages if (task := self._task(stage)) is not None}
         threads = dict(zip((stage.name for stage in stages), shares(self.threads, len(stages)), strict=True))
-        jobs, by_name = [], {stage.name: stage for stage in stages}
+        done = self._run_tasks(tasks, threads)
+        return [done[stage.name].outputs if stage.name in done else self._recorded(stage) for stage in stages]
+
+    def _run_tasks(self, tasks: Mapping[str, _Task], threads: Mapping[str, int], *, most: int = 0) -> dict[str, _Done]:
+        jobs, beside = [], {name: [other for other in tasks if other != name] for name in tasks}
         for name, task in tasks.items():
-            beside = [other for other in tasks if other != name]
-            jobs.append(Job(name, replace(task, beside=beside), threads[name]))
-            shown = f" beside {', '.join(beside)}" if beside else ""
-            self._say(by_name[name], f"{task.beginning}{shown}, threads: {threads[name]}")
+            jobs.append(Job(name, replace(task, beside=beside[name]), threads[name]))
+
+        def began(name: str) -> None:
+            shown = f" beside {', '.join(beside[name])}" if beside[name] and not most else ""
+            self._say(tasks[name].stage, f"{tasks[name].beginning}{shown}, threads: {threads[name]}")
 
         def ended(name: str, found: _Done | BaseException) -> None:
-            self._say(by_name[name], "failed" if isinstance(found, BaseException) else found.ending)
+            self._say(tasks[name].stage, "failed" if isinstance(found, BaseException) else found.ending)
 
-        done = run_at_once(jobs, ended=ended)
-        return [done[stage.name].outputs if stage.name in done else self._recorded(stage) for stage in stages]
+        return run_at_once(jobs, began=began, ended=ended, most=most)
 
     def _task(self, stage: Stage) -> _Task | None:
         """What is to be done of a stage, or None when it is done, which is said."""
@@ -168,7 +181,7 @@ class _Task:
     position: int
     earlier: Mapping[str, Any] | None  # the record of the sessions before
     pid: int  # of the pipeline
-    beside: Sequence[str] = ()  # stages that run at the same time
+    beside: Sequence[str] = ()  # stages that may run at the same time
 
     @property
     def beginning(self) -> str:

@@ -26,7 +26,13 @@ from eg3d.run_folder import ACCEPT_CODE, as_plain, choose_device
 from eg3d.training.config import TrainConfig
 from paper_result_analyses.arms import RUN_FOLDERS, START, TUNED
 from paper_result_analyses.measure.context import RUN_FILES, Experiment
-from paper_result_analyses.pipeline_config import PipelineConfig
+from paper_result_analyses.pipeline_config import (
+    FIRST_RANKING,
+    FIRST_REWARD,
+    FIRST_ROUND,
+    FIRST_TUNED,
+    PipelineConfig,
+)
 from paper_result_analyses.stages import Stage, StageRunner, portable
 
 log = logging.getLogger(__name__)
@@ -47,7 +53,10 @@ def make_experiment(cfg: PipelineConfig, runner: StageRunner) -> Experiment:
     data = make_data(cfg, runner)
     snapshots = pretrained(cfg, runner, data)
     *_, generator = snapshots.values()
-    reward = make_reward(cfg, runner, generator, [snapshots[name] for name in cfg.ranked_stages])
+    earlier = [snapshots[name] for name in cfg.ranked_stages]
+    if cfg.first_round:
+        earlier = [*earlier, first_round(cfg, runner, data, generator, earlier)]
+    reward = make_reward(cfg, runner, generator, earlier)
     snapshots = fine_tune_all(cfg, runner, data, generator, reward)
     return Experiment(
         networks={START: generator, **snapshots},
@@ -120,13 +129,41 @@ def make_reward(cfg: PipelineConfig, runner: StageRunner, generator: Path, earli
     """
     if not cfg.reward_training:
         return reward_folder(cfg.reward)
-    rankings, scores = rank(cfg, runner, generator, earlier)
-    inputs = {"rankings": rankings, "generator": generator, "scores": scores} | _numbered(earlier)
+    inputs = _ranked(cfg, runner, generator, earlier)
     if not cfg.reward_seeds:
         folder, _ = _train_reward(cfg, runner, "reward", inputs, earlier)
         return folder
     trained = [_train_reward(cfg, runner, f"reward{seed}", inputs, earlier, seed=seed) for seed in cfg.reward_seeds]
     return _join_rewards(cfg, runner, [folder for folder, _ in trained], trained[0][1])
+
+
+def first_round(cfg: PipelineConfig, runner: StageRunner, data: Path, generator: Path, earlier: Sequence[Path]) -> Path:
+    """The networks that a first reward, of the shapes so far, makes of `generator`: the next reward ranks them as well.
+
+    A reward has never seen what its own tuning leads to. One that ranked it, overdone, can tell where it goes wrong.
+    """
+    inputs = _ranked(cfg, runner, generator, earlier, name=FIRST_RANKING, folder=f"{FIRST_ROUND}/rankings")
+    seed = cfg.reward_seeds[0] if cfg.reward_seeds else None
+    reward, _ = _train_reward(cfg, runner, FIRST_REWARD, inputs, earlier, seed=seed, folder=f"{FIRST_ROUND}/reward")
+    folder = Path(cfg.out) / FIRST_ROUND / "tuned"
+    paths = {"data": data, "start": generator, "reward.path": reward, "out": folder}
+    words = _words(cfg.first_round, paths, device=cfg.device)
+    inputs = {"data": data, "start": generator}
+    return runner.run(_fine_tuning(cfg, FIRST_TUNED, words, paths, inputs, reward))[0]
+
+
+def _ranked(
+    cfg: PipelineConfig,
+    runner: StageRunner,
+    generator: Path,
+    earlier: Sequence[Path],
+    *,
+    name: str = "ranking",
+    folder: str = "rankings",
+) -> dict[str, Path]:
+    """What a reward is trained on, by input name, ranked first where it is not yet."""
+    rankings, scores = rank(cfg, runner, generator, earlier, name=name, folder=folder)
+    return {"rankings": rankings, "generator": generator, "scores": scores} | _numbered(earlier)
 
 
 def _train_reward(
@@ -137,12 +174,13 @@ def _train_reward(
     earlier: Sequence[Path],
     *,
     seed: int | None = None,
+    folder: str = "",
 ) -> tuple[Path, Any]:
-    """Folder and config of one trained reward; the stage and the folder have the same name."""
+    """Folder and config of one trained reward; without another `folder` that of the stage's name."""
     from reward_model_training.train import RewardTrainConfig, train
 
-    folder = Path(cfg.out) / name
-    paths = {"data.rankings": inputs["rankings"], "data.generator": inputs["generator"], "out": folder}
+    out = Path(cfg.out) / (folder or name)
+    paths = {"data.rankings": inputs["rankings"], "data.generator": inputs["generator"], "out": out}
     paths["data.store_dir"] = Path(cfg.out) / "representations"
     words = [*_words(cfg.reward_training, paths, device=cfg.device), *_listed("data.snapshots", earlier)]
     words += [] if seed is None else [f"seed={seed}"]
@@ -151,11 +189,11 @@ def _train_reward(
 
     def work() -> list[Path]:
         train(reward_cfg)
-        return [folder / "reward.safetensors", folder / "reward.yaml", folder / "final_metrics.csv"]
+        return [out / "reward.safetensors", out / "reward.yaml", out / "final_metrics.csv"]
 
     module, taken = "reward_model_training.train", [*paths, *(["data.snapshots"] if earlier else [])]
-    runner.run(_stage(cfg, name, module, words, reward_cfg, inputs, work, paths=taken, run_folder=folder))
-    return folder, reward_cfg
+    runner.run(_stage(cfg, name, module, words, reward_cfg, inputs, work, paths=taken, run_folder=out))
+    return out, reward_cfg
 
 
 def _join_rewards(cfg: PipelineConfig, runner: StageRunner, members: Sequence[Path], trained: Any) -> Path:
@@ -182,13 +220,21 @@ def _join_rewards(cfg: PipelineConfig, runner: StageRunner, members: Sequence[Pa
     return folder
 
 
-def rank(cfg: PipelineConfig, runner: StageRunner, generator: Path, earlier: Sequence[Path] = ()) -> tuple[Path, Path]:
+def rank(
+    cfg: PipelineConfig,
+    runner: StageRunner,
+    generator: Path,
+    earlier: Sequence[Path] = (),
+    *,
+    name: str = "ranking",
+    folder: str = "rankings",
+) -> tuple[Path, Path]:
     """Simulated rankings of the seeds of `generator` and of `earlier` ones, and the noise-free scores behind them."""
     from reward_model_training.preferences.rankings import write_rankings
     from reward_model_training.preferences.simulated_rankings import annotate_seeds, rankings_of
 
-    folder = Path(cfg.out) / "rankings"
-    paths = {"generator": generator, "out": folder / "rankings.csv"}
+    out = Path(cfg.out) / folder
+    paths = {"generator": generator, "out": out / "rankings.csv"}
     words = [*_words(cfg.ranking, paths), *_listed("snapshots", earlier)]
     rank_cfg = _rank_config(words)
 
@@ -196,11 +242,11 @@ def rank(cfg: PipelineConfig, runner: StageRunner, generator: Path, earlier: Seq
         with progress_bar("shapes scored (simulated)", rank_cfg.count) as advance:
             scores = annotate_seeds(rank_cfg, advance=advance)
         write_rankings(rank_cfg.out, rankings_of(rank_cfg, scores))
-        return [folder / "rankings.csv", folder / "scores.csv"]
+        return [out / "rankings.csv", out / "scores.csv"]
 
     module, inputs = "reward_model_training.rank", {"generator": generator} | _numbered(earlier)
     taken = [*paths, *(["snapshots"] if earlier else [])]
-    stage = _stage(cfg, "ranking", module, words, rank_cfg, inputs, work, paths=taken, run_folder=folder)
+    stage = _stage(cfg, name, module, words, rank_cfg, inputs, work, paths=taken, run_folder=out)
     rankings, scores = runner.run(stage)
     return rankings, scores
 
@@ -223,7 +269,7 @@ def fine_tune_all(
     num_images = None
     for group in groups:
         stages = [fine_tuning(cfg, arm, data, generator, reward, num_images=num_images) for arm in group]
-        made = runner.run_at_once(stages, _arms_at_once(cfg))
+        made = runner.run_at_once(stages, at_once(cfg, cfg.arms_at_once))
         snapshots |= {arm: _kept_snapshot(cfg, arm, files) for arm, files in zip(group, made, strict=True)}
         if cfg.equal_length and group == [TUNED]:
             num_images = images_of(snapshots[TUNED])
@@ -231,31 +277,42 @@ def fine_tune_all(
     return {arm: snapshots[arm] for arm in arms}
 
 
-def _arms_at_once(cfg: PipelineConfig) -> int:
+def at_once(cfg: PipelineConfig, told: int) -> int:
     """As StageRunner takes it: unless told otherwise as many as there are cores, but one where a GPU does the work."""
-    return cfg.arms_at_once or (0 if choose_device(cfg.device).type == "cpu" else 1)
+    return told or (0 if choose_device(cfg.device).type == "cpu" else 1)
 
 
 def fine_tuning(
     cfg: PipelineConfig, arm: str, data: Path, generator: Path, reward: Path, *, num_images: int | None = None
 ) -> Stage:
     """The stage of one fine-tuning run. num_images: where the run ends, instead of the length in its words."""
-    from eg3d.finetuning.loop import reward_inputs
-
-    folder = run_folder(cfg, arm)
     start = generator if cfg.pretraining else cfg.generator  # a name stays a name
     bundle = reward if cfg.reward_training else cfg.reward
-    paths = {"data": data, "start": start, "reward.path": bundle, "out": folder}
+    paths = {"data": data, "start": start, "reward.path": bundle, "out": run_folder(cfg, arm)}
     words = _finetune_words(cfg, arm, paths, num_images=num_images)
+    return _fine_tuning(cfg, arm, words, paths, {"data": data, "start": generator}, reward)
+
+
+def _fine_tuning(
+    cfg: PipelineConfig,
+    name: str,
+    words: Sequence[str],
+    paths: Mapping[str, str | Path],
+    inputs: dict[str, Path],
+    reward: Path,
+) -> Stage:
+    """The stage of a fine-tuning run. words: with the settings of `paths`; inputs: its files but the reward's."""
+    from eg3d.finetuning.loop import reward_inputs
+
     stage_cfg = compose_config("finetune", FinetuneConfig, words)
-    inputs = {"data": data, "start": generator}
     inputs |= {"reward": reward / "reward.safetensors", "reward card": reward / "reward.yaml"}
     others = {name: value for name, value in stage_cfg.reward.items() if name != "path"}
     judge_files = reward_inputs(JudgeConfig.callable_in(stage_cfg.judge), "judge.")
-    for name, found in (reward_inputs(others) | judge_files).items():
-        inputs |= {f"{name} {path.name}": path for path in ([found] if isinstance(found, Path) else found)}
+    for file, found in (reward_inputs(others) | judge_files).items():
+        inputs |= {f"{file} {path.name}": path for path in ([found] if isinstance(found, Path) else found)}
     work = functools.partial(_fine_tuned, stage_cfg)
-    return _stage(cfg, arm, "eg3d.train_rlhf", words, stage_cfg, inputs, work, paths=paths, run_folder=folder)
+    folder = Path(paths["out"])
+    return _stage(cfg, name, "eg3d.train_rlhf", words, stage_cfg, inputs, work, paths=paths, run_folder=folder)
 
 
 def _fine_tuned(cfg: FinetuneConfig) -> list[Path]:

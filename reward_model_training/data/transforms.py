@@ -92,6 +92,8 @@ class SurfaceDistanceConfig(TransformConfig):
     level: float = 10.0  # raw density of the surface: half of `high`
     width: float = 1.0  # voxels from the surface to 0.73 of `high`
     least_slope: float = 5.0  # raw density a voxel: what is flatter counts as so steep
+    # What lies behind the first surface from the front counts as solid, so that nothing is read but what can be seen.
+    seen_from_front: bool = False
     high: float = 100.0
 
     def validate(self) -> list[str]:
@@ -155,8 +157,11 @@ def surface_distance(x: Tensor, cfg: SurfaceDistanceConfig) -> Tensor:
 
     The distance is (x - level) / |grad x| in voxels, differences central: Taubin, Distance approximations for
     rasterizing implicit curves (1994), eq. 2. However steep a generator's densities are, the same surface looks the
-    same, so that a reward cannot be pleased by contrast. Differentiable.
+    same, so that a reward cannot be pleased by contrast; with `seen_from_front` it cannot be pleased by what no one
+    sees either: a value becomes the largest between it and the front, the high end of Z. Differentiable.
     """
+    if cfg.seen_from_front:
+        x = x.flip(3).cummax(3).values.flip(3)
     squares = [slope.square() for slope in torch.gradient(x, dim=(1, 2, 3))]
     slope = (sum(squares, torch.zeros_like(x)) + cfg.least_slope**2).sqrt()
     return cfg.high * torch.sigmoid((x - cfg.level) / (slope * cfg.width))

@@ -81,6 +81,32 @@ def test_jobs_run_at_once_with_their_threads_and_log_here(tmp_path: Path, caplog
     assert multiprocessing.active_children() == []
 
 
+def most_at_once(folder: Path, name: str) -> int:
+    """How many of these run while this one does, itself among them."""
+    (folder / name).touch()
+    time.sleep(0.3)
+    found = len(list(folder.iterdir()))
+    (folder / name).unlink()
+    return found
+
+
+def test_no_more_jobs_run_than_are_asked_for_and_the_next_begins_where_one_ends(tmp_path: Path) -> None:
+    began: list[str] = []
+    names = ["one", "two", "three", "four"]
+    jobs = [Job(name, partial(most_at_once, tmp_path, name), 1) for name in names]
+    found = run_at_once(jobs, ended=lambda name, _: began.append(f"end of {name}"), began=began.append, most=2)
+    assert list(found) == names and max(found.values()) <= 2
+    assert began[:2] == ["one", "two"] and began[2].startswith("end of") and began[3] == "three"
+
+
+def test_a_fault_leaves_what_has_not_begun(tmp_path: Path) -> None:
+    began: list[str] = []
+    jobs = [Job("bad", partial(failing, "clean"), 1), Job("next", partial(most_at_once, tmp_path, "next"), 1)]
+    with pytest.raises(ValueError, match="is odd"):
+        run_at_once(jobs, ended=ignored, began=began.append, most=1)
+    assert began == ["bad"]
+
+
 @pytest.mark.parametrize(
     ("kind", "error", "said"),
     [
@@ -181,3 +207,16 @@ def test_stages_at_once_have_the_threads_of_their_group(tmp_path: Path, at_once:
     assert runner.run_at_once(stages, at_once)[0] == [tmp_path / "one"]
     assert (tmp_path / "one").read_text() == threads[0]
     assert read_record(tmp_path / "stages" / "one.json").get("beside") is None
+
+
+@pytest.mark.parametrize(("at_once", "threads"), [(1, "3333"), (2, "1111"), (3, "1111"), (0, "1111")])
+def test_stages_in_turn_have_one_share_of_the_threads_each(tmp_path: Path, at_once: int, threads: str) -> None:
+    """What is left of them after a stop too."""
+    names = ["one", "two", "three", "four"]
+    stages, runner = stages_in(tmp_path, *names), StageRunner(tmp_path, names)
+    runner.threads = 3
+    torch.set_num_threads(3)
+    for _ in range(2):
+        assert runner.run_in_turn(stages, at_once) == [[tmp_path / name] for name in names]
+        assert "".join((tmp_path / name).read_text() for name in names) == threads
+        (tmp_path / "two").unlink()

@@ -16,6 +16,7 @@ from paper_result_analyses.stages import Stage, StageRunner, fingerprint_of
 from paper_result_analyses.training_stages import (
     check_judges,
     fine_tune_all,
+    first_round,
     kimg_of,
     make_data,
     make_reward,
@@ -160,6 +161,32 @@ def test_earlier_stages_are_ranked_along(files: Files) -> None:
     assert runner.stages["ranking"].settings["snapshots"] is None, "known by contents"
 
 
+def test_what_a_first_round_makes_is_ranked_along(files: Files) -> None:
+    """Generator -> ranking -> reward -> tuned generator -> the ranking and the reward that count."""
+    words = ("reward_training='max_epochs=1'", "reward_seeds=[3,5]", f"first_round='batch=4 {REWARD}'")
+    cfg, runner = files.pipeline(*words), Captured()
+    made = ["first_ranking", "first_reward", "first_tuned"]
+    assert stage_names(cfg)[1:4] == made
+    early = files.folder / "early.safetensors"
+    early.write_text("early")
+    tuned = first_round(cfg, runner, files.data, files.start, [early])  # type: ignore[arg-type]
+    make_reward(cfg, runner, files.start, [early, tuned])  # type: ignore[arg-type]
+    stages, folder = runner.stages, files.folder / "run" / "first_round"
+    assert list(stages) == [*made, "ranking", "reward3", "reward5", "reward"]
+    assert stages["first_ranking"].inputs == {"generator": files.start, "snapshot 0": early}
+    assert stages["first_reward"].inputs["rankings"] == Path("first_ranking.0")
+    assert stages["first_reward"].settings["seed"] == 3 and stages["first_reward"].run_folder == folder / "reward"
+    assert stages["first_tuned"].inputs["reward"] == folder / "reward" / WEIGHTS_FILE
+    assert stages["first_tuned"].inputs["start"] == files.start
+    assert [stage.run_folder for stage in (stages["first_ranking"], stages["first_tuned"])] == [
+        folder / "rankings",
+        folder / "tuned",
+    ]
+    for name in ("ranking", "reward3", "reward5"):
+        assert stages[name].inputs["snapshot 1"] == tuned == Path("first_tuned.0")
+    assert stages["reward3"].inputs["rankings"] == Path("ranking.0")
+
+
 def test_a_stage_continues_the_last_or_the_one_that_it_names(files: Files) -> None:
     stages = [f"++pretraining.{name}='batch=4'" for name in ("warm", "depth", "late", "later")]
     cfg, runner = files.pipeline(*stages, "++continues.late=warm"), Captured()
@@ -182,6 +209,7 @@ def test_a_stage_continues_the_last_or_the_one_that_it_names(files: Files) -> No
         (("reward_seeds=[3,4]",), "and words for reward_training"),
         (("reward_bound=1",), "reward_bound: 1.0 must be 0 or more, and needs reward_seeds"),
         (("reward_training='max_epochs=1'", "ranked_stages=[warm]"), "ranked_stages: warm is not a stage before"),
+        (("first_round='batch=4'",), "first_round: nothing is ranked without reward_training"),
     ],
 )
 def test_ensembles_and_ranked_stages_that_cannot_be(files: Files, words: tuple[str, ...], said: str) -> None:

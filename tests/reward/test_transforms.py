@@ -183,3 +183,26 @@ def test_faults_of_a_transform(changes: dict, word: str) -> None:
 def test_faults_of_the_others(cfg: TransformConfig, word: str) -> None:
     (fault,) = faults_of(cfg)
     assert word in fault
+
+
+def test_what_the_front_hides_is_not_read() -> None:
+    """A head that is hollow, and one that is not, look the same from the front; without the option they do not."""
+    x, y, z = torch.meshgrid(*[torch.linspace(-1, 1, 24)] * 3, indexing="ij")
+    radius = torch.stack([x, y, z]).norm(dim=0)
+    solid = 10 + 400 * (0.7 - radius)
+    hollow = 10 + 400 * (torch.minimum(0.7 - radius, radius - 0.3))
+    seen = SurfaceDistanceConfig(seen_from_front=True)
+    shells = [surface_distance(each[None], seen)[0] for each in (solid, hollow)]
+    at_the_front = (z > 0) & (radius > 0.65)
+    assert (shells[0] - shells[1])[at_the_front].abs().max() < 0.5
+    at_the_back = (radius < 0.3) | ((z < -0.5) & (torch.hypot(x, y) < 0.2))
+    assert min(shell[at_the_back].min() for shell in shells) > 50, "all that lies behind the surface is solid"
+    assert surface_distance(hollow[None], SurfaceDistanceConfig())[0][at_the_back].min() < 50
+
+
+def test_the_hidden_side_has_no_gradient() -> None:
+    density = raw_density(1, 5, 5, 9, seed=3).requires_grad_()
+    surface_distance(density, SurfaceDistanceConfig(seen_from_front=True)).sum().backward()
+    is_largest = density >= density.flip(3).cummax(3).values.flip(3)  # of all that is nearer to the front
+    assert density.grad is not None and density.grad[~is_largest].count_nonzero() == 0
+    assert density.grad[is_largest].count_nonzero() > 0
