@@ -35,6 +35,9 @@ class PipelineConfig:
     # After python -m eg3d.train_rlhf; empty = one round. Otherwise a first reward, trained on the shapes so far, tunes
     # the generator, and the networks that this leaves are ranked along with the rest for the reward that counts.
     first_round: str = ""
+    first_reward: str = (
+        ""  # words of that reward's training, where they differ; it joins an ensemble as its first member
+    )
     reward_training: str = ""  # after python -m reward_model_training.train; empty = take `reward`
     reward_seeds: list[int] = field(default_factory=list)  # of the members of an ensemble; empty = one reward
     reward_bound: float = 0.0  # standard deviations that an ensemble's reward lies below the mean of its members
@@ -72,6 +75,8 @@ class PipelineConfig:
                 faults.append(
                     f"continues.{name}: {start} is not a pretraining stage before {name} ({', '.join(order)})"
                 )
+        if self.first_reward and not self.first_round:
+            faults.append("first_reward: there is no first_round that it could tune")
         for name in ("ranked_stages", "first_round"):
             if getattr(self, name) and not self.reward_training:
                 faults.append(f"{name}: nothing is ranked without reward_training")

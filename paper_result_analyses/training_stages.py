@@ -53,10 +53,11 @@ def make_experiment(cfg: PipelineConfig, runner: StageRunner) -> Experiment:
     data = make_data(cfg, runner)
     snapshots = pretrained(cfg, runner, data)
     *_, generator = snapshots.values()
-    earlier = [snapshots[name] for name in cfg.ranked_stages]
+    earlier, first = [snapshots[name] for name in cfg.ranked_stages], []
     if cfg.first_round:
-        earlier = [*earlier, first_round(cfg, runner, data, generator, earlier)]
-    reward = make_reward(cfg, runner, generator, earlier)
+        first_reward, tuned = first_round(cfg, runner, data, generator, earlier)
+        earlier, first = [*earlier, tuned], [first_reward]
+    reward = make_reward(cfg, runner, generator, earlier, first)
     snapshots = fine_tune_all(cfg, runner, data, generator, reward)
     return Experiment(
         networks={START: generator, **snapshots},
@@ -122,10 +123,16 @@ def pretrained(cfg: PipelineConfig, runner: StageRunner, data: Path) -> dict[str
     return snapshots
 
 
-def make_reward(cfg: PipelineConfig, runner: StageRunner, generator: Path, earlier: Sequence[Path] = ()) -> Path:
+def make_reward(
+    cfg: PipelineConfig,
+    runner: StageRunner,
+    generator: Path,
+    earlier: Sequence[Path] = (),
+    first: Sequence[Path] = (),
+) -> Path:
     """Folder of the reward bundle: trained on simulated rankings, or the one that the config names.
 
-    earlier: further generators whose shapes are ranked as well.
+    earlier: further generators whose shapes are ranked as well. first: rewards of a first round, for the ensemble.
     """
     if not cfg.reward_training:
         return reward_folder(cfg.reward)
@@ -134,22 +141,27 @@ def make_reward(cfg: PipelineConfig, runner: StageRunner, generator: Path, earli
         folder, _ = _train_reward(cfg, runner, "reward", inputs, earlier)
         return folder
     trained = [_train_reward(cfg, runner, f"reward{seed}", inputs, earlier, seed=seed) for seed in cfg.reward_seeds]
-    return _join_rewards(cfg, runner, [folder for folder, _ in trained], trained[0][1])
+    return _join_rewards(cfg, runner, [*first, *(folder for folder, _ in trained)], trained[0][1])
 
 
-def first_round(cfg: PipelineConfig, runner: StageRunner, data: Path, generator: Path, earlier: Sequence[Path]) -> Path:
-    """The networks that a first reward, of the shapes so far, makes of `generator`: the next reward ranks them as well.
+def first_round(
+    cfg: PipelineConfig, runner: StageRunner, data: Path, generator: Path, earlier: Sequence[Path]
+) -> tuple[Path, Path]:
+    """A first reward, of the shapes so far, and the networks that it makes of `generator`: they are ranked as well.
 
     A reward has never seen what its own tuning leads to. One that ranked it, overdone, can tell where it goes wrong.
     """
     inputs = _ranked(cfg, runner, generator, earlier, name=FIRST_RANKING, folder=f"{FIRST_ROUND}/rankings")
     seed = cfg.reward_seeds[0] if cfg.reward_seeds else None
-    reward, _ = _train_reward(cfg, runner, FIRST_REWARD, inputs, earlier, seed=seed, folder=f"{FIRST_ROUND}/reward")
+    words, folder_of_reward = cfg.first_reward or cfg.reward_training, f"{FIRST_ROUND}/reward"
+    reward, _ = _train_reward(
+        cfg, runner, FIRST_REWARD, inputs, earlier, seed=seed, folder=folder_of_reward, given=words
+    )
     folder = Path(cfg.out) / FIRST_ROUND / "tuned"
     paths = {"data": data, "start": generator, "reward.path": reward, "out": folder}
-    words = _words(cfg.first_round, paths, device=cfg.device)
+    told = _words(cfg.first_round, paths, device=cfg.device)
     inputs = {"data": data, "start": generator}
-    return runner.run(_fine_tuning(cfg, FIRST_TUNED, words, paths, inputs, reward))[0]
+    return reward, runner.run(_fine_tuning(cfg, FIRST_TUNED, told, paths, inputs, reward))[0]
 
 
 def _ranked(
@@ -175,14 +187,15 @@ def _train_reward(
     *,
     seed: int | None = None,
     folder: str = "",
+    given: str = "",
 ) -> tuple[Path, Any]:
-    """Folder and config of one trained reward; without another `folder` that of the stage's name."""
+    """Folder and config of one trained reward; folder and words are those of the stage and the pipeline, or `given`."""
     from reward_model_training.train import RewardTrainConfig, train
 
     out = Path(cfg.out) / (folder or name)
     paths = {"data.rankings": inputs["rankings"], "data.generator": inputs["generator"], "out": out}
     paths["data.store_dir"] = Path(cfg.out) / "representations"
-    words = [*_words(cfg.reward_training, paths, device=cfg.device), *_listed("data.snapshots", earlier)]
+    words = [*_words(given or cfg.reward_training, paths, device=cfg.device), *_listed("data.snapshots", earlier)]
     words += [] if seed is None else [f"seed={seed}"]
     reward_cfg = compose_config("reward", RewardTrainConfig, words)
     inputs = {**inputs, "scores": Path(reward_cfg.data.scores or inputs["scores"])}

@@ -164,13 +164,14 @@ def test_earlier_stages_are_ranked_along(files: Files) -> None:
 def test_what_a_first_round_makes_is_ranked_along(files: Files) -> None:
     """Generator -> ranking -> reward -> tuned generator -> the ranking and the reward that count."""
     words = ("reward_training='max_epochs=1'", "reward_seeds=[3,5]", f"first_round='batch=4 {REWARD}'")
+    words = (*words, "first_reward='max_epochs=2'")
     cfg, runner = files.pipeline(*words), Captured()
     made = ["first_ranking", "first_reward", "first_tuned"]
     assert stage_names(cfg)[1:4] == made
     early = files.folder / "early.safetensors"
     early.write_text("early")
-    tuned = first_round(cfg, runner, files.data, files.start, [early])  # type: ignore[arg-type]
-    make_reward(cfg, runner, files.start, [early, tuned])  # type: ignore[arg-type]
+    reward, tuned = first_round(cfg, runner, files.data, files.start, [early])  # type: ignore[arg-type]
+    make_reward(cfg, runner, files.start, [early, tuned], [reward])  # type: ignore[arg-type]
     stages, folder = runner.stages, files.folder / "run" / "first_round"
     assert list(stages) == [*made, "ranking", "reward3", "reward5", "reward"]
     assert stages["first_ranking"].inputs == {"generator": files.start, "snapshot 0": early}
@@ -185,6 +186,8 @@ def test_what_a_first_round_makes_is_ranked_along(files: Files) -> None:
     for name in ("ranking", "reward3", "reward5"):
         assert stages[name].inputs["snapshot 1"] == tuned == Path("first_tuned.0")
     assert stages["reward3"].inputs["rankings"] == Path("ranking.0")
+    assert [stages[name].settings["max_epochs"] for name in ("first_reward", "reward3")] == [2, 1]
+    assert stages["reward"].inputs[f"reward {WEIGHTS_FILE}"] == reward / WEIGHTS_FILE, "its first member"
 
 
 def test_a_stage_continues_the_last_or_the_one_that_it_names(files: Files) -> None:
@@ -210,6 +213,7 @@ def test_a_stage_continues_the_last_or_the_one_that_it_names(files: Files) -> No
         (("reward_bound=1",), "reward_bound: 1.0 must be 0 or more, and needs reward_seeds"),
         (("reward_training='max_epochs=1'", "ranked_stages=[warm]"), "ranked_stages: warm is not a stage before"),
         (("first_round='batch=4'",), "first_round: nothing is ranked without reward_training"),
+        (("first_reward='batch=4'",), "first_reward: there is no first_round"),
     ],
 )
 def test_ensembles_and_ranked_stages_that_cannot_be(files: Files, words: tuple[str, ...], said: str) -> None:
