@@ -10,13 +10,14 @@ Everything shipped stays below LIMIT_BYTES together.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eg3d.checkpoints.manifest import MANIFEST, read_manifest
-from eg3d.checkpoints.store import read_metadata
+from eg3d.checkpoints.store import only_networks, read_metadata
 from eg3d.data_files import DataFiles
 from eg3d.data_labels import read_table
 from eg3d.file_hash import sha256_of
@@ -40,6 +41,7 @@ class ShipConfig:
 
     name: str = ""  # of the manifest entry and the file
     source: str = ""  # network file, folder of a reward bundle, or head model
+    networks: list[str] = field(default_factory=list)  # of a network file, to leave out the others; empty = all
     manifest: str = ""  # weights go beside it; empty = checkpoints/manifest.json of the repository
     command: str = ""  # that made it; empty = as the run folder of the source says
     data: str = ""  # data set behind it, for its SHA-256 and recipe; optional
@@ -63,11 +65,19 @@ def ship(cfg: ShipConfig) -> dict[str, Any]:
     Raises FileNotFoundError without a source, ValueError if it is neither kind, or if all shipped files together would
     exceed LIMIT_BYTES; nothing is written then.
     """
-    source, manifest = Path(cfg.source), Path(cfg.manifest or MANIFEST)
+    if cfg.networks:
+        with tempfile.TemporaryDirectory() as folder:
+            return _ship(cfg, only_networks(cfg.source, Path(folder) / "some.safetensors", cfg.networks))
+    return _ship(cfg, Path(cfg.source))
+
+
+def _ship(cfg: ShipConfig, source: Path) -> dict[str, Any]:
+    """Ship a source that holds what is wanted of the one in `cfg`, and nothing else."""
+    manifest = Path(cfg.manifest or MANIFEST)
     entries = read_manifest(manifest) if manifest.is_file() else {}
     files = shipped_files(cfg.name, source)
     facts = _facts(source)
-    made = Path(next(iter(files.values()))).parent
+    made = Path(cfg.source) if Path(cfg.source).is_dir() else Path(cfg.source).parent
     size = sum(path.stat().st_size for path in files.values())
     others = (item for name, item in entries.items() if name != cfg.name and item.get("kind") in SHIPPED_KINDS)
     total = size + sum(int(item.get("bytes", 0)) for item in others)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,7 @@ __all__ = [
     "load_discriminator",
     "load_generator",
     "load_triplane_generator",
+    "only_networks",
     "read_metadata",
     "read_tensors",
     "save_networks",
@@ -89,6 +90,23 @@ def write_networks(
     }
     with atomic_path(path) as temporary:
         save_file(dict(tensors), temporary, metadata=metadata)
+
+
+def only_networks(source: str | os.PathLike[str], target: Path, names: Sequence[str]) -> Path:
+    """Copy these networks of a file of save_networks, with what it says of them, to `target`; returns that.
+
+    Raises ValueError where it lacks one.
+    """
+    metadata = read_metadata(Path(source))
+    missing = [name for name in names if name not in metadata["configs"]]
+    if missing:
+        raise ValueError(f"{source}: no network {', '.join(missing)}; it has {', '.join(metadata['configs'])}")
+    tensors = {f"{net}/{name}": value for net in names for name, value in read_tensors(source, net).items()}
+    tables = {key: {net: value for net, value in metadata[key].items() if net in names} for key in ("kinds", "configs")}
+    texts = {key: json.dumps(table) for key, table in {**tables, "extra": metadata["extra"]}.items()}
+    with atomic_path(target) as temporary:
+        save_file(tensors, temporary, metadata={"format": FORMAT, **texts})
+    return target
 
 
 def load_generator(

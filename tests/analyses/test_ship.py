@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from eg3d.checkpoints import ship as shipping
 from eg3d.checkpoints.manifest import MANIFEST, read_manifest, resolve
 from eg3d.checkpoints.ship import ShipConfig, ship
+from eg3d.checkpoints.store import load_generator
 from tests.analyses.tiny_run import save_tiny_networks, save_tiny_reward
 
 
@@ -47,6 +49,20 @@ def test_a_reward_bundle_is_found_by_name(tmp_path, network):
     assert entry["kind"] == "reward" and resolve("tiny_reward", manifest=manifest).name == "reward.safetensors"
     load_reward(manifest.parent / "tiny_reward")
     assert set(json.loads(manifest.read_text())["checkpoints"]) == {"tiny", "tiny_reward"}
+
+
+def test_some_networks_of_a_file_are_shipped_alone(tmp_path, network):
+    manifest = tmp_path / "shipped" / "manifest.json"
+    whole = ship(ShipConfig(name="whole", source=str(network), manifest=str(manifest)))
+    entry = ship(ShipConfig(name="some", source=str(network), networks=["G_ema"], manifest=str(manifest)))
+    assert entry["networks"] == ["G_ema"] and entry["bytes"] < whole["bytes"]
+    others = ("command", "num_images", "warm_start")
+    assert [entry.get(key) for key in others] == [whole.get(key) for key in others]
+    shipped, source = (load_generator(path).state_dict() for path in (resolve("some", manifest=manifest), network))
+    assert shipped.keys() == source.keys() and all(torch.equal(shipped[key], source[key]) for key in source)
+    with pytest.raises(ValueError, match="no network H; it has"):
+        ship(ShipConfig(name="none", source=str(network), networks=["H"], manifest=str(manifest)))
+    assert not (manifest.parent / "none.safetensors").exists()
 
 
 def test_a_head_model_is_listed_as_its_card_says(tmp_path):
