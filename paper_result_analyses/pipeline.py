@@ -43,7 +43,7 @@ def _run_stages(cfg: PipelineConfig, out: Path) -> Path:
     runner = StageRunner(out, stage_names(cfg), cfg.redo)
     experiment = make_experiment(cfg, runner)
     measures = [measure_stage(MEASURES[name], cfg, experiment, tables) for name in cfg.measures]
-    runner.run_in_turn(measures, at_once(cfg, cfg.measures_at_once))
+    runner.run_at_once(measures, at_once(cfg, cfg.measures_at_once))
     return runner.run(report_stage(cfg))[0]
 
 

@@ -35,9 +35,7 @@ class PipelineConfig:
     # After python -m eg3d.train_rlhf; empty = one round. Otherwise a first reward, trained on the shapes so far, tunes
     # the generator, and the networks that this leaves are ranked along with the rest for the reward that counts.
     first_round: str = ""
-    first_reward: str = (
-        ""  # words of that reward's training, where they differ; it joins an ensemble as its first member
-    )
+    first_reward: str = ""  # words of that reward's training, where they differ; it is an ensemble's first member
     reward_training: str = ""  # after python -m reward_model_training.train; empty = take `reward`
     reward_seeds: list[int] = field(default_factory=list)  # of the members of an ensemble; empty = one reward
     reward_bound: float = 0.0  # standard deviations that an ensemble's reward lies below the mean of its members

@@ -76,43 +76,31 @@ class StageRunner:
     def run_at_once(self, stages: Sequence[Stage], at_once: int = 0) -> list[list[Path]]:
         """Do stages that need nothing of one another, or skip them; returns the outputs of each.
 
-        at_once: how many run at the same time, 0 = as many as there are threads. Their shares of the threads do not
-        depend on what was done before: a pipeline that was stopped goes on as it would have.
+        at_once: how many run at the same time, the next as soon as one has ended; 0 = as many as there are threads.
+        All have the same share of the threads, whatever was done before: a pipeline that was stopped goes on as it
+        would have.
         """
-        size, outputs = at_once or self.threads, []
-        for start in range(0, len(stages), size):
-            group = stages[start : start + size]
-            outputs += [self.run(group[0])] if len(group) == 1 else self._run_group(group)
-        return outputs
-
-    def run_in_turn(self, stages: Sequence[Stage], at_once: int = 0) -> list[list[Path]]:
-        """As run_at_once, but the next one begins as soon as one has ended; all have the same share of the threads."""
-        at_once = at_once or self.threads
-        if at_once == 1 or len(stages) == 1:
+        at_once = min(at_once or self.threads, len(stages))
+        if at_once <= 1:
             return [self.run(stage) for stage in stages]
         tasks = {stage.name: task for stage in stages if (task := self._task(stage)) is not None}
-        done = self._run_tasks(tasks, dict.fromkeys(tasks, max(1, self.threads // at_once)), most=at_once)
+        done = self._run_tasks(tasks, at_once, max(1, self.threads // at_once))
         return [done[stage.name].outputs if stage.name in done else self._recorded(stage) for stage in stages]
 
-    def _run_group(self, stages: Sequence[Stage]) -> list[list[Path]]:
-        tasks = {stage.name: task for stage in stages if (task := self._task(stage)) is not None}
-        threads = dict(zip((stage.name for stage in stages), shares(self.threads, len(stages)), strict=True))
-        done = self._run_tasks(tasks, threads)
-        return [done[stage.name].outputs if stage.name in done else self._recorded(stage) for stage in stages]
-
-    def _run_tasks(self, tasks: Mapping[str, _Task], threads: Mapping[str, int], *, most: int = 0) -> dict[str, _Done]:
-        jobs, beside = [], {name: [other for other in tasks if other != name] for name in tasks}
+    def _run_tasks(self, tasks: Mapping[str, _Task], at_once: int, threads: int) -> dict[str, _Done]:
+        jobs = []
         for name, task in tasks.items():
-            jobs.append(Job(name, replace(task, beside=beside[name]), threads[name]))
+            beside = [other for other in tasks if other != name]
+            jobs.append(Job(name, replace(task, beside=beside), threads))
 
         def began(name: str) -> None:
-            shown = f" beside {', '.join(beside[name])}" if beside[name] and not most else ""
-            self._say(tasks[name].stage, f"{tasks[name].beginning}{shown}, threads: {threads[name]}")
+            shown = f", {at_once} at once, threads: {threads}" if len(jobs) > 1 else f", threads: {threads}"
+            self._say(tasks[name].stage, f"{tasks[name].beginning}{shown}")
 
         def ended(name: str, found: _Done | BaseException) -> None:
             self._say(tasks[name].stage, "failed" if isinstance(found, BaseException) else found.ending)
 
-        return run_at_once(jobs, began=began, ended=ended, most=most)
+        return run_at_once(jobs, began=began, ended=ended, most=at_once)
 
     def _task(self, stage: Stage) -> _Task | None:
         """What is to be done of a stage, or None when it is done, which is said."""
@@ -264,11 +252,6 @@ class Meter:
             except psutil.Error:  # a child that just ended
                 continue
         self.peak_gb = max(self.peak_gb, total / 2**30)
-
-
-def shares(threads: int, count: int) -> list[int]:
-    """Threads of `count` stages that run at once: all there are, the first ones get what is over; at least one each."""
-    return [max(1, threads // count + (number < threads % count)) for number in range(count)]
 
 
 def fingerprint_of(stage: Stage) -> str:

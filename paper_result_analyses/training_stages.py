@@ -250,6 +250,9 @@ def rank(
     paths = {"generator": generator, "out": out / "rankings.csv"}
     words = [*_words(cfg.ranking, paths), *_listed("snapshots", earlier)]
     rank_cfg = _rank_config(words)
+    if name == FIRST_RANKING:  # other seeds, so that what it teaches is not asked of it afterwards
+        words.append(f"first_seed={rank_cfg.first_seed + rank_cfg.count}")
+        rank_cfg = _rank_config(words)
 
     def work() -> list[Path]:
         with progress_bar("shapes scored (simulated)", rank_cfg.count) as advance:

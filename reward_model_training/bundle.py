@@ -6,6 +6,7 @@ tables of this program, and every tensor's name and shape is checked. An ensembl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,15 @@ def save_reward(folder: str | Path, model: RewardModel, card: RewardCard) -> Pat
     return folder
 
 
-def replace_metrics(path: str | Path, metrics: list[dict[str, Any]]) -> Path:
-    """Put other rows of the accuracy table into the card of a bundle, given as for load_reward; returns the card."""
+def replace_metrics(path: str | Path, metrics: list[dict[str, Any]], *, evaluated_on: Mapping[str, str]) -> Path:
+    """Put other rows of the accuracy table into the card of a bundle, given as for load_reward; returns the card.
+
+    evaluated_on: name and SHA-256 of the rankings that they are of.
+    """
     _, path = bundle_files(path)
     card, digest = read_card(path)
-    write_card(path, replace(card, metrics=metrics), weights_sha256=digest)
+    provenance = {**card.provenance, "evaluated_on": dict(evaluated_on)}
+    write_card(path, replace(card, metrics=metrics, provenance=provenance), weights_sha256=digest)
     return path
 
 

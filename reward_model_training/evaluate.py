@@ -144,7 +144,9 @@ def accuracy_table(
 def check_same_pairs(card: RewardCard, cfg: EvaluateConfig, *, generator_sha256: str) -> None:
     """Raise ValueError, in one line, where `cfg` has other rankings, generator or splits than the card was made of.
 
-    The members of an ensemble have a seed each, so that none is the ensemble's.
+    The members of an ensemble have a seed each, so that none is the ensemble's. Where they learnt from rankings of
+    their own, any table will do, and the card names it: that no member learnt from the rows of its splits val and test
+    is for the caller to see to.
     """
     from reward_model_training.card import EnsembleCard
 
@@ -159,6 +161,8 @@ def check_same_pairs(card: RewardCard, cfg: EvaluateConfig, *, generator_sha256:
     }
     if isinstance(card, EnsembleCard):
         del both["seed"]
+        if len({member.card.provenance.get("rankings", {}).get("sha256") for member in card.members}) > 1:
+            del both["data.rankings"]
     found = [f"{name}: the card has {there}, now {here}" for name, (there, here) in both.items() if there != here]
     if found:
         raise ValueError(f"into_card: {cfg.reward} was evaluated on other pairs ({'; '.join(found)}); give those")
@@ -281,7 +285,8 @@ def evaluate(cfg: EvaluateConfig) -> list[Accuracy]:
     )
     write_accuracy(cfg.out, table)
     if cfg.into_card:
-        replace_metrics(cfg.reward, [asdict(row) for row in table])
+        pairs = {"name": Path(cfg.data.rankings).name, "sha256": sha256_of(cfg.data.rankings)}
+        replace_metrics(cfg.reward, [asdict(row) for row in table], evaluated_on=pairs)
     return table
 
 

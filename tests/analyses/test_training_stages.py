@@ -175,6 +175,8 @@ def test_what_a_first_round_makes_is_ranked_along(files: Files) -> None:
     stages, folder = runner.stages, files.folder / "run" / "first_round"
     assert list(stages) == [*made, "ranking", "reward3", "reward5", "reward"]
     assert stages["first_ranking"].inputs == {"generator": files.start, "snapshot 0": early}
+    first, second = (stages[name].settings for name in ("first_ranking", "ranking"))
+    assert first["first_seed"] == second["first_seed"] + second["count"], "none of the seeds that accuracies are of"
     assert stages["first_reward"].inputs["rankings"] == Path("first_ranking.0")
     assert stages["first_reward"].settings["seed"] == 3 and stages["first_reward"].run_folder == folder / "reward"
     assert stages["first_tuned"].inputs["reward"] == folder / "reward" / WEIGHTS_FILE
