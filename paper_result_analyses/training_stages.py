@@ -11,7 +11,7 @@ import functools
 import logging
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from eg3d.data_labels import read_table
 from eg3d.finetuning.config import FinetuneConfig, JudgeConfig
 from eg3d.hydra_command import compose_config
 from eg3d.progress import progress_bar
-from eg3d.run_folder import ACCEPT_CODE, as_plain, choose_device
+from eg3d.run_folder import as_plain, choose_device
 from eg3d.training.config import TrainConfig
 from paper_result_analyses.arms import RUN_FOLDERS, START, TUNED
 from paper_result_analyses.measure.context import RUN_FILES, Experiment
@@ -33,11 +33,10 @@ from paper_result_analyses.pipeline_config import (
     FIRST_TUNED,
     PipelineConfig,
 )
-from paper_result_analyses.stages import Stage, StageRunner, portable
+from paper_result_analyses.stage_words import listed, numbered, stage_of, words_of
+from paper_result_analyses.stages import Stage, StageRunner
 
 log = logging.getLogger(__name__)
-NOT_DECIDING = ("device", "workers", "threads", "num_threads", "shows_progress")  # settings that leave results alone
-OUTPUT_PATHS = ("out", "data.store_dir")  # settings that say where a stage writes; other paths are its inputs
 
 
 def check_shipped(cfg: PipelineConfig) -> None:
@@ -76,7 +75,7 @@ def make_data(cfg: PipelineConfig, runner: StageRunner) -> Path:
     from dataset_preprocessing.archive import check_archive
     from dataset_preprocessing.human_heads.run import make_heads
 
-    words = _words(cfg.heads, {"out": cfg.data})
+    words = words_of(cfg.heads, {"out": cfg.data})
     heads = compose_config("heads", HeadsConfig, words)
 
     def work() -> list[Path]:
@@ -88,7 +87,7 @@ def make_data(cfg: PipelineConfig, runner: StageRunner) -> Path:
 
     if Path(heads.out).exists():
         check_recipe(heads)
-    stage = _stage(cfg, "heads", "dataset_preprocessing.human_heads", words, heads, {}, work, paths=("out",))
+    stage = stage_of(cfg, "heads", "dataset_preprocessing.human_heads", words, heads, {}, work, paths=("out",))
     runner.run(stage)
     return Path(heads.out)  # as it was given, in every session
 
@@ -109,7 +108,7 @@ def pretrained(cfg: PipelineConfig, runner: StageRunner, data: Path) -> dict[str
         if before:
             inputs["start"] = snapshots[cfg.continues.get(name, before)]
         paths = {**inputs, "out": folder}
-        words = _words(given, paths, device=cfg.device)
+        words = words_of(given, paths, device=cfg.device)
         stage_cfg = compose_config("train", TrainConfig, words)
         if stage_cfg.start and "start" not in inputs:  # of the first stage, by its own words
             inputs["start"] = resolve(stage_cfg.start)
@@ -117,7 +116,7 @@ def pretrained(cfg: PipelineConfig, runner: StageRunner, data: Path) -> dict[str
         def work(stage_cfg: TrainConfig = stage_cfg) -> list[Path]:
             return [train(stage_cfg).snapshot]
 
-        stage = _stage(cfg, name, "eg3d.train", words, stage_cfg, inputs, work, paths=paths, run_folder=folder)
+        stage = stage_of(cfg, name, "eg3d.train", words, stage_cfg, inputs, work, paths=paths, run_folder=folder)
         snapshots[name] = runner.run(stage)[0]
         before = name
     return snapshots
@@ -159,7 +158,7 @@ def first_round(
     )
     folder = Path(cfg.out) / FIRST_ROUND / "tuned"
     paths = {"data": data, "start": generator, "reward.path": reward, "out": folder}
-    told = _words(cfg.first_round, paths, device=cfg.device)
+    told = words_of(cfg.first_round, paths, device=cfg.device)
     inputs = {"data": data, "start": generator}
     return reward, runner.run(_fine_tuning(cfg, FIRST_TUNED, told, paths, inputs, reward))[0]
 
@@ -175,7 +174,7 @@ def _ranked(
 ) -> dict[str, Path]:
     """What a reward is trained on, by input name, ranked first where it is not yet."""
     rankings, scores = rank(cfg, runner, generator, earlier, name=name, folder=folder)
-    return {"rankings": rankings, "generator": generator, "scores": scores} | _numbered(earlier)
+    return {"rankings": rankings, "generator": generator, "scores": scores} | numbered(earlier)
 
 
 def _train_reward(
@@ -195,7 +194,7 @@ def _train_reward(
     out = Path(cfg.out) / (folder or name)
     paths = {"data.rankings": inputs["rankings"], "data.generator": inputs["generator"], "out": out}
     paths["data.store_dir"] = Path(cfg.out) / "representations"
-    words = [*_words(given or cfg.reward_training, paths, device=cfg.device), *_listed("data.snapshots", earlier)]
+    words = [*words_of(given or cfg.reward_training, paths, device=cfg.device), *listed("data.snapshots", earlier)]
     words += [] if seed is None else [f"seed={seed}"]
     reward_cfg = compose_config("reward", RewardTrainConfig, words)
     inputs = {**inputs, "scores": Path(reward_cfg.data.scores or inputs["scores"])}
@@ -205,7 +204,7 @@ def _train_reward(
         return [out / "reward.safetensors", out / "reward.yaml", out / "final_metrics.csv"]
 
     module, taken = "reward_model_training.train", [*paths, *(["data.snapshots"] if earlier else [])]
-    runner.run(_stage(cfg, name, module, words, reward_cfg, inputs, work, paths=taken, run_folder=out))
+    runner.run(stage_of(cfg, name, module, words, reward_cfg, inputs, work, paths=taken, run_folder=out))
     return out, reward_cfg
 
 
@@ -215,7 +214,7 @@ def _join_rewards(cfg: PipelineConfig, runner: StageRunner, members: Sequence[Pa
     from reward_model_training.evaluate import EvaluateConfig, evaluate
 
     folder = Path(cfg.out) / "reward"
-    words = _words(f"bound={cfg.reward_bound}", {"out": folder}) + _listed("members", members)
+    words = words_of(f"bound={cfg.reward_bound}", {"out": folder}) + listed("members", members)
     ensemble_cfg = compose_config("reward_ensemble", EnsembleConfig, words)
     files = ("reward.safetensors", "reward.yaml")
     inputs = {f"{member.name} {file}": member / file for member in members for file in files}
@@ -229,7 +228,7 @@ def _join_rewards(cfg: PipelineConfig, runner: StageRunner, members: Sequence[Pa
 
     module = "reward_model_training.ensemble"
     paths = ["out", "members"]
-    runner.run(_stage(cfg, "reward", module, words, ensemble_cfg, inputs, work, paths=paths, run_folder=folder))
+    runner.run(stage_of(cfg, "reward", module, words, ensemble_cfg, inputs, work, paths=paths, run_folder=folder))
     return folder
 
 
@@ -248,7 +247,7 @@ def rank(
 
     out = Path(cfg.out) / folder
     paths = {"generator": generator, "out": out / "rankings.csv"}
-    words = [*_words(cfg.ranking, paths), *_listed("snapshots", earlier)]
+    words = [*words_of(cfg.ranking, paths), *listed("snapshots", earlier)]
     rank_cfg = _rank_config(words)
     if name == FIRST_RANKING:  # other seeds, so that what it teaches is not asked of it afterwards
         words.append(f"first_seed={rank_cfg.first_seed + rank_cfg.count}")
@@ -260,9 +259,9 @@ def rank(
         write_rankings(rank_cfg.out, rankings_of(rank_cfg, scores))
         return [out / "rankings.csv", out / "scores.csv"]
 
-    module, inputs = "reward_model_training.rank", {"generator": generator} | _numbered(earlier)
+    module, inputs = "reward_model_training.rank", {"generator": generator} | numbered(earlier)
     taken = [*paths, *(["snapshots"] if earlier else [])]
-    stage = _stage(cfg, name, module, words, rank_cfg, inputs, work, paths=taken, run_folder=out)
+    stage = stage_of(cfg, name, module, words, rank_cfg, inputs, work, paths=taken, run_folder=out)
     rankings, scores = runner.run(stage)
     return rankings, scores
 
@@ -328,7 +327,7 @@ def _fine_tuning(
         inputs |= {f"{file} {path.name}": path for path in ([found] if isinstance(found, Path) else found)}
     work = functools.partial(_fine_tuned, stage_cfg)
     folder = Path(paths["out"])
-    return _stage(cfg, name, "eg3d.train_rlhf", words, stage_cfg, inputs, work, paths=paths, run_folder=folder)
+    return stage_of(cfg, name, "eg3d.train_rlhf", words, stage_cfg, inputs, work, paths=paths, run_folder=folder)
 
 
 def _fine_tuned(cfg: FinetuneConfig) -> list[Path]:
@@ -401,65 +400,12 @@ def check_recipe(cfg: HeadsConfig) -> None:
         raise ValueError(f"data: {cfg.out} is another data set ({found}); give another data=PATH, or delete it")
 
 
-def _stage(
-    cfg: PipelineConfig,
-    name: str,
-    module: str,
-    words: Sequence[str],
-    stage_cfg: Any,
-    inputs: Mapping[str, Path],
-    work: Callable[[], Sequence[Path]],
-    *,
-    paths: Sequence[str] | Mapping[str, Any],
-    run_folder: Path | None = None,
-) -> Stage:
-    """A stage whose fingerprint knows its settings, but not where the pipeline's folder and the inputs are.
-
-    `paths` names the settings that are paths: those of inputs are known by contents, the others by their place there.
-    Leave to go on under changed code decides nothing.
-    """
-    settings = {key: value for key, value in as_plain(stage_cfg).items() if key not in NOT_DECIDING}
-    if ACCEPT_CODE in settings:
-        settings[ACCEPT_CODE] = False
-    for key in paths:
-        *parents, last = key.split(".")
-        holder = settings
-        for parent in parents:
-            holder = holder[parent]
-        holder[last] = portable(holder[last], Path(cfg.out)) if key in OUTPUT_PATHS else None
-    return Stage(name, f"python -m {module} {' '.join(words)}", settings, inputs, work, run_folder)
-
-
-def _words(given: str, paths: Mapping[str, str | Path], *, device: str = "") -> list[str]:
-    """What follows a command: the words of the config, the paths, the device."""
-    words = [*shlex.split(given), *(_word(key, path) for key, path in paths.items())]
-    return [*words, f"device={device}"] if device else words
-
-
-def _listed(key: str, paths: Sequence[Path]) -> list[str]:
-    """key=[...] for a command line, or nothing."""
-    texts = (str(path).replace("\\", "\\\\").replace("'", "\\'") for path in paths)
-    quoted = ",".join("'" + text + "'" for text in texts)
-    return [f"{key}=[{quoted}]"] if paths else []
-
-
-def _numbered(earlier: Sequence[Path]) -> dict[str, Path]:
-    return {f"snapshot {number}": path for number, path in enumerate(earlier)}
-
-
-def _word(key: str, value: str | Path) -> str:
-    """key=value for a command line; values that its grammar would read otherwise are quoted."""
-    text = str(value)
-    is_simple = all(character.isalnum() or character in "/._-" for character in text)
-    return f"{key}={text}" if is_simple else f"{key}='{text}'"
-
-
 def _finetune_words(
     cfg: PipelineConfig, arm: str, paths: Mapping[str, str | Path], *, num_images: int | None = None
 ) -> list[str]:
     """What follows the command of an arm."""
     length = "" if num_images is None else f"total_kimg={kimg_of(num_images)!r}"
-    return _words(f"{cfg.finetuning[arm]} {cfg.judge} {length}", paths, device=cfg.device)
+    return words_of(f"{cfg.finetuning[arm]} {cfg.judge} {length}", paths, device=cfg.device)
 
 
 def kimg_of(num_images: int) -> float:
