@@ -80,7 +80,7 @@ benchmarks: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy eg3d reward_model_training dataset_preprocessing paper_result_analyses benchmarks
+	$(BIN)/mypy eg3d reward_model_training dataset_preprocessing paper_result_analyses sculpting_nerf benchmarks
 
 format: install
 	$(BIN)/ruff format .

@@ -17,7 +17,6 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -31,11 +30,13 @@ from omegaconf.errors import OmegaConfBaseException
 from eg3d.clean_errors import CLEAN_ERRORS, errors_of_threads, is_clean
 from eg3d.config_checks import configs_in, faults_of, one_of
 from eg3d.config_families import families_of
+from eg3d.installation import own_folder
 from eg3d.multirun import Sweep, sweep_of
 from eg3d.one_line import one_line
+from eg3d.program import program_name
 from eg3d.stop_signals import HeldStops, Stopped, raised_stops
 
-CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
+CONFIG_DIR = own_folder("configs")
 # Keys of earlier versions, by what an override begins with; command lines and scripts that use them go on working.
 RENAMED_KEYS = {
     "model.backbone=": "model/backbone=",
@@ -126,7 +127,7 @@ def help_text(main: Callable[[Any], None], config_name: str, schema: type) -> st
     """Usage, experiments, choices and every field with its default, as text."""
     families = families_of(schema).items()
     lines = [
-        f"usage: python {_command_name(main)} [experiment=NAME] [key=value ...]",
+        f"usage: {program_name(main.__module__)} [experiment=NAME] [key=value ...]",
         "",
         (main.__doc__ or "").strip(),
         "",
@@ -175,17 +176,6 @@ def _run(main: Callable[[Any], None], cfg: Any, sweep: Sweep | None, stops: Held
 def _fail(error: BaseException) -> NoReturn:
     print(f"error: {one_line(error)}", file=sys.stderr)
     raise SystemExit(2 if isinstance(error, ConfigError) else 1) from None
-
-
-def _command_name(main: Callable[[Any], None]) -> str:
-    """What stands after `python` when the command is run: `-m package.module`, or the path of a script."""
-    module = main.__module__
-    if module == "__main__":
-        spec = getattr(sys.modules["__main__"], "__spec__", None)
-        if spec is None:
-            return sys.argv[0]
-        module = spec.name
-    return f"-m {module.removesuffix('.__main__')}"
 
 
 def _as_hydra_reads(argument: str) -> str:

@@ -30,13 +30,14 @@ from yaml import YAMLError
 from eg3d.code_hash import code_sha256
 from eg3d.file_hash import sha256_of_file_or_folder, sha256_of_files
 from eg3d.folder_lock import FolderLock
+from eg3d.installation import checkout, version
 from eg3d.one_line import one_line
+from eg3d.program import program_name
 from eg3d.safe_write import remove_leftovers, write_json, write_text
 
 log = logging.getLogger(__name__)
 CONFIG_NAME, RECORD_NAME = "config.yaml", "run.json"
 ACCEPT_CODE = "accept_code_change"  # the field of a config that lets its run go on under changed code
-REPOSITORY = Path(__file__).resolve().parents[1]
 LIBRARIES = ("torch", "numpy", "hydra-core", "pytorch-lightning", "scikit-image")
 Inputs = Mapping[str, "str | Path | Sequence[Path] | None"]
 _KEYS = {"command": str, "config": str, "inputs": dict, "facts": dict, "sessions": list}  # that a comparison needs
@@ -284,8 +285,11 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def code_version() -> str:
-    """Short git commit, with `-dirty` after it when tracked files differ; `unknown` outside a checkout."""
-    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12"]
+    """Short git commit, with `-dirty` after it when tracked files differ; of an installed wheel its version."""
+    repository = checkout()
+    if repository is None:
+        return version()
+    command = ["git", "-C", str(repository), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
@@ -294,9 +298,7 @@ def code_version() -> str:
 
 def command_line() -> str:
     """The command as a user would type it from the repository root."""
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    start = f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {Path(sys.argv[0]).name}"
-    return " ".join([start, *sys.argv[1:]])
+    return " ".join([program_name(), *sys.argv[1:]])
 
 
 def choose_device(name: str) -> torch.device:

@@ -9,6 +9,7 @@ import sys
 
 from eg3d import train_flags
 from eg3d.hydra_command import given_keys, hydra_command, log_to_console
+from eg3d.program import program_name
 from eg3d.training.config import TrainConfig
 
 
@@ -29,8 +30,13 @@ def main(cfg: TrainConfig) -> None:
         print(f"snapshot: {run.snapshot}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command, in either manner: key=value, or EG3D's flags."""
     if train_flags.has_flags(sys.argv[1:]):
-        train_flags.main(sys.argv[1:], prog_name="python -m eg3d.train")
+        train_flags.main(sys.argv[1:], prog_name=program_name(__name__))
     else:
         main()
+
+
+if __name__ == "__main__":
+    command()

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("eg3d", "dataset_preprocessing", "reward_model_training", "paper_result_analyses", "benchmarks")
+PACKAGES = (
+    "eg3d",
+    "dataset_preprocessing",
+    "reward_model_training",
+    "paper_result_analyses",
+    "sculpting_nerf",
+    "benchmarks",
+)
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # [N, 3], [25] or [...], but not the ranges [0, 1] and [-1, 1]; or what has no shape or any.
 SHAPE = re.compile(

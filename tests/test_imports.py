@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("eg3d", "dataset_preprocessing", "reward_model_training", "paper_result_analyses")
+PACKAGES = ("eg3d", "dataset_preprocessing", "reward_model_training", "paper_result_analyses", "sculpting_nerf")
 MAY_IMPORT = {
     "eg3d": {"eg3d"},
     "dataset_preprocessing": {"eg3d", "dataset_preprocessing"},
     "reward_model_training": {"eg3d", "reward_model_training"},
-    "paper_result_analyses": set(PACKAGES),
+    "paper_result_analyses": {*PACKAGES} - {"sculpting_nerf"},
+    "sculpting_nerf": set(PACKAGES),
 }
 # From the ground up: a module may import its own layer and those before it. A name stands for all below it.
 LAYERS = (
@@ -26,7 +27,8 @@ LAYERS = (
      "eg3d.child_processes", "eg3d.file_hash", "eg3d.code_hash", "eg3d.folder_lock", "eg3d.multirun",
      "eg3d.safe_write", "eg3d.progress", "eg3d.png", "eg3d.seeds", "eg3d.cameras", "eg3d.random_streams",
      "eg3d.pictures", "eg3d.leftovers", "eg3d.array_files", "eg3d.data_files", "eg3d.camera_checks",
-     "eg3d.data_labels", "eg3d.plain_data", "eg3d.head_model_file", "eg3d.raster"),
+     "eg3d.data_labels", "eg3d.plain_data", "eg3d.head_model_file", "eg3d.raster", "eg3d.installation",
+     "eg3d.program", "eg3d.threads", "eg3d.entries"),
     ("eg3d.run_folder", "eg3d.hydra_command", "eg3d.click_command", "eg3d.data"),
     ("eg3d.networks", "eg3d.rendering"),
     ("eg3d.ops",),
@@ -39,6 +41,7 @@ LAYERS = (
     ("eg3d",),  # its commands
     ("dataset_preprocessing", "reward_model_training"),
     ("paper_result_analyses",),
+    ("sculpting_nerf",),
 )  # fmt: skip
 RUNS_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 

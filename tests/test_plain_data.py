@@ -27,7 +27,7 @@ from eg3d.plain_data import CODE_KEYS, refuse_code
 from reward_model_training.bundle import load_reward
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("eg3d", "dataset_preprocessing", "reward_model_training", "paper_result_analyses")
+PACKAGES = ("eg3d", "dataset_preprocessing", "reward_model_training", "paper_result_analyses", "sculpting_nerf")
 
 
 @pytest.fixture

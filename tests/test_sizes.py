@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("eg3d", "dataset_preprocessing", "reward_model_training", "paper_result_analyses", "benchmarks")
+PACKAGES = (
+    "eg3d",
+    "dataset_preprocessing",
+    "reward_model_training",
+    "paper_result_analyses",
+    "sculpting_nerf",
+    "benchmarks",
+)
 SUFFIXES = {".py", ".cpp", ".cu", ".h"}
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.suffix in SUFFIXES)
 MOST_LINES = 450

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-INSTALL = "pip install 'sculpting-nerf-geometry[heads]'"
+from eg3d.installation import install_hint
+
 BATCH = 30  # heads computed together
 # Labels of anny's segmentation of its texture, and what they are here.
 PARTS = {
@@ -87,6 +88,6 @@ def _anny() -> tuple[Any, str]:
     try:
         import anny
     except ImportError as error:
-        raise RuntimeError(f"making the head model needs anny ({error}); {INSTALL}") from None
+        raise RuntimeError(f"making the head model needs anny ({error}); {install_hint('heads')}") from None
     model = anny.Anny(phenotypes="all", local_changes="all", facial_actions="all")
     return model, anny.__version__

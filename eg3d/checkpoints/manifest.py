@@ -1,4 +1,4 @@
-"""The list of networks that the project ships or knows: checkpoints/manifest.json at the repository root.
+"""The list of networks that the project ships or knows: checkpoints/manifest.json, of a checkout or in a wheel.
 
 {"checkpoints": {"twin": {"file": "twin.safetensors", "sha256": "...", "licence": "...", "source": "where it comes
 from", "command": "what made it", "data": "...", "config": "..."}}}; `file` is relative to the manifest. Networks of
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from eg3d.file_hash import sha256_of
+from eg3d.installation import own_folder
 from eg3d.plain_data import read_plain_table, refuse_code
 
-MANIFEST = Path(__file__).resolve().parents[2] / "checkpoints" / "manifest.json"
+MANIFEST = own_folder("checkpoints") / "manifest.json"
 _REQUIRED = ("file", "sha256", "licence", "source")
 
 
@@ -22,7 +23,7 @@ def read_manifest(manifest: str | os.PathLike[str] = MANIFEST) -> dict[str, dict
     """Entries by name. Raises FileNotFoundError without the file and ValueError when it is not as described."""
     path = Path(manifest)
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint manifest at {path}; run from a checkout of the repository")
+        raise FileNotFoundError(f"no checkpoint manifest at {path}; this installation is not whole")
     entries = read_plain_table(path).get("checkpoints")
     refuse_code(entries, str(path))
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):

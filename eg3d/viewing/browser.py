@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL.Image
 
+from eg3d.installation import install_hint
 from eg3d.representations.mesh import NoSurface, mesh_bytes
 from eg3d.viewing import controls as ranges
 from eg3d.viewing.gallery import LAYOUTS, MODES, Choice, Gallery, Pose, pose_from
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HOST, PORT = "127.0.0.1", 8080
-INSTALL = "pip install 'sculpting-nerf-geometry[tools]'"
 TOKEN_BYTES = 24  # of chance in a token: more than anybody can try
 SLOW_SECONDS = 0.2  # a picture that takes longer gets a preview
 WIDEST = 1600  # px of what is sent
@@ -43,7 +43,7 @@ BACKDROP = 32  # grey around the pictures
 def check_viser() -> None:
     """Raise RuntimeError, saying what to install, if there can be no viewer."""
     if importlib.util.find_spec("viser") is None:
-        raise RuntimeError(f"the viewer needs viser, which is not installed: {INSTALL}")
+        raise RuntimeError(f"the viewer needs viser, which is not installed: {install_hint('tools')}")
 
 
 def check_address(host: str) -> None:

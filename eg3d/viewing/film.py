@@ -21,6 +21,7 @@ from torch import Tensor
 from eg3d.cameras import CameraConfig
 from eg3d.fields.protocol import Field, join_fields
 from eg3d.generators.protocol import Generator, device_of
+from eg3d.installation import install_hint
 from eg3d.pictures import depth_to_rgb, tile
 from eg3d.safe_write import atomic_path
 from eg3d.samples import Sample, seed_latents, style_codes
@@ -37,7 +38,6 @@ _TO_BT709 = (
 )
 _BT709 = ["-vf", _TO_BT709]  # frames carry the tags, which newer encoders read; older ones read the options
 _BT709 += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
-INSTALL = "pip install 'sculpting-nerf-geometry[tools]'"
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def write_film(path: Path, frames: Iterable[np.ndarray], *, fps: int = FPS, bitr
 def check_encoder() -> None:
     """Raise RuntimeError, saying what to install, if films cannot be written."""
     if importlib.util.find_spec("imageio_ffmpeg") is None:
-        raise RuntimeError(f"writing .mp4 needs imageio-ffmpeg, which is not installed: {INSTALL}")
+        raise RuntimeError(f"writing .mp4 needs imageio-ffmpeg, which is not installed: {install_hint('tools')}")
 
 
 def _even(frame: np.ndarray) -> np.ndarray:
