@@ -48,7 +48,11 @@ def main() -> None:
     if not arguments.json:
         print(f"{machine.title}; at most {peak:.0f} MB")
     for name, seconds in best.items():
-        row: dict[str, Any] = {"command": name, "seconds": round(seconds, 3), "ratio": round(seconds / best[BASELINE], 3)}
+        row: dict[str, Any] = {
+            "command": name,
+            "seconds": round(seconds, 3),
+            "ratio": round(seconds / best[BASELINE], 3),
+        }
         line = "{command:30} {seconds:7.2f} s   {ratio:5.2f} of the baseline".format(**row)
         print(json.dumps(row | {"peak_mb": round(peak)} | machine.row) if arguments.json else line)
 

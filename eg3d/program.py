@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +27,6 @@ def program_name(module: str = "__main__") -> str:
     if module == "__main__":
         spec = getattr(sys.modules["__main__"], "__spec__", None)
         if spec is None:
-            return f"python {os.path.basename(sys.argv[0])}"
+            return f"python {sys.argv[0]}"
         module = spec.name
     return f"python -m {module.removesuffix('.__main__')}"

@@ -298,7 +298,9 @@ def code_version() -> str:
 
 def command_line() -> str:
     """The command as a user would type it from the repository root."""
-    return " ".join([program_name(), *sys.argv[1:]])
+    name, script = program_name(), sys.argv[0]
+    shown = f"python {Path(script).name}" if name == f"python {script}" else name  # no folders of this machine
+    return " ".join([shown, *sys.argv[1:]])
 
 
 def choose_device(name: str) -> torch.device:

@@ -21,6 +21,7 @@ from tiny import tiny_generator_config
 
 from eg3d import view
 from eg3d.checkpoints.store import load_generator
+from eg3d.installation import install_hint
 from eg3d.seeds import LARGEST_SEED
 from eg3d.viewing.browser import Viewer
 from eg3d.viewing.gallery import Choice, Gallery
@@ -89,7 +90,7 @@ def test_without_viser_one_line_says_what_to_install(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "viser" else find(name, *a))
     result = run(view, "--network", str(toy_networks))
     assert result.code == 1
-    assert "pip install 'sculpting-nerf-geometry[tools]'" in result.the_error()
+    assert install_hint("tools") in result.the_error()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from dataset_preprocessing.human_heads.recipe import AGES, MOST_CHANGE, ONE_SIDE
 from dataset_preprocessing.human_heads.surface import _eye_weights, _eyeball, _refined
 from eg3d.config_checks import faults_of
 from eg3d.head_model import Region, load_head_model
+from eg3d.installation import install_hint
 
 ROOT = Path(__file__).resolve().parents[2]
 HAS_ANNY = importlib.util.find_spec("anny") is not None
@@ -153,7 +154,7 @@ def test_faults_of_the_config_are_named() -> None:
 def test_without_anny_the_command_says_what_to_install(run, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "anny", None)
     result = run(command, "out=model.npz")
-    assert result.code == 1 and "pip install 'sculpting-nerf-geometry[heads]'" in result.the_error()
+    assert result.code == 1 and install_hint("heads") in result.the_error()
     assert not Path("model.npz").exists()
 
 
