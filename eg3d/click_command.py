@@ -18,7 +18,7 @@ import click
 from eg3d.clean_errors import CLEAN_ERRORS, is_clean
 from eg3d.config_checks import number_fault
 from eg3d.one_line import one_line
-from eg3d.program import program_name
+from eg3d.program import called_name
 from eg3d.seeds import parse_seeds
 from eg3d.stop_signals import Stopped, raised_stops
 
@@ -52,7 +52,8 @@ class OneLineCommand(click.Command):
         """Run with `args` (sys.argv without it); returns on success, else raises SystemExit."""
         try:
             with raised_stops():
-                return super().main(args, *rest, **{"prog_name": program_name(), **kwargs, "standalone_mode": False})
+                name = {} if called_name() is None else {"prog_name": called_name()}
+                return super().main(args, *rest, **{**name, **kwargs, "standalone_mode": False})
         except Stopped as stop:
             print(stop, file=sys.stderr)
             raise SystemExit(stop.exit_code) from None

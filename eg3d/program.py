@@ -20,6 +20,11 @@ def called(name: str) -> Iterator[None]:
         _called.pop()
 
 
+def called_name() -> str | None:
+    """What `sculpt` was told to run, as the user typed it; None where another command runs."""
+    return _called[-1] if _called else None
+
+
 def program_name(module: str = "__main__") -> str:
     """What a user types before the arguments. module: the one whose `main` it is."""
     if _called:

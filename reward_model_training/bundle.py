@@ -65,11 +65,11 @@ def save_reward(folder: str | Path, model: RewardModel, card: RewardCard) -> Pat
 def replace_metrics(path: str | Path, metrics: list[dict[str, Any]], *, evaluated_on: Mapping[str, str]) -> Path:
     """Put other rows of the accuracy table into the card of a bundle, given as for load_reward; returns the card.
 
-    evaluated_on: name and SHA-256 of the rankings that they are of.
+    evaluated_on: name and SHA-256 of the rankings that they are of, where those are not the card's own.
     """
     _, path = bundle_files(path)
     card, digest = read_card(path)
-    provenance = {**card.provenance, "evaluated_on": dict(evaluated_on)}
+    provenance = {**card.provenance, **({"evaluated_on": dict(evaluated_on)} if evaluated_on else {})}
     write_card(path, replace(card, metrics=metrics, provenance=provenance), weights_sha256=digest)
     return path
 

@@ -286,7 +286,8 @@ def evaluate(cfg: EvaluateConfig) -> list[Accuracy]:
     write_accuracy(cfg.out, table)
     if cfg.into_card:
         pairs = {"name": Path(cfg.data.rankings).name, "sha256": sha256_of(cfg.data.rankings)}
-        replace_metrics(cfg.reward, [asdict(row) for row in table], evaluated_on=pairs)
+        is_own = reward.card.provenance.get("rankings", {}).get("sha256") == pairs["sha256"]
+        replace_metrics(cfg.reward, [asdict(row) for row in table], evaluated_on={} if is_own else pairs)
     return table
 
 

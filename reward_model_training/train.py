@@ -85,12 +85,13 @@ def train(cfg: RewardTrainConfig) -> RewardRun:
     Raises ValueError or FileNotFoundError (one line) for unusable inputs, or for a folder of another run.
     """
 
+    import torch
+
     from eg3d.run_folder import RunFolder, choose_device
-    from eg3d.threads import limit_threads
     from reward_model_training.fit import fit
 
     if cfg.num_threads:
-        limit_threads(cfg.num_threads)
+        torch.set_num_threads(cfg.num_threads)
     rankings = read_rankings(cfg.data.rankings)
     splits = make_splits(rankings, cfg.data, seed=cfg.seed)
     cfg = replace(cfg, data=replace(cfg.data, sample=_ranked_samples(cfg.data.sample, splits.psi)))

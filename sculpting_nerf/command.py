@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from eg3d.entries import ENTRIES, Entry
 from eg3d.program import SCULPT, called
+from sculpting_nerf.entries import ENTRIES, Entry
 
 
 class Forwarded(click.Command):

@@ -28,7 +28,7 @@ LAYERS = (
      "eg3d.safe_write", "eg3d.progress", "eg3d.png", "eg3d.seeds", "eg3d.cameras", "eg3d.random_streams",
      "eg3d.pictures", "eg3d.leftovers", "eg3d.array_files", "eg3d.data_files", "eg3d.camera_checks",
      "eg3d.data_labels", "eg3d.plain_data", "eg3d.head_model_file", "eg3d.raster", "eg3d.installation",
-     "eg3d.program", "eg3d.threads", "eg3d.entries"),
+     "eg3d.program", "eg3d.threads"),
     ("eg3d.run_folder", "eg3d.hydra_command", "eg3d.click_command", "eg3d.data"),
     ("eg3d.networks", "eg3d.rendering"),
     ("eg3d.ops",),

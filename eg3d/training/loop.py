@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from eg3d.checkpoints.manifest import resolve
 from eg3d.data import Batch, ImageDataset, batches
 from eg3d.run_folder import Inputs, RunFolder, has_record
 from eg3d.stop_signals import HeldStops, Stopped
-from eg3d.threads import limit_threads
 from eg3d.training.augmentation import adapt, augment_pipe, summed_signs
 from eg3d.training.config import FREE, TrainConfig
 from eg3d.training.counters import Counters
@@ -71,7 +71,7 @@ class Trainer:
         given: Collection[str] = (),
     ) -> None:
         if cfg.threads:
-            limit_threads(cfg.threads)
+            torch.set_num_threads(cfg.threads)
         self.folder = Path(cfg.out)
         self.ranks = join_ranks(cfg.device)
         self.device = self.ranks.device

@@ -86,7 +86,7 @@ def test_the_installed_package_is_not_the_checkout(installed: Path, tmp_path: Pa
 
 
 def test_sculpt_knows_its_commands_and_networks_anywhere(installed: Path, tmp_path: Path) -> None:
-    from eg3d.entries import ENTRIES
+    from sculpting_nerf.entries import ENTRIES
 
     version = run([installed / "sculpt", "--version"], tmp_path)
     assert version.stdout.strip() == run([installed / "python", "-c", VERSION], tmp_path).stdout.strip() != ""
